@@ -1,0 +1,1 @@
+"""What the Tessera services stand on: configuration, errors, rpc, bus, stores and telemetry. Imports no service."""
