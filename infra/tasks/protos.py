@@ -1,8 +1,8 @@
 """The contracts' task: generate code from protos/ into libs/, and check what is committed.
 
     protos.py generate              rewrite the generated code
-    protos.py check [--against REF] fail when the generated code is stale, a proto breaks the lint rules,
-                                    or a proto changed incompatibly since REF (default HEAD~1)
+    protos.py check [--against REF] fail when the generated code is stale, a proto breaks the lint
+                                    rules, or changed incompatibly since REF (default HEAD~1)
 
 Needs the `dev` extra only; works offline. `google/*` protos come from the packages that ship them.
 """
@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(text: str, to: io.TextIOBase | None = None) -> None:
+def report(text: str, to: TextIO | None = None) -> None:
     """Write one line for the person who ran the task."""
     (to or sys.stdout).write(text + "\n")
 
@@ -93,9 +94,10 @@ def protoc(arguments: Sequence[str]) -> None:
 
 
 def generate(protos: Path, libs: Path) -> int:
-    """Write messages, services and their types for every proto; remove what has no proto any more.
+    """Write messages, services and their types for every proto; remove what has no proto now.
 
-    Returns the number of protos. The path of generated code is the path of its proto, so imports need no rewriting.
+    Returns the number of protos. The path of generated code is the path of its proto, so that
+    imports need no rewriting.
     """
     files = proto_files(protos)
     if not files:
@@ -204,7 +206,10 @@ def check_lint(protos: Path) -> None:
 
 
 def check_breaking(protos: Path, reference: str) -> None:
-    """Raise TaskError when the protos changed incompatibly since the git reference; nothing there, nothing broken."""
+    """Raise TaskError when the protos changed incompatibly since the git reference.
+
+    Where the reference holds no protos, there is nothing to break.
+    """
     archive = subprocess.run(
         ["git", "archive", "--format=tar", reference, "protos"],  # noqa: S607
         cwd=ROOT,
@@ -232,7 +237,7 @@ def check_breaking(protos: Path, reference: str) -> None:
 
 
 def buf(*arguments: str) -> None:
-    """Run the buf of this environment; raise TaskError with what it printed when it finds something."""
+    """Run this environment's buf; raise TaskError with what it printed when it finds something."""
     command = Path(sys.executable).parent / "buf"
     if not command.exists():
         raise TaskError("buf is missing; install the `dev` extra")

@@ -1,1 +1,4 @@
-"""What the Tessera services stand on: configuration, errors, rpc, bus, stores and telemetry. Imports no service."""
+"""What the Tessera services stand on: configuration, errors, rpc, bus, stores and telemetry.
+
+It imports no service.
+"""

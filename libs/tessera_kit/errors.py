@@ -9,13 +9,14 @@
     ├── Unauthenticated       the caller is not known
     ├── FailedPrecondition    the system's state forbids it; retrying does not help
     ├── Aborted               somebody else was faster (an etag mismatch); read again, then retry
-    ├── ResourceExhausted     a quota or limit                                              retryable
-    ├── Unavailable           not now; the same request may succeed soon                    retryable
+    ├── ResourceExhausted     a quota or limit (retryable)
+    ├── Unavailable           not now; the same request may succeed soon (retryable)
     ├── DeadlineExceeded      time ran out before the work was done
     ├── Unimplemented         not offered here
     └── Internal              a defect of ours; its text never leaves the process
 
-A service subclasses a category and names the reason: `class ModelNotFound(NotFound): reason = "MODEL_NOT_FOUND"`.
+A service subclasses a category and names the reason:
+`class ModelNotFound(NotFound): reason = "MODEL_NOT_FOUND"`.
 `tessera_kit.rpc.status` holds the one table from these categories to gRPC codes.
 """
 
@@ -65,7 +66,7 @@ class TesseraError(Exception):
     """
 
     reason: ClassVar[str] = "INTERNAL"
-    """UPPER_SNAKE_CASE identifier of the failure, stable across versions (google.rpc.ErrorInfo.reason)."""
+    """UPPER_SNAKE_CASE identifier, stable across versions (google.rpc.ErrorInfo.reason)."""
     retryable: ClassVar[bool] = False
     """Whether the unchanged request may succeed when it is sent again."""
 
@@ -127,7 +128,7 @@ class FailedPrecondition(TesseraError):
 
 
 class Aborted(TesseraError):
-    """Another writer was faster: the etag of the request is not the resource's any more. Read again, then retry."""
+    """Another writer was faster: the request's etag is stale. Read again, then retry."""
 
     reason = "ABORTED"
 

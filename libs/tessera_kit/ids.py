@@ -17,11 +17,11 @@ _last_tick = 0
 def new_id() -> str:
     """A new UUIDv7 as 36 lower-case characters with dashes.
 
-    Ids of one process strictly increase, also across a clock that steps back; ids of different processes
-    sort by the millisecond of their making. 62 bits are random.
+    Ids of one process strictly increase, also across a clock that steps back; ids of different
+    processes sort by the millisecond of their making. 62 bits are random.
     """
-    global _last_tick  # noqa: PLW0603
-    # A tick is 1/4096 ms: 48 bits of milliseconds and 12 bits of fraction (RFC 9562, section 6.2, method 3).
+    global _last_tick
+    # A tick is 1/4096 ms: 48 bits of milliseconds and 12 of fraction (RFC 9562, 6.2, method 3).
     tick = (time.time_ns() << 12) // 1_000_000
     with _lock:
         if tick <= _last_tick:

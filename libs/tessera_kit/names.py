@@ -1,4 +1,4 @@
-"""Names of securables: what every service accepts as the name of a thing, and as the dotted path to it."""
+"""Names of securables: what every service accepts as a thing's name and as the path to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import re
 
 from tessera_kit.errors import FieldViolation, InvalidArgument
 
-__all__ = ["MAX_NAME_LENGTH", "NAME_RULE", "check_name", "is_name", "join_name", "parse_full_name"]
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "NAME_RULE",
+    "InvalidName",
+    "check_name",
+    "is_name",
+    "join_name",
+    "parse_full_name",
+]
 
 MAX_NAME_LENGTH = 128
 NAME_RULE = (
