@@ -1,0 +1,202 @@
+"""CloudEvents 1.0 in Kafka's binary mode: two pure functions between events and records.
+
+The record's value is the message alone, as protobuf or JSON by the `content-type` header; the
+attributes are `ce_*` headers (https://github.com/cloudevents/spec, kafka-protocol-binding.md,
+section 3.2) beside `traceparent`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from tessera_kit.bus.event import Event
+from tessera_kit.bus.topics import REGISTRY, TopicRegistry, original_topic
+from tessera_kit.errors import InvalidArgument
+
+__all__ = ["JSON", "PROTOBUF", "MalformedEvent", "Record", "from_record", "to_record"]
+
+PROTOBUF = "application/protobuf"
+JSON = "application/json"
+
+_MAX_ATTRIBUTE = {"ce_id": 128, "ce_source": 1024, "ce_type": 255, "ce_time": 64}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka record, before it has an offset or after it was read."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int | None = None
+    """Unix milliseconds that the log holds for it; None before it is sent."""
+
+    def size(self) -> int:
+        """Bytes of key, value and headers together."""
+        return (
+            len(self.key or b"")
+            + len(self.value or b"")
+            + sum(len(name) + len(value) for name, value in self.headers)
+        )
+
+
+class MalformedEvent(InvalidArgument):
+    """A record is no valid event of its topic; the message names the header or field at fault."""
+
+    reason: ClassVar[str] = "MALFORMED_EVENT"
+
+
+def to_record(event: Event, registry: TopicRegistry = REGISTRY) -> Record:
+    """The record of an event, on the topic that its message type is declared for.
+
+    Raises:
+        LookupError: No topic carries the type.
+    """
+    headers: list[tuple[str, bytes]] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.id.encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_source", event.source.encode()),
+        ("ce_time", _format_time(event.time).encode()),
+        ("content-type", PROTOBUF.encode()),
+    ]
+    if event.traceparent is not None:
+        headers.append(("traceparent", event.traceparent.encode()))
+    return Record(
+        topic=registry.topic_for(type(event.data)).name,
+        key=event.key.encode(),
+        value=event.data.SerializeToString(),
+        headers=tuple(headers),
+    )
+
+
+def from_record(record: Record, registry: TopicRegistry = REGISTRY) -> Event:
+    """The event that a record holds.
+
+    `ce_time` may be absent where the log has a timestamp. Headers that are not of CloudEvents are
+    ignored.
+
+    Raises:
+        MalformedEvent: A required header is missing, doubled or not valid, the type is not of this
+            topic, or the value does not parse as it.
+    """
+    headers = _text_headers(record.headers)
+    version = _required(headers, "ce_specversion")
+    if version != "1.0":
+        raise MalformedEvent(f"ce_specversion must be 1.0, not {version[:20]!r}")
+    event_type = _required(headers, "ce_type")
+    return Event(
+        id=_required(headers, "ce_id"),
+        type=event_type,
+        source=_required(headers, "ce_source"),
+        time=_parse_time(headers.get("ce_time"), record.timestamp_ms),
+        key=_key(record.key),
+        data=_parse_data(
+            _message_class(record.topic, event_type, registry),
+            _required(headers, "content-type"),
+            record.value,
+        ),
+        traceparent=_traceparent(headers),
+    )
+
+
+def _text_headers(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    """The headers that concern the envelope, by lower-case name."""
+    texts: dict[str, str] = {}
+    for name, value in headers:
+        name = name.lower()
+        if not name.startswith("ce_") and name not in {"content-type", "traceparent"}:
+            continue
+        if name in texts:
+            raise MalformedEvent(f"header {name} is given twice")
+        try:
+            texts[name] = value.decode("utf-8")
+        except (UnicodeDecodeError, AttributeError):
+            raise MalformedEvent(f"header {name} is not UTF-8 text") from None
+    return texts
+
+
+def _required(headers: dict[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not value:
+        raise MalformedEvent(f"header {name} is missing")
+    limit = _MAX_ATTRIBUTE.get(name, 255)
+    if len(value) > limit:
+        raise MalformedEvent(f"header {name} is longer than {limit} characters")
+    if not value.isprintable():
+        raise MalformedEvent(f"header {name} holds control characters")
+    return value
+
+
+def _format_time(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise ValueError("an event's time must be aware")
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _parse_time(text: str | None, timestamp_ms: int | None) -> datetime:
+    if text is None:
+        if timestamp_ms is None or timestamp_ms < 0:
+            raise MalformedEvent("header ce_time is missing")
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    try:
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None or "T" not in text.upper():
+            raise ValueError(text)
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise MalformedEvent("header ce_time is not an RFC 3339 time with an offset") from None
+
+
+def _key(key: bytes | None) -> str:
+    try:
+        return key.decode("utf-8") if key is not None else ""
+    except UnicodeDecodeError:
+        raise MalformedEvent("the record's key is not UTF-8 text") from None
+
+
+def _traceparent(headers: dict[str, str]) -> str | None:
+    # A wrong trace context is no reason to refuse a fact: it is dropped (W3C Trace Context, section
+    # 4.3).
+    text = headers.get("traceparent") or headers.get("ce_traceparent")
+    return text if text is not None and _TRACEPARENT.match(text) else None
+
+
+def _message_class(topic: str, event_type: str, registry: TopicRegistry) -> type[Message]:
+    message_class = registry.message_class(original_topic(topic), event_type)
+    if message_class is None:
+        raise MalformedEvent(f"ce_type {event_type!r} is not one that topic {topic} carries")
+    return message_class
+
+
+def _parse_data(message_class: type[Message], content_type: str, value: bytes | None) -> Message:
+    media_type = content_type.split(";", 1)[0].strip().lower()
+    if value is None:
+        raise MalformedEvent("the record has no value")
+    message = message_class()
+    name = message_class.DESCRIPTOR.full_name
+    try:
+        if media_type in {PROTOBUF, "application/x-protobuf"}:
+            message.ParseFromString(value)
+        elif media_type == JSON:
+            json_format.Parse(value.decode("utf-8"), message, max_recursion_depth=50)
+        else:
+            raise MalformedEvent(
+                f"content-type must be {PROTOBUF} or {JSON}, not {media_type[:80]!r}"
+            )
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedEvent(f"the value is not a {name} in {media_type}") from None
+    except json_format.ParseError as error:
+        raise MalformedEvent(f"the value is not a {name}: {str(error)[:300]}") from None
+    return message

@@ -1,0 +1,1 @@
+"""Stores: SQL with a unit of work, ClickHouse, and objects in S3."""
