@@ -109,7 +109,7 @@ def generate(protos: Path, libs: Path) -> int:
             f"--python_out={libs}",
             f"--grpc_python_out={libs}",
             f"--mypy_out=quiet:{libs}",
-            f"--mypy_grpc_out=quiet,async_only:{libs}",
+            f"--mypy_grpc_out=quiet,only_async:{libs}",
             *files,
         ]
     )
