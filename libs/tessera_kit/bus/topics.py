@@ -6,6 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
+from tessera.events.v1 import (
+    catalog_events_pb2,
+    inference_events_pb2,
+    monitoring_events_pb2,
+    tracking_events_pb2,
+    training_events_pb2,
+)
 
 __all__ = [
     "DEAD_LETTER_SUFFIX",
@@ -95,7 +102,109 @@ def original_topic(name: str) -> str:
     return name.removesuffix(DEAD_LETTER_SUFFIX)
 
 
-TOPICS: tuple[Topic, ...] = ()
+_WEEK = 7 * 24
+_DAY = 24
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        name="tessera.catalog.entity.v1",
+        partitions=1,
+        retention_hours=_WEEK,
+        messages=(
+            catalog_events_pb2.SecurableCreated,
+            catalog_events_pb2.SecurableUpdated,
+            catalog_events_pb2.SecurableDeleted,
+        ),
+        key="the securable's full name: one object's life stays in order",
+    ),
+    Topic(
+        name="tessera.catalog.grant.v1",
+        partitions=1,
+        retention_hours=_DAY,
+        messages=(catalog_events_pb2.AccessChanged,),
+        key="the principal whose rights changed, empty for anybody's; one partition orders all",
+    ),
+    Topic(
+        name="tessera.catalog.model_version.v1",
+        partitions=1,
+        retention_hours=_WEEK,
+        messages=(
+            catalog_events_pb2.ModelVersionStatusChanged,
+            catalog_events_pb2.ModelAliasChanged,
+        ),
+        key="the model's full name: its versions and aliases change in order",
+    ),
+    Topic(
+        name="tessera.lineage.edge.v1",
+        partitions=2,
+        retention_hours=_WEEK,
+        messages=(catalog_events_pb2.LineageObserved,),
+        key="type and name of the target; edges are a set, so order matters to nobody",
+    ),
+    Topic(
+        name="tessera.tracking.run.v1",
+        partitions=2,
+        retention_hours=_WEEK,
+        messages=(tracking_events_pb2.RunStarted, tracking_events_pb2.RunEnded),
+        key="the run's id: a run starts before it ends",
+    ),
+    Topic(
+        name="tessera.training.job.v1",
+        partitions=2,
+        retention_hours=_WEEK,
+        messages=(
+            training_events_pb2.JobSubmitted,
+            training_events_pb2.JobAttemptStarted,
+            training_events_pb2.JobCheckpointSaved,
+            training_events_pb2.JobEnded,
+        ),
+        key="the job's id: attempts and checkpoints lie between submission and end",
+    ),
+    Topic(
+        name="tessera.inference.endpoint.v1",
+        partitions=1,
+        retention_hours=_WEEK,
+        messages=(inference_events_pb2.EndpointChanged, inference_events_pb2.EndpointDeleted),
+        key="the endpoint's name: its configurations follow one another",
+    ),
+    Topic(
+        name="tessera.inference.payload.v1",
+        partitions=4,
+        retention_hours=_DAY,
+        messages=(inference_events_pb2.PayloadRecord,),
+        key="the tessera_request_id: requests spread evenly, a repeated one meets its first copy",
+        max_message_bytes=16 << 20,
+    ),
+    Topic(
+        name="tessera.inference.rows.v1",
+        partitions=1,
+        retention_hours=_DAY,
+        messages=(inference_events_pb2.InferenceRowsWritten,),
+        key="the endpoint's name: batches of one inference table are told as they were written",
+    ),
+    Topic(
+        name="tessera.monitoring.label.v1",
+        partitions=2,
+        retention_hours=_WEEK,
+        messages=(monitoring_events_pb2.LabelObserved,),
+        key="the request's id, ours or the caller's: a later label replaces an earlier one",
+    ),
+    Topic(
+        name="tessera.monitoring.window.v1",
+        partitions=1,
+        retention_hours=_WEEK,
+        messages=(monitoring_events_pb2.WindowClosed,),
+        key="the monitor's name: its windows close in order",
+    ),
+    Topic(
+        name="tessera.monitoring.alert.v1",
+        partitions=1,
+        retention_hours=_WEEK,
+        messages=(monitoring_events_pb2.AlertChanged,),
+        key="the monitor's name: an alert fires before it is resolved",
+    ),
+)
+"""Every topic that Tessera uses; dead-letter topics follow from them."""
 
 REGISTRY = TopicRegistry(TOPICS)
 

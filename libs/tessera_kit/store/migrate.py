@@ -55,14 +55,15 @@ async def migrate_folder(database_url: str, folder: Path, *, revision: str = "he
 
 
 def _migrate_in_thread(database_url: str, folder: Path, revision: str) -> None:
-    # Alembic keeps the running migration in globals, so one runs at a time, and off the caller's loop.
+    # Alembic keeps the running migration in globals, so one runs at a time, and off the caller's
+    # loop.
     with _alembic:
         asyncio.run(_migrate(make_url(database_url), folder, revision))
 
 
 async def _migrate(url: URL, folder: Path, revision: str) -> None:
     if url.get_backend_name() == "sqlite" and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
