@@ -1,0 +1,1 @@
+"""Generated from protos/tessera/inference/v1."""
