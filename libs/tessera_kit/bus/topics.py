@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 from google.protobuf.message import Message
+
 from tessera.events.v1 import (
     catalog_events_pb2,
     inference_events_pb2,
@@ -13,6 +16,7 @@ from tessera.events.v1 import (
     tracking_events_pb2,
     training_events_pb2,
 )
+from tessera_kit.config import KafkaConfig
 
 __all__ = [
     "DEAD_LETTER_SUFFIX",
@@ -21,6 +25,7 @@ __all__ = [
     "Topic",
     "TopicRegistry",
     "dead_letter_topic",
+    "ensure_topics",
     "original_topic",
     "topic_for",
 ]
@@ -216,3 +221,60 @@ def topic_for(message: type[Message]) -> Topic:
         LookupError: None does.
     """
     return REGISTRY.topic_for(message)
+
+
+_DEAD_LETTER_HOURS = 4 * _WEEK
+
+
+async def ensure_topics(kafka: KafkaConfig, registry: TopicRegistry = REGISTRY) -> None:
+    """Make the declared topics and their dead-letter topics where they are missing.
+
+    Call it before anything asks for a topic's metadata: some brokers make an unknown topic when
+    asked for it, with a number of partitions of their own. Topics that exist are left as they are.
+
+    Raises:
+        KafkaError: The broker is away or refuses.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap, request_timeout_ms=15_000)
+    try:
+        await admin.start()
+        existing = set(await admin.list_topics())
+        missing = [
+            topic
+            for declared in registry
+            for topic in (_new_topic(declared), _new_dead_letter_topic(declared))
+            if topic.name not in existing
+        ]
+        if not missing:
+            return
+        response = await admin.create_topics(missing)
+        for name, code, *message in response.topic_errors:
+            error = for_code(code)
+            if code != 0 and error is not TopicAlreadyExistsError:
+                raise error(f"{name}: {message}")
+    finally:
+        await admin.close()
+
+
+def _new_topic(topic: Topic) -> NewTopic:
+    return _described(topic.name, topic.partitions, topic.retention_hours, topic.max_message_bytes)
+
+
+def _new_dead_letter_topic(topic: Topic) -> NewTopic:
+    return _described(dead_letter_topic(topic.name), 1, _DEAD_LETTER_HOURS, topic.max_message_bytes)
+
+
+def _described(name: str, partitions: int, retention_hours: int, max_bytes: int) -> NewTopic:
+    topic = NewTopic(
+        name=name,
+        num_partitions=partitions,
+        replication_factor=1,
+        topic_configs={
+            "retention.ms": str(retention_hours * 3_600_000),
+            # Room for the batch's own header, and for a dead letter's reason.
+            "max.message.bytes": str(max_bytes + 32_768),
+        },
+    )
+    # The broker's own default; the constructor refuses the value that asks for it (KIP-464).
+    topic.replication_factor = -1
+    return topic
