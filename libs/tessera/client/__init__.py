@@ -1,0 +1,1 @@
+"""The public client of the platform; import it from `tessera`."""

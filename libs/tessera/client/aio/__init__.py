@@ -1,0 +1,1 @@
+"""The asynchronous client. `tessera.client.sync` is made from it."""

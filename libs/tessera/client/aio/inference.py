@@ -1,0 +1,192 @@
+"""Serving endpoints: managing them and asking them for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as oip
+from tritonclient.grpc import service_pb2_grpc as oip_grpc
+
+from tessera.client.aio.calls import call, stream
+from tessera.client.tensors import read_outputs, write_inputs
+from tessera.inference.v1 import endpoint_pb2, inference_service_pb2, inference_service_pb2_grpc
+from tessera_kit.errors import FailedPrecondition, TesseraError
+from tessera_kit.rpc.status import error_from_rpc
+
+
+class EndpointUpdateFailed(FailedPrecondition):
+    """An endpoint's new configuration could not be made ready; the old one, if any, answers."""
+
+    reason = "ENDPOINT_UPDATE_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an endpoint answered."""
+
+    outputs: Mapping[str, npt.NDArray[np.generic]]
+    """Arrays by output name; the first dimension is the row."""
+    request_id: str
+    """The `tessera_request_id`: the key of the request's row in the inference table and label."""
+
+
+class AsyncInference:
+    """Creates, changes and queries serving endpoints."""
+
+    def __init__(self, channel: grpc.aio.Channel, gateway: grpc.aio.Channel) -> None:
+        self._stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        self._gateway = oip_grpc.GRPCInferenceServiceStub(gateway)
+
+    async def create_endpoint(
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        table_schema: str,
+        table_prefix: str = "",
+        comment: str = "",
+    ) -> endpoint_pb2.Endpoint:
+        """Creates an endpoint and begins to make it ready; see `wait_ready`.
+
+        Args:
+            name: The endpoint's name; the model name for clients of the Open Inference Protocol.
+            entities: Model versions with shares of the traffic that sum to 100.
+            table_schema: The schema, "catalog.schema", that holds the inference table.
+            table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
+            comment: What the endpoint is for.
+        """
+        request = inference_service_pb2.CreateEndpointRequest(
+            name=name,
+            comment=comment,
+            config=endpoint_pb2.EndpointConfig(served_entities=entities),
+            inference_table=endpoint_pb2.InferenceTableConfig(
+                schema_full_name=table_schema, table_name_prefix=table_prefix
+            ),
+        )
+        return (await call(self._stub.CreateEndpoint, request)).endpoint
+
+    async def get_endpoint(self, name: str) -> endpoint_pb2.Endpoint:
+        """Reads an endpoint."""
+        return (
+            await call(self._stub.GetEndpoint, inference_service_pb2.GetEndpointRequest(name=name))
+        ).endpoint
+
+    async def list_endpoints(self) -> list[endpoint_pb2.Endpoint]:
+        """The endpoints that the caller may see, by name."""
+        found: list[endpoint_pb2.Endpoint] = []
+        request = inference_service_pb2.ListEndpointsRequest(page_size=1000)
+        while True:
+            page = await call(self._stub.ListEndpoints, request)
+            found.extend(page.endpoints)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def update_config(
+        self, name: str, entities: Sequence[endpoint_pb2.ServedEntity]
+    ) -> endpoint_pb2.Endpoint:
+        """Begins to change what is served; the old configuration answers until the new is ready."""
+        request = inference_service_pb2.UpdateEndpointConfigRequest(
+            name=name, config=endpoint_pb2.EndpointConfig(served_entities=entities)
+        )
+        return (await call(self._stub.UpdateEndpointConfig, request)).endpoint
+
+    async def update_traffic(
+        self, name: str, traffic_percent: Mapping[str, int]
+    ) -> endpoint_pb2.Endpoint:
+        """Changes the traffic shares of the served entities, at once; they sum to 100."""
+        request = inference_service_pb2.UpdateTrafficRequest(
+            name=name, traffic_percent=traffic_percent
+        )
+        return (await call(self._stub.UpdateTraffic, request)).endpoint
+
+    async def watch_endpoint(
+        self, name: str, *, timeout: float | None = 3600.0
+    ) -> AsyncIterator[endpoint_pb2.Endpoint]:
+        """An endpoint, at once and after every change."""
+        request = inference_service_pb2.WatchEndpointRequest(name=name)
+        async for response in stream(self._stub.WatchEndpoint, request, timeout):
+            yield response.endpoint
+
+    async def wait_ready(self, name: str, *, timeout: float = 600.0) -> endpoint_pb2.Endpoint:
+        """Waits until no change of an endpoint's configuration is under way and it answers.
+
+        Raises:
+            EndpointUpdateFailed: The change failed; the text says why.
+            DeadlineExceeded: It was not ready in time.
+        """
+        endpoint = endpoint_pb2.Endpoint(name=name)
+        async for endpoint in self.watch_endpoint(name, timeout=timeout):
+            if endpoint.update_state == endpoint_pb2.UPDATE_STATE_FAILED:
+                raise EndpointUpdateFailed(
+                    f"endpoint {name}: {endpoint.update_message}", metadata={"endpoint": name}
+                )
+            settled = endpoint.update_state == endpoint_pb2.UPDATE_STATE_NOT_UPDATING
+            if settled and endpoint.state == endpoint_pb2.ENDPOINT_STATE_READY:
+                break
+        return endpoint
+
+    async def delete_endpoint(self, name: str) -> None:
+        """Deletes an endpoint; its inference table stays."""
+        await call(
+            self._stub.DeleteEndpoint, inference_service_pb2.DeleteEndpointRequest(name=name)
+        )
+
+    async def table_statistics(
+        self, name: str, *, since: datetime | None = None
+    ) -> inference_service_pb2.GetInferenceTableStatisticsResponse:
+        """Counts what an endpoint's inference table holds, and how late it is."""
+        request = inference_service_pb2.GetInferenceTableStatisticsRequest(name=name)
+        if since is not None:
+            request.since.FromDatetime(since)
+        return await call(self._stub.GetInferenceTableStatistics, request)
+
+    async def predict(
+        self,
+        endpoint: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        *,
+        client_request_id: str = "",
+        timeout: float = 30.0,
+    ) -> Prediction:
+        """Asks an endpoint for predictions of one or more rows.
+
+        Args:
+            endpoint: The endpoint's name.
+            inputs: An array per input, of shape [rows, ...] and the dtype of the signature; texts
+                as arrays of str or bytes objects.
+            client_request_id: The caller's own id, kept in the inference table.
+            timeout: Seconds.
+
+        Raises:
+            InvalidArgument: An input is unknown, missing, or has a wrong shape or dtype.
+            NotFound: There is no such endpoint.
+            PermissionDenied: The caller lacks EXECUTE on it.
+            ResourceExhausted: Too many requests are in flight; see `retry_after`.
+        """
+        request = oip.ModelInferRequest(model_name=endpoint, id=client_request_id)
+        write_inputs(request, inputs)
+        pending = self._gateway.ModelInfer(request, timeout=timeout)
+        try:
+            response = await pending
+            trailing = await pending.trailing_metadata()
+        except grpc.aio.AioRpcError as error:
+            raise _with_request_id(error_from_rpc(error), error) from None
+        return Prediction(outputs=read_outputs(response), request_id=_request_id(trailing))
+
+
+def _request_id(metadata: object) -> str:
+    pairs = dict(metadata or ())  # type: ignore[call-overload]
+    return str(pairs.get("tessera-request-id", ""))
+
+
+def _with_request_id(error: TesseraError, cause: grpc.aio.AioRpcError) -> TesseraError:
+    """The error, with the id under which the failed request is kept."""
+    if request_id := _request_id(cause.trailing_metadata()):
+        error.metadata["tessera_request_id"] = request_id
+    return error

@@ -1,0 +1,218 @@
+"""Experiments and runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from google.protobuf import field_mask_pb2, timestamp_pb2
+
+from tessera.client.aio.calls import call, pieces, sha256_of, stream
+from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
+from tessera_kit.errors import AlreadyExists
+
+_MOST_METRICS = 1000
+
+
+class AsyncTracking:
+    """Experiments and runs: parameters, metrics with history, tags, artifacts."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = tracking_service_pb2_grpc.TrackingServiceStub(channel)
+
+    async def create_experiment(
+        self, name: str, *, tags: Mapping[str, str] | None = None, exist_ok: bool = False
+    ) -> tracking_pb2.Experiment:
+        """Creates an experiment; with `exist_ok` returns the one of that name."""
+        request = tracking_service_pb2.CreateExperimentRequest(
+            experiment=tracking_pb2.Experiment(name=name, tags=tags)
+        )
+        try:
+            return (await call(self._stub.CreateExperiment, request)).experiment
+        except AlreadyExists:
+            if not exist_ok:
+                raise
+            return await self.get_experiment(name=name)
+
+    async def get_experiment(
+        self, experiment_id: str = "", *, name: str = ""
+    ) -> tracking_pb2.Experiment:
+        """Reads an experiment by its id, or by its name."""
+        request = (
+            tracking_service_pb2.GetExperimentRequest(name=name)
+            if name
+            else tracking_service_pb2.GetExperimentRequest(experiment_id=experiment_id)
+        )
+        return (await call(self._stub.GetExperiment, request)).experiment
+
+    async def search_experiments(self, filter: str = "") -> list[tracking_pb2.Experiment]:
+        """The experiments that match a filter such as "name LIKE 'flight%'", the newest first."""
+        found: list[tracking_pb2.Experiment] = []
+        request = tracking_service_pb2.SearchExperimentsRequest(filter=filter, page_size=1000)
+        while True:
+            page = await call(self._stub.SearchExperiments, request)
+            found.extend(page.experiments)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def create_run(
+        self, experiment_id: str, *, name: str = "", tags: Mapping[str, str] | None = None
+    ) -> tracking_pb2.Run:
+        """Creates a run, under way from now on."""
+        request = tracking_service_pb2.CreateRunRequest(
+            experiment_id=experiment_id, name=name, tags=_tags(tags)
+        )
+        return (await call(self._stub.CreateRun, request)).run
+
+    async def get_run(self, run_id: str) -> tracking_pb2.Run:
+        """Reads a run with its parameters, latest metrics and tags."""
+        return (
+            await call(self._stub.GetRun, tracking_service_pb2.GetRunRequest(run_id=run_id))
+        ).run
+
+    async def end_run(
+        self,
+        run_id: str,
+        status: tracking_pb2.RunStatus.ValueType = tracking_pb2.RUN_STATUS_FINISHED,
+    ) -> tracking_pb2.Run:
+        """Ends a run with a final status, now."""
+        run = tracking_pb2.Run(run_id=run_id, status=status)
+        run.ended_at.FromDatetime(datetime.now(UTC))
+        mask = field_mask_pb2.FieldMask(paths=["status", "ended_at"])
+        return (
+            await call(
+                self._stub.UpdateRun,
+                tracking_service_pb2.UpdateRunRequest(run=run, update_mask=mask),
+            )
+        ).run
+
+    async def log(
+        self,
+        run_id: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, str] | None = None,
+        inputs: Sequence[tracking_pb2.DatasetInput] = (),
+    ) -> None:
+        """Writes metrics of one step, parameters, tags and inputs of a run: all or none.
+
+        Args:
+            run_id: The run.
+            metrics: Values by name, of any finite or infinite float, or NaN.
+            step: The step at which the metrics were measured.
+            params: Values by name, as their text; written once.
+            tags: Values by name; may be changed later.
+            inputs: Data sets that the run used.
+
+        Raises:
+            InvalidArgument: A parameter has another value already, or a limit is passed.
+        """
+        now = timestamp_pb2.Timestamp()
+        now.GetCurrentTime()
+        request = tracking_service_pb2.LogBatchRequest(
+            run_id=run_id,
+            metrics=[
+                tracking_pb2.Metric(key=key, value=value, timestamp=now, step=step)
+                for key, value in (metrics or {}).items()
+            ],
+            params=[
+                tracking_pb2.Param(key=key, value=str(value))
+                for key, value in (params or {}).items()
+            ],
+            tags=_tags(tags),
+            inputs=inputs,
+        )
+        await call(self._stub.LogBatch, request)
+
+    async def log_metrics(self, run_id: str, metrics: Sequence[tracking_pb2.Metric]) -> None:
+        """Appends any number of metric points, a thousand per call."""
+        for start in range(0, len(metrics), _MOST_METRICS):
+            request = tracking_service_pb2.LogBatchRequest(
+                run_id=run_id, metrics=metrics[start : start + _MOST_METRICS]
+            )
+            await call(self._stub.LogBatch, request)
+
+    async def metric_history(self, run_id: str, key: str) -> list[tracking_pb2.Metric]:
+        """All points of one metric, ordered by step and time."""
+        found: list[tracking_pb2.Metric] = []
+        request = tracking_service_pb2.GetMetricHistoryRequest(
+            run_id=run_id, key=key, page_size=25_000
+        )
+        while True:
+            page = await call(self._stub.GetMetricHistory, request)
+            found.extend(page.metrics)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def search_runs(
+        self,
+        experiment_ids: Sequence[str],
+        filter: str = "",
+        *,
+        order_by: Sequence[str] = (),
+        limit: float = math.inf,
+    ) -> list[tracking_pb2.Run]:
+        """Finds runs, as by `"metrics.auc > 0.7 AND params.hidden = '64'"`.
+
+        Raises:
+            InvalidArgument: The filter is wrong; the text says where.
+        """
+        found: list[tracking_pb2.Run] = []
+        request = tracking_service_pb2.SearchRunsRequest(
+            experiment_ids=experiment_ids,
+            filter=filter,
+            order_by=order_by,
+            page_size=int(min(limit, 1000)),
+        )
+        while True:
+            page = await call(self._stub.SearchRuns, request)
+            found.extend(page.runs)
+            if not page.next_page_token or len(found) >= limit:
+                return found[: int(min(limit, len(found)))]
+            request.page_token = page.next_page_token
+
+    async def upload_artifact(
+        self, run_id: str, path: str, content: bytes | Path
+    ) -> tracking_pb2.ArtifactInfo:
+        """Writes one artifact of a run, from bytes or from a local file."""
+
+        async def requests() -> AsyncIterator[tracking_service_pb2.UploadArtifactRequest]:
+            header = tracking_service_pb2.UploadArtifactHeader(
+                run_id=run_id, path=path, sha256=sha256_of(content)
+            )
+            yield tracking_service_pb2.UploadArtifactRequest(header=header)
+            for piece in pieces(content):
+                yield tracking_service_pb2.UploadArtifactRequest(chunk=piece)
+
+        return (await call(self._stub.UploadArtifact, requests(), timeout=3600.0)).artifact
+
+    async def download_artifact(self, run_id: str, path: str) -> bytes:
+        """The content of one artifact."""
+        request = tracking_service_pb2.DownloadArtifactRequest(run_id=run_id, path=path)
+        return b"".join(
+            [part.chunk async for part in stream(self._stub.DownloadArtifact, request, 3600.0)]
+        )
+
+    async def list_artifacts(self, run_id: str, path: str = "") -> list[tracking_pb2.ArtifactInfo]:
+        """Files and folders directly below `path` among a run's artifacts, by name."""
+        found: list[tracking_pb2.ArtifactInfo] = []
+        request = tracking_service_pb2.ListArtifactsRequest(
+            run_id=run_id, path=path, page_size=1000
+        )
+        while True:
+            page = await call(self._stub.ListArtifacts, request)
+            found.extend(page.artifacts)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+
+def _tags(tags: Mapping[str, str] | None) -> list[tracking_pb2.Tag]:
+    return [tracking_pb2.Tag(key=key, value=value) for key, value in (tags or {}).items()]

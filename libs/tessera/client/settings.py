@@ -1,0 +1,91 @@
+"""Where a client finds the platform, and who it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tessera_kit.config import ConfigError, Env, Secret
+
+_DOORS = ("catalog", "tracking", "training", "inference", "monitoring", "gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The doors of one platform and the caller's token."""
+
+    catalog: str
+    """gRPC target of the catalog, as `host:port`."""
+    tracking: str
+    """gRPC target of tracking."""
+    training: str
+    """gRPC target of training."""
+    inference: str
+    """gRPC target of inference's control plane."""
+    monitoring: str
+    """gRPC target of monitoring."""
+    gateway: str
+    """gRPC target of the gateway, which speaks the Open Inference Protocol."""
+    kafka: str
+    """Kafka's bootstrap servers, for those who produce events."""
+    token: Secret | None
+    """The caller's token; None for doors that need none."""
+    ca_file: Path | None = None
+    """Certificates to trust when the doors speak TLS; None for doors that do not."""
+
+    @classmethod
+    def from_env(cls, source: Mapping[str, str] | None = None) -> Self:
+        """Reads `TESSERA_<SERVICE>_TARGET`, `TESSERA_KAFKA_BOOTSTRAP` and the token's variables.
+
+        What the environment leaves open is taken from `stack.json` in the data directory
+        (`TESSERA_HOME`, or `.tessera` in the working directory), which `infra/run up` writes.
+
+        Raises:
+            ConfigError: A door is neither in the environment nor in a stack's data directory.
+        """
+        env = Env(os.environ if source is None else source)
+        home = env.path("TESSERA_HOME", Path(".tessera"))
+        state = _read_state(home / "stack.json")
+        known: Mapping[str, str] = state.get("doors", {})
+        doors = {
+            door: env.string(f"TESSERA_{door.upper()}_TARGET", known.get(door)) for door in _DOORS
+        }
+        doors["kafka"] = env.string("TESSERA_KAFKA_BOOTSTRAP", known.get("kafka"))
+        if missing := [door for door, target in doors.items() if not target]:
+            raise ConfigError(
+                f"no stack is known in {home} and the environment does not name its doors "
+                f"({', '.join(missing)}); run `infra/run up`, or set TESSERA_HOME"
+            )
+        return cls(
+            **{door: str(target) for door, target in doors.items()},
+            token=_read_token(env, state.get("files", {})),
+            ca_file=env.path("TESSERA_TLS_CA_FILE", None),
+        )
+
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _read_token(env: Env, files: Mapping[str, str]) -> Secret | None:
+    if token := env.secret("TESSERA_TOKEN", None):
+        return token
+    path = env.path("TESSERA_TOKEN_FILE", None) or (
+        files.get("admin_token") and Path(files["admin_token"])
+    )
+    if not path:
+        return None
+    try:
+        return Secret(Path(path).read_text().strip())
+    except OSError as error:
+        raise ConfigError(f"the token file {path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""The synchronous client; its parts are made from `tessera.client.aio`."""

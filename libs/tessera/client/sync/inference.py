@@ -1,0 +1,123 @@
+"""Serving endpoints: managing them and asking them for predictions."""
+
+# Made from tessera.client.aio.inference by infra/tasks/sync_client.py.
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+import numpy.typing as npt
+
+from tessera.client.aio.inference import AsyncInference, Prediction
+from tessera.client.portal import Portal
+from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
+
+
+class Inference:
+    """Creates, changes and queries serving endpoints."""
+
+    def __init__(self, portal: Portal, wrapped: AsyncInference) -> None:
+        self._portal = portal
+        self._wrapped = wrapped
+
+    def create_endpoint(
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        table_schema: str,
+        table_prefix: str = "",
+        comment: str = "",
+    ) -> endpoint_pb2.Endpoint:
+        """Creates an endpoint and begins to make it ready; see `wait_ready`.
+
+        Args:
+            name: The endpoint's name; the model name for clients of the Open Inference Protocol.
+            entities: Model versions with shares of the traffic that sum to 100.
+            table_schema: The schema, "catalog.schema", that holds the inference table.
+            table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
+            comment: What the endpoint is for.
+        """
+        return self._portal.run(
+            self._wrapped.create_endpoint(
+                name,
+                entities,
+                table_schema=table_schema,
+                table_prefix=table_prefix,
+                comment=comment,
+            )
+        )
+
+    def get_endpoint(self, name: str) -> endpoint_pb2.Endpoint:
+        """Reads an endpoint."""
+        return self._portal.run(self._wrapped.get_endpoint(name))
+
+    def list_endpoints(self) -> list[endpoint_pb2.Endpoint]:
+        """The endpoints that the caller may see, by name."""
+        return self._portal.run(self._wrapped.list_endpoints())
+
+    def update_config(
+        self, name: str, entities: Sequence[endpoint_pb2.ServedEntity]
+    ) -> endpoint_pb2.Endpoint:
+        """Begins to change what is served; the old configuration answers until the new is ready."""
+        return self._portal.run(self._wrapped.update_config(name, entities))
+
+    def update_traffic(
+        self, name: str, traffic_percent: Mapping[str, int]
+    ) -> endpoint_pb2.Endpoint:
+        """Changes the traffic shares of the served entities, at once; they sum to 100."""
+        return self._portal.run(self._wrapped.update_traffic(name, traffic_percent))
+
+    def watch_endpoint(
+        self, name: str, *, timeout: float | None = 3600.0
+    ) -> Iterator[endpoint_pb2.Endpoint]:
+        """An endpoint, at once and after every change."""
+        return self._portal.iterate(self._wrapped.watch_endpoint(name, timeout=timeout))
+
+    def wait_ready(self, name: str, *, timeout: float = 600.0) -> endpoint_pb2.Endpoint:
+        """Waits until no change of an endpoint's configuration is under way and it answers.
+
+        Raises:
+            EndpointUpdateFailed: The change failed; the text says why.
+            DeadlineExceeded: It was not ready in time.
+        """
+        return self._portal.run(self._wrapped.wait_ready(name, timeout=timeout))
+
+    def delete_endpoint(self, name: str) -> None:
+        """Deletes an endpoint; its inference table stays."""
+        return self._portal.run(self._wrapped.delete_endpoint(name))
+
+    def table_statistics(
+        self, name: str, *, since: datetime | None = None
+    ) -> inference_service_pb2.GetInferenceTableStatisticsResponse:
+        """Counts what an endpoint's inference table holds, and how late it is."""
+        return self._portal.run(self._wrapped.table_statistics(name, since=since))
+
+    def predict(
+        self,
+        endpoint: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        *,
+        client_request_id: str = "",
+        timeout: float = 30.0,
+    ) -> Prediction:
+        """Asks an endpoint for predictions of one or more rows.
+
+        Args:
+            endpoint: The endpoint's name.
+            inputs: An array per input, of shape [rows, ...] and the dtype of the signature; texts
+                as arrays of str or bytes objects.
+            client_request_id: The caller's own id, kept in the inference table.
+            timeout: Seconds.
+
+        Raises:
+            InvalidArgument: An input is unknown, missing, or has a wrong shape or dtype.
+            NotFound: There is no such endpoint.
+            PermissionDenied: The caller lacks EXECUTE on it.
+            ResourceExhausted: Too many requests are in flight; see `retry_after`.
+        """
+        return self._portal.run(
+            self._wrapped.predict(
+                endpoint, inputs, client_request_id=client_request_id, timeout=timeout
+            )
+        )
