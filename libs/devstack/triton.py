@@ -1,0 +1,135 @@
+"""The model runtime: `tritonserver` of the `nvidia-pytriton` wheel, with the Python backend and explicit model control.
+
+The wheel's server is 2.51.0, older than the fixes of several remote-execution flaws: it listens on loopback only, and
+only validated requests may reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from devstack.environment import engine_environment
+from devstack.errors import EngineMissing
+from devstack.home import Home
+from devstack.ports import LOOPBACK
+from devstack.probes import http
+from devstack.spec import Kind, ProcessSpec
+
+NAME = "triton"
+VERSION = "Triton 2.51.0"
+PORTS = ("triton-grpc", "triton-http", "triton-metrics")
+HEADER_PATTERN = "(x-.*|tessera-.*|traceparent)"
+"""gRPC metadata that reaches the model as request parameters."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its regions there
+
+
+def distribution() -> tuple[Path, Path]:
+    """The folders `pytriton/tritonserver` and `nvidia_pytriton.libs` of the wheel.
+
+    Raises:
+        EngineMissing: the wheel is not installed, or has no stub for this Python.
+    """
+    found = importlib.util.find_spec("pytriton")
+    if found is None or not found.submodule_search_locations:
+        raise EngineMissing("Triton is missing: install the extra `embedded` (nvidia-pytriton)")
+    package = Path(found.submodule_search_locations[0])
+    server = package / "tritonserver"
+    if not _stub(server).exists():
+        raise EngineMissing(f"nvidia-pytriton has no Python backend stub for {_python()}")
+    return server, package.parent / "nvidia_pytriton.libs"
+
+
+def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
+    """The process: an empty model repository, models come through the repository API."""
+    server, libraries = distribution()
+    scratch = home.scratch(NAME)
+    region = shared_memory_prefix(home)
+
+    def prepare() -> None:
+        _make_backends(server, scratch / "backends")
+        for name in ("empty", "models"):
+            shutil.rmtree(scratch / name, ignore_errors=True)
+            (scratch / name).mkdir(parents=True)
+        sweep(region)
+
+    search = [str(libraries), str(sysconfig.get_config_var("LIBDIR"))]
+    return ProcessSpec(
+        name=NAME,
+        kind=Kind.ENGINE,
+        command=(str(server / "bin" / "tritonserver"), *_flags(server, scratch, ports, region)),
+        environment={
+            **engine_environment(home),
+            "LD_LIBRARY_PATH": os.pathsep.join(search),
+            "PYTHONPYCACHEPREFIX": str(home.root / "cache" / "pycache"),
+        },
+        # The Python stub puts its working directory first on sys.path: nothing may lie there.
+        directory=scratch / "empty",
+        probe=http(LOOPBACK, ports["triton-http"], "/v2/health/ready"),
+        doors={
+            "triton_grpc": f"{LOOPBACK}:{ports['triton-grpc']}",
+            "triton_http": f"http://{LOOPBACK}:{ports['triton-http']}",
+            "triton_metrics": f"http://{LOOPBACK}:{ports['triton-metrics']}/metrics",
+        },
+        prepare=prepare,
+    )
+
+
+def shared_memory_prefix(home: Home) -> str:
+    """How this data directory's regions in shared memory are named, so that a sweep touches no other stack's."""
+    return f"tessera_{hashlib.sha256(str(home.root).encode()).hexdigest()[:12]}_"
+
+
+def sweep(prefix: str) -> None:
+    """Removes the shared memory regions that a killed server left."""
+    for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def _flags(server: Path, scratch: Path, ports: Mapping[str, int], region: str) -> list[str]:
+    flags = {
+        "model-repository": scratch / "models",
+        "model-control-mode": "explicit",
+        "backend-directory": scratch / "backends",
+        "cache-directory": server / "caches",
+        "http-address": LOOPBACK,
+        "http-port": ports["triton-http"],
+        "grpc-address": LOOPBACK,
+        "grpc-port": ports["triton-grpc"],
+        "metrics-address": LOOPBACK,
+        "metrics-port": ports["triton-metrics"],
+        "grpc-header-forward-pattern": HEADER_PATTERN,
+        "backend-config": f"python,shm-region-prefix-name={region}",
+        # A model that fails or loads slowly must not make the server look dead.
+        "strict-readiness": "false",
+        "exit-on-error": "false",
+        "exit-timeout-secs": 5,
+        "log-format": "ISO8601",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def _make_backends(server: Path, backends: Path) -> None:
+    """The wheel keeps the stubs of all Python versions apart; Triton wants one beside the backend."""
+    target = backends / "python"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for source in (server / "backends" / "python").iterdir():
+        if source.is_file():
+            (target / source.name).symlink_to(source)
+    shutil.copy2(_stub(server), target / "triton_python_backend_stub")
+    (target / "triton_python_backend_stub").chmod(0o755)
+
+
+def _stub(server: Path) -> Path:
+    return server / "python_backend_stubs" / _python() / "triton_python_backend_stub"
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,0 +1,56 @@
+"""The stack under test: engines started once per run, or those of a stack that runs already."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from devstack import Stack, attach, start_local
+from devstack.services import installed
+
+_VARIABLE = "TESSERA_TEST_STACK"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        default=os.environ.get(_VARIABLE, "local"),
+        help="local (default): start engines in a temporary home; attach:PATH: use the stack whose data directory, "
+        f"stack.json or JSON object of TESSERA_* variables is PATH. {_VARIABLE} sets the default.",
+    )
+
+
+@pytest.fixture(scope="session")
+async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
+    """Every engine, healthy; started when the first test asks for it."""
+    choice: str = request.config.getoption("--stack")
+    if choice.startswith("attach:"):
+        yield attach(choice.removeprefix("attach:"))
+        return
+    if choice != "local":
+        raise pytest.UsageError(f"--stack is local or attach:PATH, not {choice!r}")
+    with tempfile.TemporaryDirectory(prefix="tessera-test-") as directory:
+        async with start_local(Path(directory), services=()) as local:
+            yield local
+
+
+@pytest.fixture(scope="session")
+async def platform(stack: Stack) -> Stack:
+    """The same stack with every installed service running on it."""
+    if stack.is_local:
+        missing = set(installed()) - {process.name for process in stack.state().processes}
+        if missing:
+            await stack.start(*missing)
+    return stack
+
+
+@pytest.fixture(scope="session")
+def local_stack(stack: Stack) -> Stack:
+    """The stack, for tests that kill its processes; they are skipped where it was attached from elsewhere."""
+    if not stack.is_local:
+        pytest.skip("the stack's processes are not on this machine")
+    return stack
