@@ -1,0 +1,242 @@
+"""What every call goes through: telemetry, then errors, then identity and limits, then validation.
+
+The steps are composed around a method's behaviour once, when it is registered, instead of as a
+chain of interceptors that grpc would walk anew for every call: same order, a fraction of the cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import Message
+
+from tessera_kit.errors import (
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    TesseraError,
+    Unavailable,
+    Unimplemented,
+)
+from tessera_kit.rpc import deadline, identity
+from tessera_kit.rpc.identity import Authenticator, bearer_token
+from tessera_kit.rpc.status import code_of, status_of, trailing_metadata_of
+from tessera_kit.rpc.validation import validate
+from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
+
+__all__ = ["Pipeline"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+_log = logging.getLogger(__name__)
+
+
+class TooManyCalls(ResourceExhausted):
+    """The server runs as many calls as it may."""
+
+    reason = "TOO_MANY_CALLS"
+
+
+class UpstreamUnavailable(Unavailable):
+    """A service that this one needs does not answer."""
+
+    reason = "UPSTREAM_UNAVAILABLE"
+
+
+class Pipeline:
+    """Composes the steps around behaviours; one per server.
+
+    Args:
+        authenticator: Tells whose token a call carries.
+        calls: Records spans and durations.
+        max_concurrent: Calls running at once; more are answered RESOURCE_EXHAUSTED.
+        unary_seconds: Longest run of a call with one response whose client set no deadline.
+        stream_seconds: Longest run of any other call.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        calls: ServerCalls,
+        max_concurrent: int,
+        unary_seconds: float,
+        stream_seconds: float,
+    ) -> None:
+        self.running = 0
+        self._authenticator = authenticator
+        self._calls = calls
+        self._max_concurrent = max_concurrent
+        self._unary_seconds = unary_seconds
+        self._stream_seconds = stream_seconds
+
+    def wrap(self, full_method: str, handler: Handler) -> Handler:
+        """Return the handler with the steps around its behaviour.
+
+        Args:
+            full_method: `package.Service/Method`.
+            handler: Of any of the four kinds; its behaviour is a coroutine function or, where it
+                streams responses, an async generator function.
+
+        Raises:
+            TypeError: The behaviour is synchronous.
+        """
+        kind = _kind_of(handler)
+        behaviour = getattr(handler, kind)
+        inner = _adapted(full_method, behaviour, handler.request_streaming)
+        seconds = self._stream_seconds if handler.response_streaming else self._unary_seconds
+        guarded = self._guarded(inner, self._calls.method(full_method), full_method, seconds)
+        return handler._replace(**{kind: guarded})  # type: ignore[attr-defined,no-any-return]
+
+    def _guarded(
+        self, inner: Behaviour, calls: MethodCalls, full_method: str, seconds: float
+    ) -> Behaviour:
+        run = self._run
+
+        async def guarded(request: Any, context: Context) -> Any:
+            metadata = context.invocation_metadata() or ()
+            began = calls.begin(metadata)
+            try:
+                response = await run(inner, request, context, metadata, seconds)
+            except asyncio.CancelledError:
+                calls.end(began, "CANCELLED")
+                raise
+            except grpc.aio.AbortError:
+                calls.end(began, _name_of(context.code()))
+                raise
+            except Exception as error:
+                failure = _failure_of(error, full_method)
+            else:
+                calls.end(began, "OK")
+                return response
+            calls.end(began, code_of(type(failure)).name)
+            await _abort(context, failure)
+
+        return guarded
+
+    async def _run(
+        self,
+        inner: Behaviour,
+        request: Any,
+        context: Context,
+        metadata: Iterable[tuple[str, str | bytes]],
+        seconds: float,
+    ) -> Any:
+        if self.running >= self._max_concurrent:
+            raise TooManyCalls("the server runs as many calls as it may", retry_after=0.1)
+        self.running += 1
+        try:
+            identity.enter_call(await self._authenticator.authenticate(bearer_token(metadata)))
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= self._stream_seconds:
+                # grpc itself cancels the call when its client's deadline is over.
+                deadline.enter_call(remaining)
+                return await inner(request, context)
+            seconds = seconds if remaining is None else self._stream_seconds
+            deadline.enter_call(seconds)
+            async with asyncio.timeout(seconds):
+                return await inner(request, context)
+        finally:
+            self.running -= 1
+
+
+def _name_of(code: grpc.StatusCode | int) -> str:
+    """Return a status's name; after an abort, grpc.aio gives its number."""
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return next((known.name for known in grpc.StatusCode if known.value[0] == code), "UNKNOWN")
+
+
+def _kind_of(handler: Handler) -> str:
+    before = "stream" if handler.request_streaming else "unary"
+    after = "stream" if handler.response_streaming else "unary"
+    return f"{before}_{after}"
+
+
+def _adapted(full_method: str, behaviour: Any, request_streaming: bool) -> Behaviour:
+    """Return the behaviour as a coroutine function over validated requests."""
+    if inspect.isasyncgenfunction(behaviour):
+        if request_streaming:
+            return lambda requests, context: _write_all(
+                behaviour(_validated(requests), context), context
+            )
+
+        async def streaming(request: Any, context: Context) -> None:
+            if isinstance(request, Message):
+                validate(request)
+            await _write_all(behaviour(request, context), context)
+
+        return streaming
+    if not inspect.iscoroutinefunction(behaviour):
+        if getattr(behaviour, "__module__", "").endswith("_pb2_grpc"):
+            return _not_offered(full_method)
+        raise TypeError(f"{full_method}: behaviours must be async")
+    if request_streaming:
+        return lambda requests, context: behaviour(_validated(requests), context)
+
+    async def unary(request: Any, context: Context) -> Any:
+        if isinstance(request, Message):
+            validate(request)
+        return await behaviour(request, context)
+
+    return unary
+
+
+def _not_offered(full_method: str) -> Behaviour:
+    async def refuse(request: Any, context: Context) -> NoReturn:
+        raise Unimplemented(f"{full_method} is not offered by this server")
+
+    return refuse
+
+
+async def _validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, Message):
+            validate(request)
+        yield request
+
+
+async def _write_all(responses: Any, context: Context) -> None:
+    # Driven here and not handed to grpc, so that it runs and is closed in the call's own task.
+    try:
+        async for response in responses:
+            await context.write(response)
+    finally:
+        await responses.aclose()
+
+
+def _failure_of(error: Exception, full_method: str) -> TesseraError:
+    """Return what to tell the caller; what must not be told is logged here."""
+    if isinstance(error, TesseraError):
+        if isinstance(error, Internal):
+            _log.error("call failed", exc_info=error, extra={"rpc.method": full_method})
+        return error
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded("the call took longer than it may")
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _UPSTREAM_CODES:
+        _log.warning(
+            "a service that this call needs does not answer: %s",
+            error.details(),
+            extra={"rpc.method": full_method},
+        )
+        return UpstreamUnavailable("a service that this one needs does not answer", retry_after=0.5)
+    _log.error("call failed", exc_info=error, extra={"rpc.method": full_method})
+    return Internal("unexpected failure")
+
+
+_UPSTREAM_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+async def _abort(context: Context, failure: TesseraError) -> NoReturn:
+    status = status_of(failure)
+    kept = tuple(context.trailing_metadata() or ())
+    await context.abort(
+        code_of(type(failure)), status.message, (*kept, trailing_metadata_of(status))
+    )

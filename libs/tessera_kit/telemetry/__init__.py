@@ -1,0 +1,1 @@
+"""Traces, metrics and structured logs; `names` lists every one of them."""

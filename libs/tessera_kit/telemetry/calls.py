@@ -1,0 +1,106 @@
+"""Spans and durations of served calls, lean enough to be on for every one.
+
+A call joins the trace that its caller names. A call without one begins a trace, of which the
+configured share is recorded; the rest get ids all the same, so that their log lines and events can
+be told to belong together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from time import perf_counter
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode, Tracer
+from prometheus_client import Histogram
+
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import Metrics
+from tessera_kit.telemetry.propagation import new_span_context, parse_traceparent
+from tessera_kit.telemetry.sampling import DECIDED
+
+__all__ = ["MethodCalls", "ServerCalls"]
+
+# What the RPC conventions count as the server's own failure.
+_FAILURES = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+
+
+class ServerCalls:
+    """Records the calls of one process's servers.
+
+    Args:
+        metrics: Where durations are counted.
+        tracer: Makes the spans of recorded calls; none are recorded when None. The choice is made
+            here, so its sampler should know `sampling.DECIDED`.
+        sample_ratio: Share of the traces begun here that are recorded, 0 to 1.
+    """
+
+    def __init__(self, metrics: Metrics, tracer: Tracer | None, sample_ratio: float) -> None:
+        self.duration: Histogram = metrics.histogram(names.RPC_SERVER_DURATION)
+        self.tracer = tracer
+        self.sample_ratio = sample_ratio if tracer is not None else 0.0
+
+    def method(self, full_method: str) -> MethodCalls:
+        """Return the recorder of one method, `package.Service/Method`."""
+        return MethodCalls(self, full_method)
+
+
+class MethodCalls:
+    """Records the calls of one method."""
+
+    __slots__ = ("_attributes", "_calls", "_durations", "_method")
+
+    def __init__(self, calls: ServerCalls, method: str) -> None:
+        self._calls = calls
+        self._method = method
+        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
+        self._durations: dict[str, Histogram] = {}
+
+    def begin(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[float, Span]:
+        """Start the call's clock and make its span the current one of this task."""
+        remote, state = None, None
+        for key, value in metadata:
+            if key == "traceparent":
+                remote = value
+            elif key == "tracestate":
+                state = value
+        parent = None
+        if isinstance(remote, str):
+            parent = parse_traceparent(remote, state if isinstance(state, str) else None)
+        tracer = self._calls.tracer
+        if parent is not None:
+            span: Span = NonRecordingSpan(parent)
+            recorded = tracer is not None and parent.trace_flags.sampled
+            above = trace.set_span_in_context(span) if recorded else None
+        else:
+            recorded = random.random() < self._calls.sample_ratio  # noqa: S311 - no secret
+            span = (
+                trace.INVALID_SPAN
+                if recorded
+                else NonRecordingSpan(new_span_context(sampled=False))
+            )
+            above = DECIDED if recorded else None
+        if recorded and tracer is not None:
+            span = tracer.start_span(
+                self._method, above, SpanKind.SERVER, attributes=self._attributes
+            )
+        contexts.attach(trace.set_span_in_context(span))
+        return perf_counter(), span
+
+    def end(self, began: tuple[float, Span], code: str) -> None:
+        """Stop the clock: `code` is the name of the gRPC status, as `OK`."""
+        started, span = began
+        duration = self._durations.get(code)
+        if duration is None:
+            duration = self._durations[code] = self._calls.duration.labels(self._method, code)
+        duration.observe(perf_counter() - started)
+        if span.is_recording():
+            span.set_attribute(names.RPC_STATUS, code)
+            if code in _FAILURES:
+                span.set_attribute(names.ERROR_TYPE, code)
+                span.set_status(Status(StatusCode.ERROR))
+            span.end()
