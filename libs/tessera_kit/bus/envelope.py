@@ -7,11 +7,10 @@ section 3.2) beside `traceparent`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
@@ -19,28 +18,38 @@ from google.protobuf.message import DecodeError, Message
 from tessera_kit.bus.event import Event
 from tessera_kit.bus.topics import REGISTRY, TopicRegistry, original_topic
 from tessera_kit.errors import InvalidArgument
+from tessera_kit.rpc.validation import validate
+from tessera_kit.telemetry.propagation import parse_traceparent
 
-__all__ = ["JSON", "PROTOBUF", "MalformedEvent", "Record", "from_record", "to_record"]
+__all__ = [
+    "JSON",
+    "PROTOBUF",
+    "ConsumedRecord",
+    "Headers",
+    "MalformedEvent",
+    "Record",
+    "from_record",
+    "to_record",
+]
 
 PROTOBUF = "application/protobuf"
 JSON = "application/json"
 
 _MAX_ATTRIBUTE = {"ce_id": 128, "ce_source": 1024, "ce_type": 255, "ce_time": 64}
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One Kafka record, before it has an offset or after it was read."""
+    """One Kafka record before it is sent."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
     timestamp_ms: int | None = None
-    """Unix milliseconds that the log holds for it; None before it is sent."""
+    """Unix milliseconds; the time of sending when None."""
 
     def size(self) -> int:
         """Bytes of key, value and headers together."""
@@ -49,6 +58,18 @@ class Record:
             + len(self.value or b"")
             + sum(len(name) + len(value) for name, value in self.headers)
         )
+
+
+class ConsumedRecord(NamedTuple):
+    """One Kafka record as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
 
 
 class MalformedEvent(InvalidArgument):
@@ -62,7 +83,11 @@ def to_record(event: Event, registry: TopicRegistry = REGISTRY) -> Record:
 
     Raises:
         LookupError: No topic carries the type.
+        ValueError: An attribute is empty, too long or not printable, so no consumer would take it.
     """
+    for name, value in (("ce_id", event.id), ("ce_source", event.source)):
+        if not value or len(value) > _MAX_ATTRIBUTE[name] or not value.isprintable():
+            raise ValueError(f"{name} must be 1 to {_MAX_ATTRIBUTE[name]} printable characters")
     headers: list[tuple[str, bytes]] = [
         ("ce_specversion", b"1.0"),
         ("ce_id", event.id.encode()),
@@ -81,7 +106,7 @@ def to_record(event: Event, registry: TopicRegistry = REGISTRY) -> Record:
     )
 
 
-def from_record(record: Record, registry: TopicRegistry = REGISTRY) -> Event:
+def from_record(record: Record | ConsumedRecord, registry: TopicRegistry = REGISTRY) -> Event:
     """The event that a record holds.
 
     `ce_time` may be absent where the log has a timestamp. Headers that are not of CloudEvents are
@@ -89,7 +114,7 @@ def from_record(record: Record, registry: TopicRegistry = REGISTRY) -> Event:
 
     Raises:
         MalformedEvent: A required header is missing, doubled or not valid, the type is not of this
-            topic, or the value does not parse as it.
+            topic, the value does not parse as it, or it breaks its contract's rules (`violations`).
     """
     headers = _text_headers(record.headers)
     version = _required(headers, "ce_specversion")
@@ -170,7 +195,7 @@ def _traceparent(headers: dict[str, str]) -> str | None:
     # A wrong trace context is no reason to refuse a fact: it is dropped (W3C Trace Context, section
     # 4.3).
     text = headers.get("traceparent") or headers.get("ce_traceparent")
-    return text if text is not None and _TRACEPARENT.match(text) else None
+    return text if text is not None and parse_traceparent(text) is not None else None
 
 
 def _message_class(topic: str, event_type: str, registry: TopicRegistry) -> type[Message]:
@@ -199,4 +224,8 @@ def _parse_data(message_class: type[Message], content_type: str, value: bytes | 
         raise MalformedEvent(f"the value is not a {name} in {media_type}") from None
     except json_format.ParseError as error:
         raise MalformedEvent(f"the value is not a {name}: {str(error)[:300]}") from None
+    try:
+        validate(message)
+    except InvalidArgument as error:
+        raise MalformedEvent(error.message, violations=error.violations) from None
     return message

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import Message
 
-from tessera_kit.bus.tracing import current_traceparent
 from tessera_kit.ids import new_id
+from tessera_kit.telemetry.propagation import current_traceparent
 
 __all__ = ["Event", "new_event"]
 
