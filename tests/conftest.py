@@ -19,8 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stack",
         default=os.environ.get(_VARIABLE, "local"),
-        help="local (default): start engines in a temporary home; attach:PATH: use the stack whose data directory, "
-        f"stack.json or JSON object of TESSERA_* variables is PATH. {_VARIABLE} sets the default.",
+        help="local (default): start engines in a temporary home; attach:PATH: use the stack whose "
+        "data directory, stack.json or JSON object of TESSERA_* variables is PATH. "
+        f"{_VARIABLE} sets the default.",
     )
 
 
@@ -50,7 +51,10 @@ async def platform(stack: Stack) -> Stack:
 
 @pytest.fixture(scope="session")
 def local_stack(stack: Stack) -> Stack:
-    """The stack, for tests that kill its processes; they are skipped where it was attached from elsewhere."""
+    """The stack, for tests that kill its processes.
+
+    They are skipped where it was attached from elsewhere.
+    """
     if not stack.is_local:
         pytest.skip("the stack's processes are not on this machine")
     return stack

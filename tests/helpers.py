@@ -15,9 +15,10 @@ Value = TypeVar("Value")
 async def eventually(
     check: Callable[[], Value | Awaitable[Value]], timeout: float = 10.0, interval: float = 0.05
 ) -> Value:
-    """Calls `check` until it neither raises AssertionError nor returns False or None; returns what it returned.
+    """Calls `check` until it neither raises AssertionError nor returns False or None.
 
-    After `timeout` seconds the last assertion is raised, or one that says what was returned.
+    Returns what it returned. After `timeout` seconds the last assertion is raised, or one that says
+    what was returned.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -37,5 +38,8 @@ async def eventually(
 
 
 def unique_name(prefix: str = "t") -> str:
-    """A name of lower-case letters, digits and underscores that no other test has: for topics, tables, catalogs."""
+    """A name of lower-case letters, digits and underscores that no other test has.
+
+    For topics, tables, catalogs.
+    """
     return f"{prefix}_{uuid.uuid4().hex[:12]}"

@@ -1,7 +1,7 @@
 """`python -m devstack HOME`: the detached supervisor of one data directory.
 
-It runs the processes named in `HOME/run/desired.json`. Its first line on the descriptor given by `--ready` is `ok`, or
-the reason why it will not run.
+It runs the processes named in `HOME/run/desired.json`. Its first line on the descriptor given by
+`--ready` is `ok`, or the reason why it will not run.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Exponential delays with jitter; a process that stayed healthy long enough starts from the first again."""
+    """Exponential delays with jitter.
+
+    A process that stayed healthy long enough starts from the first again.
+    """
 
     def __init__(
         self,
@@ -23,7 +26,10 @@ class Backoff:
         self._failures = 0
 
     def next_delay(self, healthy_seconds: float) -> float:
-        """Seconds to wait after a life that was healthy for `healthy_seconds`; between half and all of the step."""
+        """Seconds to wait after a life that was healthy for `healthy_seconds`.
+
+        Between half and all of the step.
+        """
         if healthy_seconds >= self._forgive_after:
             self._failures = 0
         step = min(self._longest, self._first * self._factor**self._failures)

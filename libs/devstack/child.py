@@ -1,4 +1,4 @@
-"""One child process: starts in its own process group, dies with the supervisor, is measured and ended as a group."""
+"""One child process: in its own process group, gone when the supervisor is, measured as a tree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def become_subreaper() -> None:
-    """Makes this process the parent of its descendants' orphans, so that it can see and end them."""
+    """Makes this process the parent of its descendants' orphans: it sees them and can end them."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -37,6 +37,7 @@ def start(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
+    # Safe between fork and exec: the supervisor has one thread, and this calls prctl only.
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the supervisor ended between fork and prctl
@@ -51,7 +52,7 @@ def start(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             process_group=0,
-            preexec_fn=in_child,  # noqa: PLW1509 - only prctl, prepared above; the supervisor has one thread
+            preexec_fn=in_child,
         )
 
 
@@ -63,7 +64,10 @@ def signal_group(group: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a process and its descendants: resident, and resident with shared pages divided among their users."""
+    """Bytes of a process and its descendants.
+
+    `rss` is resident; `pss` is resident with shared pages divided among their users.
+    """
 
     rss: int
     pss: int

@@ -10,11 +10,12 @@ from pathlib import Path
 from devstack.home import Home
 
 _INHERITED = (
-    "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES",
+    "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 HOME_MARK = "TESSERA_STACK_HOME"
-"""Set in every supervised process, so that the next supervisor finds what a killed one left running."""
+"""Marks every supervised process: the next supervisor finds what a killed one left running."""
 
 
 def engine_environment(home: Home) -> dict[str, str]:
@@ -28,7 +29,7 @@ def engine_environment(home: Home) -> dict[str, str]:
 
 
 def python_environment(home: Home) -> dict[str, str]:
-    """The environment of a Python process of ours: compiled modules are kept under the data directory."""
+    """The environment of a Python process of ours; bytecode is kept under the data directory."""
     return {
         **engine_environment(home),
         "PYTHONUNBUFFERED": "1",
@@ -39,7 +40,10 @@ def python_environment(home: Home) -> dict[str, str]:
 
 
 def service_environment(home: Home, settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a platform service; its jobs may fetch through the caller's proxies, loopback never does."""
+    """The environment of a platform service.
+
+    Its jobs may fetch through the caller's proxies; loopback never goes through one.
+    """
     proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     quiet = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
     return {**python_environment(home), **proxies, **(quiet if proxies else {}), **settings}

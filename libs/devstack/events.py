@@ -1,4 +1,4 @@
-"""The story of a stack: one JSON object per line in `logs/events.jsonl`, and the same as text in the supervisor's log."""
+"""The story of a stack: one JSON object per line in `logs/events.jsonl`, and in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def timestamp() -> str:
 
 
 class EventLog:
-    """Appends events to a file; each line is written in one call, so that readers see whole lines."""
+    """Appends events to a file, each line in one call: readers see whole lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,7 +24,10 @@ class EventLog:
     def tell(
         self, event: str, process: str | None = None, **facts: str | int | float | None
     ) -> None:
-        """Records `event` (started, healthy, unhealthy, exited, restarting, stopping, stopped) with its facts."""
+        """Records `event` with its facts.
+
+        Events: swept, started, healthy, unhealthy, killed, exited, restarting, stopping, stopped.
+        """
         known = {name: value for name, value in facts.items() if value is not None}
         line = {"time": timestamp(), "event": event, "process": process, **known}
         with self._path.open("a") as file:

@@ -16,7 +16,7 @@ class Home:
 
     @classmethod
     def at(cls, path: Path | str) -> Home:
-        """The home at `path`, made absolute, so that children may have other working directories."""
+        """The home at `path`, made absolute: children have other working directories."""
         return cls(Path(path).expanduser().absolute())
 
     @property

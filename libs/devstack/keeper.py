@@ -1,4 +1,4 @@
-"""Keeps one process alive: waits for what it needs, starts it, watches its health, starts it again when it dies."""
+"""Keeps one process alive: starts it when it can, watches its health, restarts it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Keeper:
             self.stopped.set()
 
     async def stop(self) -> None:
-        """Ends the process after those that need it: the stop signal, then SIGKILL when its time is up."""
+        """Ends the process after those that need it: the stop signal, SIGKILL when time is up."""
         for peer in [peer for peer in self._peers.values() if self.spec.name in peer.spec.after]:
             await peer.stopped.wait()
         self._stop_asked.set()
@@ -132,7 +132,7 @@ class Keeper:
         await self._until_stop(asyncio.sleep(seconds))
 
     async def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Asks for health until the process ends: often while it starts, every few seconds after."""
+        """Asks for health until the process ends: often at the start, every few seconds after."""
         started = answered = time.monotonic()
         interval = _FIRST_POLL
         while True:

@@ -1,4 +1,4 @@
-"""Bounded logs: a process appends to its own file; the supervisor cuts it when it has grown too long."""
+"""Bounded logs: a process appends to its file; the supervisor cuts what has grown too long."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ KEPT = 2
 
 
 def rotate(path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
-    """Moves the content of a file that is longer than `max_bytes` to `<name>.1` (`.1` to `.2`, …) and empties it.
+    """Empties a file that is longer than `max_bytes`; its content is kept as `<name>.1`.
 
-    The process keeps its descriptor (opened to append), so that the supervisor is never between a process and its log;
-    what is written between copy and cut, microseconds, is lost. Returns whether it was cut.
+    The process keeps its descriptor (opened to append), so that the supervisor is never between a
+    process and its log; what is written between copy and cut, microseconds, is lost. Returns
+    whether the file was cut.
     """
     if not path.exists() or path.stat().st_size <= max_bytes:
         return False

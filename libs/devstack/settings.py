@@ -35,7 +35,7 @@ def files(home: Home) -> dict[str, str]:
 
 
 def client_settings(doors: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
-    """The variables that reach the engines and services behind `doors`; doors that are absent are left out."""
+    """The variables that reach what is behind `doors`; doors that are absent are left out."""
     settings = {
         f"TESSERA_{name.upper()}_TARGET": doors[name] for name in GRPC_DOORS if name in doors
     }

@@ -9,7 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 
 Probe = Callable[[], Awaitable[None]]
-"""Speaks the process's own protocol once; raises `devstack.probes.NotReady` or `OSError` while it is not ready."""
+"""Speaks the process's own protocol once.
+
+Raises `devstack.probes.NotReady` or `OSError` while the process is not ready.
+"""
 
 
 class Kind(StrEnum):
@@ -40,7 +43,10 @@ class ProcessSpec:
     after: frozenset[str] = frozenset()
     """Processes that must be healthy before it starts, and that stop after it."""
     prepare: Callable[[], None] = nothing
-    """Runs before each start, with no process of that name alive: writes files, sweeps what a killed one left."""
+    """Runs before each start, with no process of that name alive.
+
+    It writes files and sweeps what a killed process left.
+    """
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     """Seconds between the stop signal and SIGKILL."""

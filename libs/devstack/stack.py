@@ -1,4 +1,4 @@
-"""Start a stack on this machine, or attach to one that runs anywhere: one object for the command line and for tests."""
+"""Start a stack on this machine, or attach to one that runs: for command line and tests alike."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Watcher = Callable[[StackState], None]
 class Stack:
     """A running set of engines and services.
 
-    Those of `start_local`, or of an `attach` to a data directory on this machine, can also be killed, started and
-    stopped one by one; an attached cluster can only be spoken to.
+    Those of `start_local`, or of an `attach` to a data directory on this machine, can also be
+    killed, started and stopped one by one; an attached cluster can only be spoken to.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Stack:
 
     @property
     def urls(self) -> Mapping[str, str]:
-        """Every door by name (`kafka`, `s3`, `clickhouse`, `triton_grpc`, `catalog`, …): URL or `host:port`."""
+        """Every door by name (`kafka`, `s3`, `triton_grpc`, `catalog`, …): URL or `host:port`."""
         if self._home is not None:
             return MappingProxyType(self.state().doors)
         return MappingProxyType(settings.doors_of(self._variables))
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The `TESSERA_*` variables with which clients, tests and in-process services reach this stack."""
+        """The `TESSERA_*` variables with which clients and tests reach this stack."""
         if self._home is None:
             return MappingProxyType(self._variables)
         state = self.state()
@@ -118,10 +118,13 @@ class Stack:
         return pid
 
     async def wait_healthy(self, *names: str, timeout: float = START_SECONDS) -> None:
-        """Waits until the processes (all, where none is named) are healthy, each in a life after its last `kill`.
+        """Waits until the processes (all, where none is named) are healthy.
+
+        A process that was killed through this object must be in a later life.
 
         Raises:
-            StartFailed: one of them is not by `timeout` seconds, or keeps dying; the message ends with its log.
+            StartFailed: one is not healthy by `timeout` seconds, or keeps dying; the message ends
+                with its log.
         """
         deadline = time.monotonic() + timeout
         while waiting := self._not_healthy(names):
@@ -184,10 +187,10 @@ async def start_local(
     timeout: float = START_SECONDS,
     on_change: Watcher | None = None,
 ) -> AsyncIterator[Stack]:
-    """Starts engines and services in `home`, waits until all are healthy, and stops them at the end.
+    """Starts engines and services in `home`, waits until they are healthy, stops them at the end.
 
-    `services=None` means every installed one; `engines=()` and `services=()` start none of that kind. The stack ends
-    with this process, however that ends.
+    `services=None` means every installed one; `engines=()` and `services=()` start none of that
+    kind. The stack ends with this process, however that ends.
 
     Raises:
         AlreadyRunning: another stack runs in `home`.
@@ -206,8 +209,8 @@ async def start_local(
 def attach(where: Path | str | Mapping[str, str]) -> Stack:
     """A stack that runs already.
 
-    `where` is its data directory or `stack.json`, or the `TESSERA_*` variables of a cluster: as a mapping, or a JSON
-    file that holds one object of them.
+    `where` is its data directory or `stack.json`, or the `TESSERA_*` variables of a cluster: as a
+    mapping, or a JSON file that holds one object of them.
 
     Raises:
         NotRunning: there is nothing to attach to.
@@ -227,12 +230,14 @@ def attach(where: Path | str | Mapping[str, str]) -> Stack:
 async def launch(
     home: Path | str | None, names: Sequence[str] | None = None, *, detached: bool
 ) -> Stack:
-    """Starts the supervisor of a data directory and returns once it owns it; `follow_start` waits for the rest.
+    """Starts the supervisor of a data directory and returns once it owns it.
 
-    A detached supervisor outlives this process; one that is not ends with it.
+    `follow_start` waits for the rest. A detached supervisor outlives this process; one that is not
+    ends with it.
 
     Raises:
-        AlreadyRunning, StackError: the supervisor refused; the message says why.
+        AlreadyRunning: another stack runs there.
+        StackError: the supervisor refused; the message says why.
     """
     place = Home.at(home or os.environ.get("TESSERA_HOME") or DEFAULT_HOME)
     place.make()
@@ -242,16 +247,7 @@ async def launch(
     place.state_file.unlink(missing_ok=True)
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "devstack", str(place.root), "--ready", str(writing)]
-    with place.log_file("supervisor").open("ab") as log:
-        process = subprocess.Popen(
-            command if detached else [*command, "--die-with-parent"],
-            cwd=place.root,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
+    process = _spawn(command if detached else [*command, "--die-with-parent"], place, writing)
     os.close(writing)
     answer = (await asyncio.to_thread(_read_line, reading)).strip()
     if answer != "ok":
@@ -328,13 +324,26 @@ def _explain(processes: Sequence[ProcessState], timeout: float) -> str:
     return f"{first.name} is not healthy{also}: {problem}. Its log, {first.log}, ends with\n{tail}"
 
 
+def _spawn(command: Sequence[str], home: Home, ready: int) -> subprocess.Popen[bytes]:
+    with home.log_file("supervisor").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=home.root,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(ready,),
+            start_new_session=True,
+        )
+
+
 def _read_line(descriptor: int) -> str:
     with os.fdopen(descriptor) as file:
         return file.readline()
 
 
 def describe(state: StackState) -> dict[str, Any]:
-    """The state as `status --json` prints it; a supervisor that was killed could not say that it stopped."""
+    """The state as `status --json` prints it, also when the supervisor was killed."""
     home = Home.at(state.home)
     if lock.holder(home) is None and state.state is not StackPhase.STOPPED:
         state.state = StackPhase.STOPPED

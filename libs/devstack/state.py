@@ -8,14 +8,16 @@
   "supervisor": {"pid": 1, "started_at": "…Z", "rss_bytes": 1},
   "updated_at": "2026-11-23T06:00:00Z",
   "doors": {"s3": "http://127.0.0.1:1", "kafka": "127.0.0.1:2", "catalog": "127.0.0.1:3", …},
-  "files": {"admin_token": "…", "service_tokens": "…", "s3_credentials": "…", "clickhouse_credentials": "…"},
+  "files": {"admin_token": "…", "service_tokens": "…",
+            "s3_credentials": "…", "clickhouse_credentials": "…"},
   "processes": [{
     "name": "kafka", "kind": "engine",   engine | service
-    "state": "healthy",                  waiting | starting | healthy | unhealthy | restarting | stopping | stopped
+    "state": "healthy",                  waiting | starting | healthy | unhealthy |
+                                         restarting | stopping | stopped
     "pid": 1,                            null while it does not run
     "restarts": 0,                       starts after the first
     "started_at": "…Z", "ready_seconds": 0.4,
-    "rss_bytes": 1, "pss_bytes": 1,      of the process and its descendants; pss shares common pages fairly
+    "rss_bytes": 1, "pss_bytes": 1,      of the process and its descendants
     "doors": {"kafka": "127.0.0.1:2"}, "log": "/…/kafka.log",
     "message": "exited with signal 9"    the last thing that went wrong, or empty
   }]

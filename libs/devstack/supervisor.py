@@ -1,4 +1,4 @@
-"""The supervisor: owns every process of one data directory, and tells the world through `stack.json`."""
+"""The supervisor: owns the processes of one data directory and writes `stack.json`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WRITE_INTERVAL = 0.05
 
 
 class Supervisor:
-    """Runs the processes named in `run/desired.json` until it is told to stop (SIGTERM or SIGINT)."""
+    """Runs the processes named in `run/desired.json` until it is told to stop."""
 
     def __init__(self, home: Home, environment: Mapping[str, str]) -> None:
         self._home = home
@@ -153,7 +153,7 @@ class Supervisor:
             self._note()
 
     def _reap_adopted(self) -> None:
-        """Collects the exit of descendants whose own parent died; our children are waited for by their keepers."""
+        """Collects the exit of adopted descendants; keepers wait for our own children."""
         own = {keeper.state.pid for keeper in self._keepers.values()}
         for process in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ChildProcessError):

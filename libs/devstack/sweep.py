@@ -14,8 +14,8 @@ from devstack.home import Home
 def end_orphans(home: Home) -> list[int]:
     """Kills every process that carries this data directory's mark; returns their pids.
 
-    Only the holder of the directory's lock may call it, with no child of its own. The caller's ancestors are spared: a
-    process of the stack may itself have asked for a new one.
+    Only the holder of the directory's lock may call it, with no child of its own. The caller's
+    ancestors are spared: a process of the stack may itself have asked for a new one.
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     killed = []

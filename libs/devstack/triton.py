@@ -1,7 +1,7 @@
-"""The model runtime: `tritonserver` of the `nvidia-pytriton` wheel, with the Python backend and explicit model control.
+"""The model runtime: `tritonserver` with the Python backend and explicit model control.
 
-The wheel's server is 2.51.0, older than the fixes of several remote-execution flaws: it listens on loopback only, and
-only validated requests may reach it.
+It is the wheel `nvidia-pytriton`'s server, 2.51.0, older than the fixes of several
+remote-execution flaws: it listens on loopback only, and only validated requests may reach it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
 
 
 def shared_memory_prefix(home: Home) -> str:
-    """How this data directory's regions in shared memory are named, so that a sweep touches no other stack's."""
+    """The prefix of this data directory's shared memory: a sweep touches no other stack's."""
     return f"tessera_{hashlib.sha256(str(home.root).encode()).hexdigest()[:12]}_"
 
 
@@ -116,7 +116,7 @@ def _flags(server: Path, scratch: Path, ports: Mapping[str, int], region: str) -
 
 
 def _make_backends(server: Path, backends: Path) -> None:
-    """The wheel keeps the stubs of all Python versions apart; Triton wants one beside the backend."""
+    """Puts one stub beside the backend; the wheel keeps those of all Python versions apart."""
     target = backends / "python"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

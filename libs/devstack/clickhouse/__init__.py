@@ -1,6 +1,7 @@
-"""The analytics engine: chDB (ClickHouse in process, wheel `chdb-core`) behind ClickHouse's HTTP interface.
+"""The analytics engine: chDB, ClickHouse in process, behind ClickHouse's HTTP interface.
 
-This module describes the process to the supervisor; `python -m devstack.clickhouse` runs it.
+The engine is the wheel `chdb-core`. This module describes the process to the supervisor;
+`python -m devstack.clickhouse` runs it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _MEMORY_VARIABLE = "TESSERA_CLICKHOUSE_MEMORY_BYTES"
 def spec(home: Home, ports: Mapping[str, int], _: Credentials) -> ProcessSpec:
     """The process, with its data under `data/clickhouse`; it reads its own credentials file.
 
-    `TESSERA_CLICKHOUSE_MEMORY_BYTES` in the caller's environment limits the engine's memory (default 1.5 GiB).
+    `TESSERA_CLICKHOUSE_MEMORY_BYTES` in the caller's environment limits the engine's memory
+    (default 1.5 GiB).
     """
     if importlib.util.find_spec("chdb") is None:
         raise EngineMissing("ClickHouse is missing: install the extra `embedded` (chdb-core)")

@@ -97,7 +97,10 @@ class ClickHouseApp:
     async def _stream(
         self, envelope: Envelope, request: Request, output_format: str, response: Response
     ) -> None:
-        """Sends blocks as the engine makes them; the thread waits for the client, so little is held in memory."""
+        """Sends blocks as the engine makes them.
+
+        The engine's thread waits for the client, so that little is held in memory.
+        """
         loop = asyncio.get_running_loop()
 
         async def send_block(block: bytes) -> None:

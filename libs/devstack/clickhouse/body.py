@@ -1,4 +1,4 @@
-"""A request's body: decoded as it arrives, handed from the event loop to the thread that inserts it."""
+"""A request's body: decoded as it arrives, handed to the thread that inserts it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Body:
         return b"".join(parts)
 
     def chunks(self, first: bytes, size: int) -> Iterator[bytes]:
-        """`first` and then the rest of the body in chunks of about `size` bytes, for a thread outside the loop."""
+        """`first`, then the rest of the body in chunks of about `size` bytes.
+
+        For a thread outside the event loop, which it blocks.
+        """
         if first:
             yield first
         while not self.complete:

@@ -97,26 +97,27 @@ class Encoder:
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
-        self._gzip = None
-        if encoding in ("gzip", "deflate"):
-            self._gzip = zlib.compressobj(3, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+        stream = zlib.compressobj(3, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+        encoders: dict[str, Callable[[bytes], bytes]] = {
+            "gzip": stream.compress,
+            "deflate": stream.compress,
+            "lz4": lz4.frame.compress,
+            "zstd": lambda chunk: zstd.compress(chunk, 1),
+        }
+        self._encode = encoders[encoding]
+        self._flush = stream.flush if encoding in ("gzip", "deflate") else bytes
 
     def encode(self, chunk: bytes) -> bytes:
         """The bytes to send for `chunk`; lz4 and zstd make a frame of each."""
-        if self.encoding == "lz4":
-            return bytes(lz4.frame.compress(chunk))
-        if self.encoding == "zstd":
-            return zstd.compress(chunk, 1)
-        assert self._gzip is not None  # noqa: S101 - the constructor made it for every other encoding
-        return self._gzip.compress(chunk)
+        return self._encode(chunk)
 
     def finish(self) -> bytes:
         """The last bytes of the answer."""
-        return self._gzip.flush() if self._gzip else b""
+        return self._flush()
 
 
 def choose_encoding(accepted: str) -> str | None:
-    """The first encoding of an Accept-Encoding header that is cheap to make; None to send data as it is."""
+    """The first encoding of an Accept-Encoding header that is cheap to make, if any."""
     offered = [part.split(";")[0].strip().lower() for part in accepted.split(",")]
     return next((name for name in offered if name in ("lz4", "zstd", "gzip", "deflate")), None)
 

@@ -27,7 +27,7 @@ _SERVER = {
 
 
 def write_configuration(directory: Path, memory_bytes: int) -> Path:
-    """Writes the server configuration for an engine that may use `memory_bytes`; returns its path."""
+    """Writes the configuration of an engine that may use `memory_bytes`; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
     spill = directory / "spill"
     spill.mkdir(exist_ok=True)
@@ -39,7 +39,10 @@ def write_configuration(directory: Path, memory_bytes: int) -> Path:
 
 
 def base_settings(memory_bytes: int, cores: int) -> dict[str, str]:
-    """Settings of every query that does not set them itself; large sorts and groupings go to disk."""
+    """Settings of every query that does not set them itself.
+
+    Large sorts and groupings go to disk.
+    """
     per_query = memory_bytes * 3 // 4
     return {
         # chDB starts as a local tool; these make it behave as the server does.

@@ -1,4 +1,4 @@
-"""ClickHouse's exceptions on its HTTP interface: code, name, text and the HTTP status that goes with them."""
+"""ClickHouse's exceptions on its HTTP interface: code, name, text and HTTP status."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class QueryError(Exception):
 
     @classmethod
     def of_engine(cls, error: Exception) -> QueryError:
-        """The engine's error; chDB puts words of its own before ClickHouse's text, which are dropped."""
+        """The engine's error, without the words that chDB puts before ClickHouse's text."""
         text = str(error)
         found = _CODE.search(text)
         if found is None:

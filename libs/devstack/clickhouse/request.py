@@ -13,13 +13,14 @@ from urllib.parse import parse_qsl
 from devstack.clickhouse.errors import AUTHENTICATION_FAILED, NOT_IMPLEMENTED, QueryError
 from devstack.secrets import Credentials
 
-# Parameters of the HTTP interface that are no settings of the engine (HTTPHandler.cpp), and settings that only concern
-# the interface and are answered here.
+# Parameters of the HTTP interface that are no settings of the engine (HTTPHandler.cpp), and
+# settings that only concern the interface and are answered here.
 _INTERFACE = frozenset(
     {
-        "query", "user", "password", "database", "default_format", "query_id", "quota_key", "role", "stacktrace",
-        "session_id", "session_timeout", "session_check", "wait_end_of_query", "buffer_size", "compress", "decompress",
-        "client_protocol_version", "enable_http_compression", "http_zlib_compression_level", "add_http_cors_header",
+        "query", "user", "password", "database", "default_format", "query_id", "quota_key", "role",
+        "session_id", "session_timeout", "session_check", "wait_end_of_query", "buffer_size",
+        "compress", "decompress", "client_protocol_version", "enable_http_compression",
+        "http_zlib_compression_level", "add_http_cors_header", "stacktrace",
         "send_progress_in_http_headers", "http_headers_progress_interval_ms", "close_session",
         "cancel_http_readonly_queries_on_client_close", "readonly", "http_wait_end_of_query",
     }
@@ -41,7 +42,7 @@ class Envelope:
     session_seconds: float
     readonly: bool
     whole: bool
-    """Answer only when the query has ended (`wait_end_of_query`), so that an error is always a status."""
+    """Answer only when the query has ended (`wait_end_of_query`): an error is always a status."""
     accepted_encoding: str
     content_encoding: str
     content_type: str
@@ -102,7 +103,7 @@ def authenticate(query_string: bytes, headers: Mapping[str, str], credentials: C
         raise QueryError.own(
             AUTHENTICATION_FAILED,
             "AUTHENTICATION_FAILED",
-            f"{user}: Authentication failed: password is incorrect, or there is no user with such name",
+            f"{user}: Authentication failed: password is incorrect or there is no such user",
         )
 
 

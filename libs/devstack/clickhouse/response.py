@@ -26,6 +26,10 @@ _CONTENT_TYPES = {
     "ArrowStream": "application/octet-stream",
     "Parquet": "application/octet-stream",
 }
+_SUMMARY = (
+    "read_rows", "read_bytes", "written_rows", "written_bytes", "total_rows_to_read",
+    "result_rows", "result_bytes", "elapsed_ns",
+)  # fmt: skip
 VERSION_SUFFIX = " (version 26.9.2.1 (official build))"
 
 
@@ -71,7 +75,11 @@ class Response:
         await self._send({"type": "http.response.body", "body": rest})
 
     async def error(self, error: QueryError) -> None:
-        """Sends an error: as a status where nothing was sent yet, else in the body, marked with the exception tag."""
+        """Sends an error.
+
+        It is a status where nothing was sent yet, else part of the body, marked with the exception
+        tag.
+        """
         text = f"{error}{VERSION_SUFFIX}\n".encode()
         if self.started:
             marked = f"{len(text)} {self._tag}\r\n__exception__\r\n".encode()
@@ -91,9 +99,7 @@ class Response:
         self._encoder = Encoder(encoding) if encoding else None
 
     def _describe(self, output_format: str, summary: Mapping[str, int]) -> dict[str, str]:
-        names = ("read_rows", "read_bytes", "written_rows", "written_bytes", "total_rows_to_read")
-        names += ("result_rows", "result_bytes", "elapsed_ns")
-        known = {name: str(summary.get(name, 0)) for name in names}
+        known = {name: str(summary.get(name, 0)) for name in _SUMMARY}
         headers = {
             "Content-Type": _CONTENT_TYPES.get(output_format, "text/plain; charset=UTF-8"),
             "X-ClickHouse-Format": output_format,

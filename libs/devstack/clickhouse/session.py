@@ -1,4 +1,4 @@
-"""One chDB connection: its database and settings are brought to what each request asks for, and nothing leaks."""
+"""One chDB connection, brought to the database and settings of each request; nothing leaks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Request:
     default_format: str
     readonly: bool
     keeps: bool = False
-    """What the statement leaves on the connection stays there, for it belongs to a named session."""
+    """What the statement leaves on the connection stays there, for a named session."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        self._connection = chdb.connect(self._target)
+        self._connection: Any = chdb.connect(self._target)
         self._database = "default"
         self._settings: dict[str, str] = {}
         self._connection.query(_set_statement(self._base))

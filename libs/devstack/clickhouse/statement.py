@@ -1,6 +1,7 @@
-"""Reads as much of a statement as HTTP needs: where an INSERT's data begins, and which format is asked for.
+"""Reads as much of a statement as HTTP needs: where an INSERT's data begins, which format.
 
-The engine parses SQL; this only walks over its tokens, so that quotes, comments and brackets are not mistaken.
+The engine parses SQL; this only walks over its tokens, so that quotes, comments and brackets are
+not mistaken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threads that run statements: a bounded pool for all, and one thread for each named session that keeps something."""
+"""Threads that run statements: a bounded pool, and one per named session that keeps something."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Workers:
             QueryError: too many jobs wait already.
         """
         loop = asyncio.get_running_loop()
-        item = _Job(job, loop, loop.create_future())
+        future: asyncio.Future[Result] = loop.create_future()
+        item = _Job(job, loop, future)
         jobs = self._jobs
         if session is not None and (keeps or session in self._sessions):
             jobs = self._named(session, timeout)
@@ -77,7 +78,7 @@ class Workers:
                 "TOO_MANY_SIMULTANEOUS_QUERIES",
                 f"Too many simultaneous queries: {jobs.maxsize} wait already",
             ) from None
-        return await item.future
+        return await future
 
     def close(self) -> None:
         """Ends the threads after the jobs that run now, and closes every connection."""
