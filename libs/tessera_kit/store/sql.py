@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event as sqlalchemy_event
@@ -58,19 +58,19 @@ class Database:
         if self.dialect == "sqlite":
             self.file: Path | None = _sqlite_file(url)
             self.engine = _sqlite_engine(url, writer=True)
-            self._reader = _sqlite_engine(url, writer=False)
+            self.reader = _sqlite_engine(url, writer=False)
         elif self.dialect == "postgresql":
             self.file = None
             self.engine = create_async_engine(
                 url, pool_size=_POSTGRES_CONNECTIONS, pool_pre_ping=True
             )
-            self._reader = self.engine.execution_options(postgresql_readonly=True)
+            self.reader = self.engine.execution_options(postgresql_readonly=True)
         else:
             raise ConfigError(
                 f"the database must be sqlite+aiosqlite or postgresql+asyncpg, not {self.dialect}"
             )
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
-            self._reader, expire_on_commit=False
+            self.reader, expire_on_commit=False
         )
         """Read-only sessions: `async with database.sessions() as session`."""
         self.writers: async_sessionmaker[AsyncSession] = async_sessionmaker(
@@ -86,14 +86,14 @@ class Database:
         Raises:
             sqlalchemy.exc.SQLAlchemyError: It does not.
         """
-        async with self._reader.connect() as connection:
+        async with self.reader.connect() as connection:
             await connection.execute(sa.text("SELECT 1"))
 
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
-        if self._reader is not self.engine:
-            await self._reader.dispose()
+        if self.reader is not self.engine:
+            await self.reader.dispose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,30 +141,22 @@ class UnitOfWork:
         """
         self._records.append(checked_record(event, self._registry))
 
-    async def claim_event(self, consumer_group: str, event_id: str) -> bool:
-        """Note in this transaction that a group handles an event; False when it did so before.
+    async def claim_events(self, consumer_group: str, event_ids: Sequence[str]) -> set[str]:
+        """Note in this transaction that a group handles events, given without repetition.
 
-        A second claim waits for a first one that is still open, and is then refused or granted by
-        its outcome.
+        Returns those that it did not handle before. A claim of an event that another open
+        transaction has claimed waits for that one's outcome.
         """
         insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
-        result = await self.session.execute(
-            insert(INBOX).on_conflict_do_nothing(),
-            {
-                "consumer_group": consumer_group,
-                "event_id": event_id,
-                "handled_at": int(time.time()),
-            },
+        now = int(time.time())
+        claimed = await self.session.scalars(
+            insert(INBOX).on_conflict_do_nothing().returning(INBOX.c.event_id),
+            [
+                {"consumer_group": consumer_group, "event_id": event_id, "handled_at": now}
+                for event_id in event_ids
+            ],
         )
-        return cast("sa.CursorResult[Any]", result).rowcount > 0
-
-    async def forget_events(self, consumer_group: str, before: float) -> None:
-        """Drop the notes of events that a group handled before a time in Unix seconds."""
-        await self.session.execute(
-            sa.delete(INBOX).where(
-                INBOX.c.consumer_group == consumer_group, INBOX.c.handled_at < int(before)
-            )
-        )
+        return set(claimed)
 
     async def commit(self) -> None:
         """Store everything. The block may go on with a new transaction."""

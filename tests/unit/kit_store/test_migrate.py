@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+
 from tessera_kit.bus.tables import outbox_tables
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.migrate import migrate_folder

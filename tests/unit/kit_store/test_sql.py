@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 from sqlalchemy.exc import OperationalError
+
 from tessera_kit.bus.envelope import from_record
 from tessera_kit.bus.event import Event, new_event
 from tessera_kit.bus.tables import OUTBOX, outbox_tables
@@ -93,29 +94,25 @@ async def test_one_unit_of_work_may_commit_more_than_once(database: Database) ->
 
 async def test_an_event_is_claimed_once_per_group(database: Database) -> None:
     async with UnitOfWork(database, REGISTRY) as uow:
-        assert await uow.claim_event("g", "e1")
+        assert await uow.claim_events("g", ["e1", "e3"]) == {"e1", "e3"}
         await uow.commit()
     async with UnitOfWork(database, REGISTRY) as uow:
-        assert not await uow.claim_event("g", "e1")
-        assert await uow.claim_event("h", "e1")
-        assert await uow.claim_event("g", "e2")
+        assert await uow.claim_events("g", ["e1", "e2", "e3"]) == {"e2"}
+        assert await uow.claim_events("h", ["e1"]) == {"e1"}
+
+
+async def test_many_events_are_claimed_at_once(database: Database) -> None:
+    ids = [f"e{n}" for n in range(2500)]
+    async with UnitOfWork(database, REGISTRY) as uow:
+        assert await uow.claim_events("g", ids[::2]) == set(ids[::2])
+        assert await uow.claim_events("g", ids) == set(ids[1::2])
+        await uow.commit()
 
 
 async def test_a_claim_that_was_rolled_back_is_free_again(database: Database) -> None:
-    async with UnitOfWork(database, REGISTRY) as uow:
-        assert await uow.claim_event("g", "e1")
-    async with UnitOfWork(database, REGISTRY) as uow:
-        assert await uow.claim_event("g", "e1")
-
-
-async def test_old_claims_are_forgotten_by_group(database: Database) -> None:
-    async with UnitOfWork(database, REGISTRY) as uow:
-        await uow.claim_event("g", "e1")
-        await uow.claim_event("h", "e1")
-        await uow.forget_events("g", before=2**40)
-        await uow.commit()
-        assert await uow.claim_event("g", "e1")
-        assert not await uow.claim_event("h", "e1")
+    for _ in range(2):
+        async with UnitOfWork(database, REGISTRY) as uow:
+            assert await uow.claim_events("g", ["e1"]) == {"e1"}
 
 
 async def test_read_then_write_by_many_at_once_never_fails_or_loses(database: Database) -> None:
