@@ -1,0 +1,1 @@
+"""The tracking service: experiments, runs, parameters, metrics with history, tags and artifacts."""

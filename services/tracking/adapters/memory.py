@@ -1,0 +1,266 @@
+"""The ports in memory: for tests, and as the plainest statement of what each one promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import cmp_to_key
+from typing import Any
+
+from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.experiment import Experiment
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.metrics import Point, latest_points, rank
+from services.tracking.domain.run import DatasetInput, Run, RunInfo
+from services.tracking.domain.search.evaluate import (
+    Values,
+    experiment_values,
+    matches,
+    run_values,
+)
+from services.tracking.domain.search.paging import Position, position_after
+from services.tracking.domain.search.syntax import OrderKey
+from services.tracking.errors import ExperimentNameTaken
+from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery
+from tessera_kit.bus.event import Event
+
+__all__ = ["InMemoryStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Everything that is stored; values are never changed in place, so a copy is shallow."""
+
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    points: dict[tuple[str, str], frozenset[Point]] = field(default_factory=dict)
+    requests: dict[RequestKey, str] = field(default_factory=dict)
+
+    def copy(self) -> _State:
+        return _State(
+            dict(self.experiments), dict(self.runs), dict(self.points), dict(self.requests)
+        )
+
+
+class InMemoryStore:
+    """The store as dictionaries; `told` holds the events of committed works, in order."""
+
+    def __init__(self) -> None:
+        self._state = _State()
+        self._writer = asyncio.Lock()
+        self.told: list[Event] = []
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[InMemoryWork]:
+        """Look at the last commit."""
+        yield InMemoryWork(self, self._state)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[InMemoryWork]:
+        """Begin a transaction; one runs at a time."""
+        async with self._writer:
+            yield InMemoryWork(self, self._state.copy())
+
+    def keep(self, state: _State, events: list[Event]) -> None:
+        """Make a work's state the stored one."""
+        self._state = state.copy()
+        self.told += events
+
+
+class InMemoryWork:
+    """A view of a state, and a transaction on it."""
+
+    def __init__(self, store: InMemoryStore, state: _State) -> None:
+        self._store = store
+        self._state = state
+        self._events: list[Event] = []
+        self.experiments = _Experiments(state)
+        self.runs = _Runs(state)
+        self.metrics = _Metrics(state)
+
+    async def result_of(self, request: RequestKey) -> str | None:
+        """Return the id of what a request created."""
+        return self._state.requests.get(request)
+
+    async def claim(self, request: RequestKey, resource_id: str) -> str | None:
+        """Note that a request creates a resource."""
+        known = self._state.requests.setdefault(request, resource_id)
+        return None if known == resource_id else known
+
+    def publish(self, event: Event) -> None:
+        """Tell an event with the commit."""
+        self._events.append(event)
+
+    async def commit(self) -> None:
+        """Make what was written the stored state."""
+        self._store.keep(self._state, self._events)
+        self._events = []
+
+
+class _Experiments:
+    def __init__(self, state: _State) -> None:
+        self._all = state.experiments
+
+    async def get(self, experiment_id: str) -> Experiment | None:
+        return self._all.get(experiment_id)
+
+    async def by_name(self, name: str) -> Experiment | None:
+        return next((one for one in self._all.values() if one.name == name), None)
+
+    async def find(self, query: ExperimentQuery) -> list[Experiment]:
+        items = [
+            _Item(experiment_values(one), one.created_at, one.experiment_id, one)
+            for one in self._all.values()
+            if one.stage is query.stage
+        ]
+        return [item.thing for item in _page(items, query)]
+
+    async def lock(self, experiment_id: str, *, shared: bool = False) -> Experiment | None:
+        return self._all.get(experiment_id)
+
+    async def add(self, experiment: Experiment) -> None:
+        await self.put(experiment)
+
+    async def put(self, experiment: Experiment) -> None:
+        other = await self.by_name(experiment.name)
+        if other is not None and other.experiment_id != experiment.experiment_id:
+            raise ExperimentNameTaken(experiment.name)
+        self._all[experiment.experiment_id] = experiment
+
+
+class _Runs:
+    def __init__(self, state: _State) -> None:
+        self._all = state.runs
+
+    async def get(self, run_id: str) -> Run | None:
+        return self._all.get(run_id)
+
+    async def info(self, run_id: str) -> RunInfo | None:
+        run = self._all.get(run_id)
+        return None if run is None else run.info
+
+    async def find(self, query: RunQuery) -> list[Run]:
+        items = [
+            _Item(run_values(run), run.info.started_at, run.info.run_id, run)
+            for run in self._all.values()
+            if run.info.experiment_id in query.experiment_ids and run.info.stage is query.stage
+        ]
+        return [item.thing for item in _page(items, query)]
+
+    async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
+        return {run_id: self._all[run_id].info for run_id in run_ids if run_id in self._all}
+
+    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        self._all[run.run_id] = Run(run, tags=_sorted(tags))
+
+    async def put(self, run: RunInfo) -> None:
+        self._all[run.run_id] = replace(self._all[run.run_id], info=run)
+
+    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
+        deleting = stage is LifecycleStage.DELETED
+        for run in list(self._all.values()):
+            info = run.info
+            if info.experiment_id != experiment_id or info.stage is stage:
+                continue
+            if deleting or info.deleted_with_experiment:
+                await self.put(replace(info, stage=stage, deleted_with_experiment=deleting))
+
+    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
+        runs = {batch.run_id: self._all[batch.run_id] for batch in batches}
+        return {
+            run_id: Known(dict(run.params), dict(run.tags), set(run.inputs))
+            for run_id, run in runs.items()
+        }
+
+    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
+        for run_id, entries in news.items():
+            for entry in entries:
+                run = self._all[run_id]
+                self._all[run_id] = replace(
+                    run,
+                    params=_sorted({**run.params, **entry.params}),
+                    tags=_sorted({**run.tags, **entry.tags}),
+                    inputs=_inputs([*run.inputs, *entry.inputs]),
+                )
+
+
+class _Metrics:
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
+        for run_id, added in points.items():
+            by_key: dict[str, list[Point]] = {}
+            for point in added:
+                by_key.setdefault(point.key, []).append(point)
+            for key, those in by_key.items():
+                at = (run_id, key)
+                # One NaN per step and time, as NaN differs from itself.
+                known = {_identity(one): one for one in self._state.points.get(at, ())}
+                known.update((_identity(one), one) for one in those)
+                self._state.points[at] = frozenset(known.values())
+            run = self._state.runs[run_id]
+            latest = latest_points([*run.metrics.values(), *added])
+            self._state.runs[run_id] = replace(run, metrics=dict(sorted(latest.items())))
+
+    async def history(
+        self, run_id: str, key: str, *, after: Point | None, limit: int
+    ) -> list[Point]:
+        points = sorted(self._state.points.get((run_id, key), ()), key=_identity)
+        if after is not None:
+            points = [point for point in points if _identity(point) > _identity(after)]
+        return points[:limit]
+
+
+def _identity(point: Point) -> tuple[int, int, bool, float]:
+    step, timestamp, is_number, value = rank(point)
+    return step, timestamp, not is_number, value
+
+
+def _sorted(pairs: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(pairs.items()))
+
+
+def _inputs(inputs: Sequence[DatasetInput]) -> tuple[DatasetInput, ...]:
+    return tuple(sorted(set(inputs)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    values: Values
+    time: int
+    id: str
+    thing: Any
+
+
+def _page(items: Sequence[_Item], query: ExperimentQuery | RunQuery) -> list[_Item]:
+    found = [
+        (position_after(item.values, query.order, time=item.time, identifier=item.id), item)
+        for item in items
+        if matches(item.values, query.filter)
+    ]
+    compare = _comparison(query.order)
+    by_position = cmp_to_key(compare)
+    found.sort(key=lambda pair: by_position(pair[0]))
+    after = query.after
+    if after is not None:
+        found = [(position, item) for position, item in found if compare(position, after) > 0]
+    return [item for _, item in found[: query.limit]]
+
+
+def _comparison(order: Sequence[OrderKey]) -> Callable[[Position, Position], int]:
+    def compare(one: Position, other: Position) -> int:
+        for key, (rank_one, value), (rank_other, other_value) in zip(
+            order, one.places, other.places, strict=True
+        ):
+            if rank_one != rank_other:
+                return rank_one - rank_other
+            if rank_one == 0 and value != other_value:
+                less = value < other_value  # type: ignore[operator]
+                return 1 if less is key.descending else -1
+        newer = (other.time, other.id), (one.time, one.id)
+        return (newer[0] > newer[1]) - (newer[0] < newer[1])
+
+    return compare

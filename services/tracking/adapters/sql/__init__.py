@@ -1,0 +1,1 @@
+"""The store in SQL: SQLite in the embedded profile, PostgreSQL in the cluster's."""

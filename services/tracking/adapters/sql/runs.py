@@ -1,0 +1,232 @@
+"""Runs in SQL, with their parameters, tags, inputs and latest metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.tracking.adapters.sql.bulk import insert_rows
+from services.tracking.adapters.sql.metrics import point_of
+from services.tracking.adapters.sql.search import RunSearch
+from services.tracking.adapters.sql.tables import (
+    LATEST_METRICS,
+    RUN_INPUTS,
+    RUN_PARAMS,
+    RUN_TAGS,
+    RUNS,
+)
+from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import DatasetInput, Run, RunInfo, RunStatus
+from services.tracking.ports import RunQuery
+
+__all__ = ["SqlRuns"]
+
+# SQLite takes at most 32,766 parameters in a statement, and plans long lists no better.
+_LIST = 500
+
+
+class SqlRuns:
+    """The run store in the transaction of a session.
+
+    Args:
+        session: The transaction.
+        numbers: Filled with the numbers of the runs that the session locked, by run id.
+    """
+
+    def __init__(self, session: AsyncSession, numbers: dict[str, int]) -> None:
+        self._session = session
+        self._numbers = numbers
+
+    async def get(self, run_id: str) -> Run | None:
+        """Return the run with all that was logged; None when there is none."""
+        row = (await self._session.execute(_SELECT.where(RUNS.c.run_id == run_id))).first()
+        return None if row is None else (await self._with_data([row]))[0]
+
+    async def info(self, run_id: str) -> RunInfo | None:
+        """Return the run itself; None when there is none."""
+        row = (await self._session.execute(_SELECT.where(RUNS.c.run_id == run_id))).first()
+        return None if row is None else _info(row)
+
+    async def find(self, query: RunQuery) -> list[Run]:
+        """Return runs in order."""
+        search = RunSearch(self._session.get_bind().dialect.name)
+        rows = (await self._session.execute(search.statement(_SELECT, query))).all()
+        return await self._with_data(rows)
+
+    async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
+        """Return the runs that there are, held until the transaction ends."""
+        statement = _SELECT.where(RUNS.c.run_id.in_(sorted(run_ids)))
+        rows = await self._session.execute(statement.order_by(RUNS.c.run_no).with_for_update())
+        found: dict[str, RunInfo] = {}
+        for row in rows:
+            self._numbers[row.run_id] = row.run_no
+            found[row.run_id] = _info(row)
+        return found
+
+    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        """Store a new run."""
+        result = await self._session.execute(
+            sa.insert(RUNS).values(_row(run)).returning(RUNS.c.run_no)
+        )
+        self._numbers[run.run_id] = result.scalar_one()
+        await self.log({run.run_id: [News({}, tags, ())]})
+
+    async def put(self, run: RunInfo) -> None:
+        """Store the new state of a locked run."""
+        await self._session.execute(
+            sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_row(run))
+        )
+
+    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
+        """Delete the active runs of a locked experiment, or restore those deleted with it."""
+        deleting = stage is LifecycleStage.DELETED
+        statement = sa.update(RUNS).where(
+            RUNS.c.experiment_id == experiment_id, RUNS.c.stage != str(stage)
+        )
+        if not deleting:
+            statement = statement.where(RUNS.c.deleted_with_experiment)
+        await self._session.execute(
+            statement.values(stage=str(stage), deleted_with_experiment=deleting)
+        )
+
+    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
+        """Return what locked runs have of what batches name."""
+        known = {batch.run_id: Known() for batch in batches}
+        run_ids = {self._numbers[run_id]: run_id for run_id in known}
+        params = [(self._numbers[b.run_id], key) for b in batches for key in b.params]
+        tags = [(self._numbers[b.run_id], key) for b in batches for key in b.tags]
+        for run_no, key, value in await self._pairs(RUN_PARAMS, params):
+            known[run_ids[run_no]].params[key] = value
+        for run_no, key, value in await self._pairs(RUN_TAGS, tags):
+            known[run_ids[run_no]].tags[key] = value
+        with_inputs = {self._numbers[b.run_id] for b in batches if b.inputs}
+        for run_no, *values in await self._rows_of(RUN_INPUTS, sorted(with_inputs)):
+            known[run_ids[run_no]].inputs.add(DatasetInput(*values))
+        return known
+
+    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
+        """Store what is new to locked runs."""
+        connection = await self._session.connection()
+        params: dict[tuple[int, str], str] = {}
+        tags: dict[tuple[int, str], str] = {}
+        inputs: set[tuple[Any, ...]] = set()
+        for run_id, entries in news.items():
+            run_no = self._numbers[run_id]
+            for entry in entries:
+                params.update(((run_no, key), value) for key, value in entry.params.items())
+                tags.update(((run_no, key), value) for key, value in entry.tags.items())
+                inputs.update((run_no, *one) for one in entry.inputs)
+        columns = ("run_no", "key", "value")
+        await insert_rows(connection, RUN_PARAMS, columns, _pairs(params), suffix="")
+        await insert_rows(
+            connection,
+            RUN_TAGS,
+            columns,
+            _pairs(tags),
+            suffix="ON CONFLICT (run_no, key) DO UPDATE SET value = excluded.value",
+        )
+        await insert_rows(
+            connection,
+            RUN_INPUTS,
+            ("run_no", "name", "digest", "context"),
+            sorted(inputs),
+            suffix="",
+        )
+
+    async def _pairs(self, table: sa.Table, wanted: Sequence[tuple[int, str]]) -> list[Any]:
+        rows: list[Any] = []
+        # A row may lie under a key that another run asked for; the caller keeps what it named.
+        for at in range(0, len(wanted), _LIST):
+            part = wanted[at : at + _LIST]
+            statement = sa.select(table).where(
+                table.c.run_no.in_(sorted({run_no for run_no, _ in part})),
+                table.c.key.in_(sorted({key for _, key in part})),
+            )
+            rows += await self._session.execute(statement)
+        return rows
+
+    async def _rows_of(self, table: sa.Table, run_numbers: Sequence[int]) -> list[Any]:
+        rows: list[Any] = []
+        for at in range(0, len(run_numbers), _LIST):
+            statement = sa.select(table).where(table.c.run_no.in_(run_numbers[at : at + _LIST]))
+            rows += await self._session.execute(statement.order_by(*list(table.c)[1:]))
+        return rows
+
+    async def _with_data(self, rows: Sequence[Any]) -> list[Run]:
+        numbers = [row.run_no for row in rows]
+        params: dict[int, dict[str, str]] = {number: {} for number in numbers}
+        tags: dict[int, dict[str, str]] = {number: {} for number in numbers}
+        metrics: dict[int, dict[str, Point]] = {number: {} for number in numbers}
+        inputs: dict[int, list[DatasetInput]] = {number: [] for number in numbers}
+        for run_no, key, value in await self._rows_of(RUN_PARAMS, numbers):
+            params[run_no][key] = value
+        for run_no, key, value in await self._rows_of(RUN_TAGS, numbers):
+            tags[run_no][key] = value
+        for run_no, key, *point in await self._metrics_of(numbers):
+            metrics[run_no][key] = point_of(key, *point)
+        for run_no, *values in await self._rows_of(RUN_INPUTS, numbers):
+            inputs[run_no].append(DatasetInput(*values))
+        return [
+            Run(_info(row), params[no], metrics[no], tags[no], tuple(inputs[no]))
+            for row, no in zip(rows, numbers, strict=True)
+        ]
+
+    async def _metrics_of(self, run_numbers: Sequence[int]) -> list[Any]:
+        latest = LATEST_METRICS.c
+        columns = (
+            latest.run_no,
+            latest.key,
+            latest.step,
+            latest.timestamp,
+            latest.is_nan,
+            latest.value,
+        )
+        rows: list[Any] = []
+        for at in range(0, len(run_numbers), _LIST):
+            statement = sa.select(*columns).where(latest.run_no.in_(run_numbers[at : at + _LIST]))
+            rows += await self._session.execute(statement.order_by(latest.key))
+        return rows
+
+
+_SELECT = sa.select(RUNS)
+
+
+def _pairs(values: Mapping[tuple[int, str], str]) -> list[tuple[int, str, str]]:
+    return sorted((run_no, key, value) for (run_no, key), value in values.items())
+
+
+def _row(run: RunInfo) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "experiment_id": run.experiment_id,
+        "name": run.name,
+        "status": str(run.status),
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "artifact_location": run.artifact_location,
+        "stage": str(run.stage),
+        "deleted_with_experiment": run.deleted_with_experiment,
+        "created_by": run.created_by,
+        "etag": run.etag,
+    }
+
+
+def _info(row: Any) -> RunInfo:
+    return RunInfo(
+        run_id=row.run_id,
+        experiment_id=row.experiment_id,
+        name=row.name,
+        status=RunStatus(row.status),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        artifact_location=row.artifact_location,
+        stage=LifecycleStage(row.stage),
+        deleted_with_experiment=bool(row.deleted_with_experiment),
+        created_by=row.created_by,
+        etag=row.etag,
+    )

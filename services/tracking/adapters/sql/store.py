@@ -1,0 +1,93 @@
+"""The store in SQL: views are read-only sessions, works are units of work with the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.tracking.adapters.sql.experiments import SqlExperiments
+from services.tracking.adapters.sql.metrics import SqlMetrics
+from services.tracking.adapters.sql.runs import SqlRuns
+from services.tracking.adapters.sql.tables import REQUESTS
+from services.tracking.ports import RequestKey
+from tessera_kit.bus.event import Event
+from tessera_kit.store.sql import Database, UnitOfWork
+
+__all__ = ["SqlStore"]
+
+
+class SqlStore:
+    """The store in one database.
+
+    Args:
+        database: The database; its tables are made by the service's migrations.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[SqlView]:
+        """Look at the store in a read-only transaction."""
+        async with self._database.sessions() as session:
+            yield SqlView(session)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[SqlWork]:
+        """Begin a transaction."""
+        async with UnitOfWork(self._database) as unit:
+            yield SqlWork(unit)
+
+
+class SqlView:
+    """A look at the store through a session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        numbers: dict[str, int] = {}
+        self.experiments = SqlExperiments(session)
+        self.runs = SqlRuns(session, numbers)
+        self.metrics = SqlMetrics(session, numbers)
+
+    async def result_of(self, request: RequestKey) -> str | None:
+        """Return the id of what a request created; None when it created nothing yet."""
+        statement = sa.select(REQUESTS.c.resource_id).where(
+            REQUESTS.c.principal == request.principal,
+            REQUESTS.c.method == request.method,
+            REQUESTS.c.request_id == request.request_id,
+        )
+        return (await self._session.execute(statement)).scalar_one_or_none()
+
+
+class SqlWork(SqlView):
+    """A transaction."""
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        super().__init__(unit.session)
+        self._unit = unit
+
+    async def claim(self, request: RequestKey, resource_id: str) -> str | None:
+        """Note that a request creates a resource; return what it created before."""
+        connection = await self._session.connection()
+        result = await connection.exec_driver_sql(
+            _CLAIM[connection.dialect.name],
+            (request.principal, request.method, request.request_id, resource_id),
+        )
+        return None if result.rowcount else await self.result_of(request)
+
+    def publish(self, event: Event) -> None:
+        """Tell an event when, and only when, this work commits."""
+        self._unit.publish(event)
+
+    async def commit(self) -> None:
+        """Store everything."""
+        await self._unit.commit()
+
+
+_CLAIM = {
+    "sqlite": "INSERT INTO requests VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    "postgresql": "INSERT INTO requests VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+}

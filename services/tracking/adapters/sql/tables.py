@@ -1,0 +1,134 @@
+"""The tables of tracking's database, as the newest migration leaves them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from tessera_kit.bus.tables import outbox_tables
+
+__all__ = [
+    "EXPERIMENTS",
+    "EXPERIMENT_TAGS",
+    "LATEST_METRICS",
+    "METADATA",
+    "METRIC_POINTS",
+    "REQUESTS",
+    "RUNS",
+    "RUN_INPUTS",
+    "RUN_PARAMS",
+    "RUN_TAGS",
+]
+
+METADATA = sa.MetaData()
+outbox_tables(METADATA)
+
+# Texts order by their bytes on both databases, as they do in Python.
+_Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+# SQLite counts up by itself only for the exact type INTEGER.
+_Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+EXPERIMENTS = sa.Table(
+    "experiments",
+    METADATA,
+    sa.Column("experiment_id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False, unique=True),
+    sa.Column("artifact_location", _Text, nullable=False),
+    sa.Column("stage", _Text, nullable=False),
+    sa.Column("created_by", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("etag", _Text, nullable=False),
+    sa.Index("ix_experiments_created", "stage", "created_at", "experiment_id"),
+)
+
+EXPERIMENT_TAGS = sa.Table(
+    "experiment_tags",
+    METADATA,
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), primary_key=True),
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+RUNS = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("run_no", _Number, primary_key=True, autoincrement=True),
+    sa.Column("run_id", _Text, nullable=False, unique=True),
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), nullable=False),
+    sa.Column("name", _Text, nullable=False),
+    sa.Column("status", _Text, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger, nullable=True),
+    sa.Column("artifact_location", _Text, nullable=False),
+    sa.Column("stage", _Text, nullable=False),
+    sa.Column("deleted_with_experiment", sa.Boolean, nullable=False),
+    sa.Column("created_by", _Text, nullable=False),
+    sa.Column("etag", _Text, nullable=False),
+    sa.Index("ix_runs_started", "experiment_id", "stage", "started_at", "run_id"),
+)
+"""`run_no` joins a run to its rows: shorter than its id, and rows of one run lie together."""
+
+
+def _of_run(name: str, *columns: sa.Column[str]) -> sa.Table:
+    number = sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), primary_key=True)
+    return sa.Table(name, METADATA, number, *columns, sqlite_with_rowid=False)
+
+
+RUN_PARAMS = _of_run(
+    "run_params",
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)
+RUN_TAGS = _of_run(
+    "run_tags",
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)
+RUN_INPUTS = _of_run(
+    "run_inputs",
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("digest", _Text, primary_key=True),
+    sa.Column("context", _Text, primary_key=True),
+)
+
+LATEST_METRICS = sa.Table(
+    "latest_metrics",
+    METADATA,
+    sa.Column("metric_no", _Number, primary_key=True, autoincrement=True),
+    sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), nullable=False),
+    sa.Column("key", _Text, nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.Column("is_nan", sa.SmallInteger, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.UniqueConstraint("run_no", "key"),
+)
+"""One row per run and metric: its number, under which the points lie, and its latest point.
+
+NaN is 0.0 with `is_nan` 1: SQLite would store it as NULL.
+"""
+
+METRIC_POINTS = sa.Table(
+    "metric_points",
+    METADATA,
+    sa.Column("metric_no", sa.BigInteger, primary_key=True),
+    sa.Column("step", sa.BigInteger, primary_key=True),
+    sa.Column("timestamp", sa.BigInteger, primary_key=True),
+    sa.Column("is_nan", sa.SmallInteger, primary_key=True),
+    sa.Column("value", sa.Double, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Every point; the whole row is the key, so the same point twice is one row."""
+
+REQUESTS = sa.Table(
+    "requests",
+    METADATA,
+    sa.Column("principal", _Text, primary_key=True),
+    sa.Column("method", _Text, primary_key=True),
+    sa.Column("request_id", _Text, primary_key=True),
+    sa.Column("resource_id", _Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What creations with a request id created."""

@@ -1,0 +1,1 @@
+"""What tracking is about, free of gRPC, SQL and the bus."""

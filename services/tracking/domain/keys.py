@@ -1,0 +1,88 @@
+"""Which names and texts tracking accepts; rules and messages are MLflow's (utils/validation.py)."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from functools import lru_cache
+
+from services.tracking.errors import InvalidKey, InvalidValue
+
+__all__ = [
+    "MAX_KEY_LENGTH",
+    "check_experiment_name",
+    "check_key",
+    "check_text",
+]
+
+MAX_KEY_LENGTH = 250
+MAX_EXPERIMENT_NAME_LENGTH = 500
+
+_KEY = re.compile(r"[/\w.\- :]+\Z")
+_KEY_RULE = (
+    "Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), "
+    "colon(:) and slashes (/)."
+)
+
+
+@lru_cache(maxsize=65536)
+def _wrong_key(key: str) -> str | None:
+    """Return what is wrong with a key; None when nothing is. Keys repeat, so answers are kept."""
+    if not key:
+        return "A key name must be provided."
+    if len(key) > MAX_KEY_LENGTH:
+        return f"It had length {len(key)}, which exceeded length limit of {MAX_KEY_LENGTH}"
+    if _KEY.match(key) is None:
+        return _KEY_RULE
+    normal = posixpath.normpath(key)
+    if normal != key or normal == "." or normal.startswith(("..", "/")):
+        return (
+            "Names may be treated as files in certain cases, and must not resolve to other names "
+            f"when treated as such. This name would resolve to '{normal}'"
+        )
+    return None
+
+
+def check_key(key: str, kind: str, field: str) -> str:
+    """Return `key` unchanged when it may name a metric, parameter or tag.
+
+    Args:
+        key: The name.
+        kind: What it names, for the message: "metric", "parameter" or "tag".
+        field: Path of the field from the request's root.
+
+    Raises:
+        InvalidKey: It may not.
+    """
+    wrong = _wrong_key(key)
+    if wrong is not None:
+        raise InvalidKey(f"Invalid {kind} name: '{key[:MAX_KEY_LENGTH]}'. {wrong}", field)
+    return key
+
+
+def check_text(text: str, limit: int, what: str, field: str) -> str:
+    """Return `text` unchanged when it is at most `limit` characters and holds no NUL.
+
+    Raises:
+        InvalidValue: It is longer, or holds a NUL, which PostgreSQL cannot keep.
+    """
+    if len(text) > limit:
+        raise InvalidValue(
+            f"{what} '{text[:MAX_KEY_LENGTH]}' had length {len(text)}, "
+            f"which exceeded length limit of {limit}",
+            field,
+        )
+    if "\x00" in text:
+        raise InvalidValue(f"{what} must not hold a NUL character", field)
+    return text
+
+
+def check_experiment_name(name: str, field: str = "experiment.name") -> str:
+    """Return `name` unchanged when it may name an experiment.
+
+    Raises:
+        InvalidValue: It is empty, longer than 500 characters, or holds a NUL.
+    """
+    if not name.strip():
+        raise InvalidValue(f"Invalid experiment name: '{name}'", field)
+    return check_text(name, MAX_EXPERIMENT_NAME_LENGTH, "Experiment name", field)

@@ -1,0 +1,69 @@
+"""Pages by key: a page starts behind the last item of the one before, whatever came in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from services.tracking.domain.search.evaluate import Values, position_of
+from services.tracking.domain.search.syntax import OrderKey
+
+__all__ = ["Place", "Position", "position_after", "read_position", "write_position"]
+
+Place: TypeAlias = tuple[int, float | int | str | None]
+"""An item's place by one key of an order: 0 and its value, 1 for NaN, 2 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where an item stands: its places by the order's keys, then its time and id, newest first."""
+
+    places: tuple[Place, ...]
+    time: int
+    """Microseconds: a run's start, an experiment's creation."""
+    id: str
+
+
+def position_after(
+    values: Values, order: Sequence[OrderKey], *, time: int, identifier: str
+) -> Position:
+    """Return the position of an item, behind which the next page starts."""
+    return Position(tuple(position_of(values, key) for key in order), time, identifier)
+
+
+def write_position(position: Position) -> dict[str, str | int]:
+    """Return a position as texts and integers, for a page token."""
+    written: dict[str, str | int] = {"t": position.time, "i": position.id}
+    for index, (rank, value) in enumerate(position.places):
+        written[f"r{index}"] = rank
+        if rank == 0:
+            # Hexadecimal keeps a double exactly.
+            written[f"v{index}"] = value.hex() if isinstance(value, float) else value or ""
+    return written
+
+
+def read_position(
+    written: Mapping[str, str | int], order: Sequence[OrderKey], *, numbers: Sequence[bool]
+) -> Position:
+    """Return the position that `write_position` wrote for the same order.
+
+    Args:
+        written: Its texts and integers.
+        order: The order's keys.
+        numbers: For each key, whether its values are doubles.
+
+    Raises:
+        ValueError: It was not written for this order.
+    """
+    places: list[Place] = []
+    try:
+        for index in range(len(order)):
+            rank = int(written[f"r{index}"])
+            value: float | int | str | None = written[f"v{index}"] if rank == 0 else None
+            if rank == 0 and numbers[index]:
+                value = float.fromhex(str(value))
+            places.append((rank, value))
+        return Position(tuple(places), int(written["t"]), str(written["i"]))
+    except KeyError as error:
+        raise ValueError(f"no {error}") from None

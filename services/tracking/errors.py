@@ -1,0 +1,218 @@
+"""What tracking may answer instead of a result.
+
+    InvalidArgument
+    ├── InvalidKey              a name of a metric, parameter or tag breaks the rules
+    ├── InvalidValue            a text or time that cannot be kept
+    ├── BatchTooLarge           more entities or bytes than one batch may hold
+    ├── DuplicateParams         one batch names a parameter twice
+    ├── InvalidFilter           a filter does not parse; the message says where
+    ├── InvalidOrderBy          an order_by entry does not parse
+    ├── InvalidUpdate           an update mask or a new value makes no sense
+    ├── InvalidArtifactPath     a path leaves the run's artifacts, or cannot be a file's name
+    ├── InvalidUpload           the messages of an upload come in the wrong order
+    └── ChecksumMismatch        the content is not what its sender announced
+    NotFound
+    ├── ExperimentNotFound
+    ├── RunNotFound
+    └── ArtifactNotFound
+    AlreadyExists
+    └── ExperimentNameTaken
+    FailedPrecondition
+    ├── ParamChanged            a parameter is written once
+    ├── RunNotActive            the run was deleted
+    ├── ExperimentNotActive     the experiment was deleted
+    ├── DefaultExperimentKept   the default experiment stays as it is
+    └── ArtifactIsDirectory     the path is a folder, or lies below a file
+    Aborted
+    └── StaleEtag               somebody else changed it since it was read
+
+Texts that MLflow's users know (parameters written once, batch limits, stages) are MLflow's.
+"""
+
+from __future__ import annotations
+
+from tessera_kit.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+)
+
+__all__ = [
+    "ArtifactIsDirectory",
+    "ArtifactNotFound",
+    "BatchTooLarge",
+    "ChecksumMismatch",
+    "DefaultExperimentKept",
+    "DuplicateParams",
+    "ExperimentNameTaken",
+    "ExperimentNotActive",
+    "ExperimentNotFound",
+    "InvalidArtifactPath",
+    "InvalidFilter",
+    "InvalidKey",
+    "InvalidOrderBy",
+    "InvalidUpdate",
+    "InvalidUpload",
+    "InvalidValue",
+    "ParamChanged",
+    "RunNotActive",
+    "RunNotFound",
+    "StaleEtag",
+]
+
+
+class _FieldError(InvalidArgument):
+    """A request whose one wrong field is known."""
+
+    def __init__(self, message: str, field: str, **metadata: str) -> None:
+        super().__init__(message, metadata=metadata, violations=[FieldViolation(field, message)])
+
+
+class InvalidKey(_FieldError):
+    """The name of a metric, parameter or tag breaks MLflow's rules."""
+
+    reason = "INVALID_KEY"
+
+
+class InvalidValue(_FieldError):
+    """A text or time that cannot be kept."""
+
+    reason = "INVALID_VALUE"
+
+
+class BatchTooLarge(InvalidArgument):
+    """One batch holds more entities or bytes than it may."""
+
+    reason = "BATCH_TOO_LARGE"
+
+
+class DuplicateParams(InvalidArgument):
+    """One batch names a parameter more than once."""
+
+    reason = "DUPLICATE_PARAMS"
+
+
+class InvalidFilter(_FieldError):
+    """A filter does not parse; `metadata["position"]` counts characters from 1."""
+
+    reason = "INVALID_FILTER"
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message, "filter", position=str(position))
+
+
+class InvalidOrderBy(_FieldError):
+    """An order_by entry does not parse."""
+
+    reason = "INVALID_ORDER_BY"
+
+
+class InvalidUpdate(_FieldError):
+    """An update mask names a field that cannot be changed, or a new value makes no sense."""
+
+    reason = "INVALID_UPDATE"
+
+
+class InvalidArtifactPath(_FieldError):
+    """A path leaves the run's artifacts, or cannot be a file's name."""
+
+    reason = "INVALID_ARTIFACT_PATH"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "path")
+
+
+class InvalidUpload(InvalidArgument):
+    """The messages of an upload come in the wrong order."""
+
+    reason = "INVALID_UPLOAD"
+
+
+class ChecksumMismatch(InvalidArgument):
+    """The content's SHA-256 is not the announced one; nothing was stored."""
+
+    reason = "CHECKSUM_MISMATCH"
+
+
+class ExperimentNotFound(NotFound):
+    """No experiment has this id or name."""
+
+    reason = "EXPERIMENT_NOT_FOUND"
+
+
+class RunNotFound(NotFound):
+    """No run has this id."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run with id={run_id} not found", metadata={"run_id": run_id})
+
+
+class ArtifactNotFound(NotFound):
+    """The run has no such artifact."""
+
+    reason = "ARTIFACT_NOT_FOUND"
+
+
+class ExperimentNameTaken(AlreadyExists):
+    """Another experiment, perhaps a deleted one, has this name."""
+
+    reason = "EXPERIMENT_NAME_TAKEN"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Experiment(name={name}) already exists.", metadata={"name": name})
+
+
+class ParamChanged(FailedPrecondition):
+    """A parameter has another value already; parameters are written once."""
+
+    reason = "PARAM_CHANGED"
+
+
+class RunNotActive(FailedPrecondition):
+    """The run was deleted."""
+
+    reason = "RUN_NOT_ACTIVE"
+
+    def __init__(self, run_id: str, *, needed: str = "active", stage: str = "deleted") -> None:
+        super().__init__(
+            f"The run {run_id} must be in the '{needed}' state. Current state is {stage}.",
+            metadata={"run_id": run_id, "stage": stage},
+        )
+
+
+class ExperimentNotActive(FailedPrecondition):
+    """The experiment was deleted."""
+
+    reason = "EXPERIMENT_NOT_ACTIVE"
+
+    def __init__(
+        self, experiment_id: str, *, needed: str = "active", stage: str = "deleted"
+    ) -> None:
+        super().__init__(
+            f"The experiment {experiment_id} must be in the '{needed}' state. "
+            f"Current state is {stage}.",
+            metadata={"experiment_id": experiment_id, "stage": stage},
+        )
+
+
+class DefaultExperimentKept(FailedPrecondition):
+    """The default experiment can be neither renamed nor deleted."""
+
+    reason = "DEFAULT_EXPERIMENT_KEPT"
+
+
+class ArtifactIsDirectory(FailedPrecondition):
+    """The path is a folder where a file is needed, or lies below a file."""
+
+    reason = "ARTIFACT_IS_DIRECTORY"
+
+
+class StaleEtag(Aborted):
+    """The resource changed since its etag was read."""
+
+    reason = "STALE_ETAG"

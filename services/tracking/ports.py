@@ -1,0 +1,238 @@
+"""What tracking needs of the outside: a transactional store of its entities and of its points.
+
+Each port has a twin in memory (`adapters.memory`), and one contract test over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.tracking.domain.artifacts import Artifact
+from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.experiment import Experiment
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import Run, RunInfo
+from services.tracking.domain.search.paging import Position
+from services.tracking.domain.search.syntax import Filter, OrderKey
+from tessera_kit.bus.event import Event
+
+__all__ = [
+    "ArtifactStore",
+    "ExperimentQuery",
+    "ExperimentStore",
+    "MetricStore",
+    "RequestKey",
+    "RunQuery",
+    "RunStore",
+    "Store",
+    "View",
+    "Work",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Identifies one request for a creation, so that sending it again creates nothing."""
+
+    principal: str
+    method: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentQuery:
+    """Which experiments to find: by `order`, then the newest first."""
+
+    filter: Filter = ()
+    order: tuple[OrderKey, ...] = ()
+    stage: LifecycleStage = LifecycleStage.ACTIVE
+    limit: int
+    after: Position | None = None
+    """Where the page before ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQuery:
+    """Which runs to find: by `order`, then the newest first."""
+
+    experiment_ids: Collection[str]
+    filter: Filter = ()
+    order: tuple[OrderKey, ...] = ()
+    stage: LifecycleStage = LifecycleStage.ACTIVE
+    limit: int
+    after: Position | None = None
+    """Where the page before ended."""
+
+
+class ExperimentStore(Protocol):
+    """Experiments; names are unique among all of them, deleted ones included."""
+
+    async def get(self, experiment_id: str) -> Experiment | None:
+        """Return the experiment; None when there is none."""
+
+    async def by_name(self, name: str) -> Experiment | None:
+        """Return the experiment of that name; None when there is none."""
+
+    async def find(self, query: ExperimentQuery) -> list[Experiment]:
+        """Return at most `query.limit` experiments, in order."""
+
+    async def lock(self, experiment_id: str, *, shared: bool = False) -> Experiment | None:
+        """As `get`; until the work ends nobody changes it, nor, unless `shared`, locks it too."""
+
+    async def add(self, experiment: Experiment) -> None:
+        """Store a new experiment.
+
+        Raises:
+            ExperimentNameTaken: Another one has its name.
+        """
+
+    async def put(self, experiment: Experiment) -> None:
+        """Store the new state of a locked experiment.
+
+        Raises:
+            ExperimentNameTaken: Another one has its name.
+        """
+
+
+class RunStore(Protocol):
+    """Runs with their parameters, tags, inputs and latest metrics."""
+
+    async def get(self, run_id: str) -> Run | None:
+        """Return the run with all that was logged; None when there is none."""
+
+    async def info(self, run_id: str) -> RunInfo | None:
+        """Return the run itself; None when there is none."""
+
+    async def find(self, query: RunQuery) -> list[Run]:
+        """Return at most `query.limit` runs, in order."""
+
+    async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
+        """Return the runs that there are; until the work ends nobody else locks them.
+
+        Locks are taken in one order for all callers, so that no two of them wait for each other.
+        """
+
+    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        """Store a new run; its experiment must exist."""
+
+    async def put(self, run: RunInfo) -> None:
+        """Store the new state of a locked run."""
+
+    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
+        """Delete the active runs of a locked experiment, or restore those deleted with it."""
+
+    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
+        """Return, by run, what locked runs have of what batches name.
+
+        Every run that is locked and named has an entry.
+        """
+
+    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
+        """Store what is new to locked runs, by run id; a later tag replaces an earlier one."""
+
+
+class MetricStore(Protocol):
+    """Points of metrics, append-only; a run's points are a set."""
+
+    async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
+        """Store points of locked runs, by run id, and note the latest of each metric with the run.
+
+        A point that is there already changes nothing, so adding is idempotent. An implementation
+        that keeps points outside of the work's transaction stores them before it returns; points
+        of a work that is then not committed may stay.
+        """
+
+    async def history(
+        self, run_id: str, key: str, *, after: Point | None, limit: int
+    ) -> list[Point]:
+        """Return at most `limit` points of a metric, by step, time and value (NaN last).
+
+        Args:
+            run_id: The run; no points when there is none.
+            key: The metric.
+            after: The last point of the page before; None for the first page.
+            limit: Number of points.
+        """
+
+
+class View(Protocol):
+    """One consistent look at the store; reads see every work that was committed before."""
+
+    @property
+    def experiments(self) -> ExperimentStore:
+        """Experiments."""
+
+    @property
+    def runs(self) -> RunStore:
+        """Runs."""
+
+    @property
+    def metrics(self) -> MetricStore:
+        """Points of metrics."""
+
+    async def result_of(self, request: RequestKey) -> str | None:
+        """Return the id of what a request created; None when it created nothing yet."""
+
+
+class Work(View, Protocol):
+    """One transaction: all that it writes and tells is stored by `commit`, or nothing of it."""
+
+    async def claim(self, request: RequestKey, resource_id: str) -> str | None:
+        """Note that a request creates a resource.
+
+        Returns:
+            The id of what the request created before; None when this is the first time.
+        """
+
+    def publish(self, event: Event) -> None:
+        """Tell an event when, and only when, this work commits."""
+
+    async def commit(self) -> None:
+        """Store everything, durably: a process killed right after has it."""
+
+
+class Store(Protocol):
+    """Where tracking keeps what it owns."""
+
+    def read(self) -> AbstractAsyncContextManager[View]:
+        """Look at the store."""
+
+    def write(self) -> AbstractAsyncContextManager[Work]:
+        """Begin a transaction; leaving the block without `commit` drops it."""
+
+
+class ArtifactStore(Protocol):
+    """Files of runs. Paths are checked by `domain.artifacts` before they get here."""
+
+    async def write(self, run: RunInfo, path: str, chunks: AsyncIterator[bytes]) -> int:
+        """Store a file from its bytes, in place of one of that path; memory stays bounded.
+
+        When `chunks` raises, nothing is stored and the error goes on to the caller.
+
+        Returns:
+            The file's size in bytes.
+
+        Raises:
+            ArtifactIsDirectory: The path is a folder, or lies below a file.
+        """
+
+    def read(self, run: RunInfo, path: str) -> AsyncIterator[bytes]:
+        """Return a file's bytes in pieces of at most 1 MiB.
+
+        Raises (at the first piece):
+            ArtifactNotFound: There is no such file.
+        """
+
+    async def children(self, run: RunInfo, path: str, *, after: str, limit: int) -> list[Artifact]:
+        """Return at most `limit` files and folders directly below a path, ordered by name.
+
+        Args:
+            run: The run.
+            path: The folder; the root when empty.
+            after: Path of the last one of the page before; empty for the first page.
+            limit: Number of entries.
+        """
