@@ -1,0 +1,1 @@
+"""The main job: a year of real flights through the whole platform."""
