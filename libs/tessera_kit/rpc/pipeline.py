@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -25,14 +25,16 @@ from tessera_kit.errors import (
 )
 from tessera_kit.rpc import deadline, identity
 from tessera_kit.rpc.identity import Authenticator, bearer_token
+from tessera_kit.rpc.overdue import Overdue
 from tessera_kit.rpc.status import code_of, status_of, trailing_metadata_of
 from tessera_kit.rpc.validation import validate
 from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
 
 __all__ = ["Pipeline"]
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# Quoted: generic in its stubs, not at run time.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Pipeline:
         self._max_concurrent = max_concurrent
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
+        self._overdue = Overdue()
 
     def wrap(self, full_method: str, handler: Handler) -> Handler:
         """Return the handler with the steps around its behaviour.
@@ -141,8 +144,7 @@ class Pipeline:
                 return await inner(request, context)
             seconds = seconds if remaining is None else self._stream_seconds
             deadline.enter_call(seconds)
-            async with asyncio.timeout(seconds):
-                return await inner(request, context)
+            return await self._overdue.bounded(inner(request, context), seconds)
         finally:
             self.running -= 1
 

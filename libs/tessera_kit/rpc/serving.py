@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -73,6 +74,9 @@ async def serve(
                 for one in servers:
                     await one.start()
                     _log.info("listening", extra={"server.address": one.address})
+                # What start-up made stays for good: the collector need not walk it again and again.
+                gc.collect()
+                gc.freeze()
                 await stopping.wait()
                 _log.info("stopping: running calls may end")
             finally:

@@ -1,0 +1,184 @@
+"""The authority of every service but the catalog: asks it, and keeps its answers for a while."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import grpc
+
+from tessera.catalog.v1 import authorization_service_pb2 as pb
+from tessera.catalog.v1 import authorization_service_pb2_grpc as rpc
+from tessera.catalog.v1 import securable_pb2
+from tessera_kit.clock import Clock
+from tessera_kit.errors import NotFound, TesseraError, Unauthenticated, Unavailable
+from tessera_kit.rpc.answers import Answer, Answers, Freshness
+from tessera_kit.rpc.authority import access_denied
+from tessera_kit.rpc.identity import InvalidCredentials, Principal, PrincipalKind
+from tessera_kit.rpc.status import error_from_rpc
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import Metrics, process_metrics
+
+__all__ = ["AuthorityUnavailable", "CatalogAuthority"]
+
+_UNREACHABLE: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+_TIMEOUT_SECONDS: Final = 10.0
+
+_Question = tuple[str, int, int, str]
+
+
+class AuthorityUnavailable(Unavailable):
+    """The catalog, which decides who may do what, does not answer."""
+
+    reason = "AUTHORITY_UNAVAILABLE"
+
+
+class CatalogAuthority:
+    """An `Authority` that asks the catalog service.
+
+    Answers are kept for 30 s and asked again ahead of their end while they are in use; refusals for
+    1 s. While the catalog does not answer, a good answer serves up to 60 s longer. A `GrantWatcher`
+    drops them all within a second of a change. Tokens leave the process as SHA-256 only.
+
+    Args:
+        channel: To the catalog, with this service's own token.
+        freshness: How long answers are good for.
+        clock: Where time comes from.
+        metrics: Where questions are counted.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        freshness: Freshness | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._stub = rpc.AuthorizationServiceStub(channel)
+        asked = (metrics or process_metrics()).counter(names.AUTHORITY_REQUESTS)
+        self._principals: Answers[bytes, Principal | None] = Answers(
+            self._ask_principal,
+            freshness=freshness,
+            clock=clock,
+            observe=lambda by: asked.labels("authenticate", by).inc(),
+        )
+        self._decisions: Answers[_Question, tuple[bool, str]] = Answers(
+            self._ask_decision,
+            freshness=freshness,
+            clock=clock,
+            observe=lambda by: asked.labels("require", by).inc(),
+        )
+
+    async def authenticate(self, token: str) -> Principal:
+        """Return the principal of the token.
+
+        Raises:
+            InvalidCredentials: It is unknown, expired or revoked.
+            AuthorityUnavailable: The catalog does not answer.
+        """
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        principal = await self._principals.get(digest)
+        if principal is None:
+            raise InvalidCredentials("the token is not valid")
+        return principal
+
+    async def require(
+        self, principal: Principal, privilege: int, securable_type: int, name: str
+    ) -> None:
+        """Return when the principal holds the privilege on the object.
+
+        Raises:
+            AccessDenied: It does not; the message says what is missing.
+            AuthorityUnavailable: The catalog does not answer.
+        """
+        if principal.is_admin:
+            return
+        question = (principal.name, privilege, securable_type, name)
+        allowed, missing = await self._decisions.get(question)
+        if not allowed:
+            raise access_denied(principal, privilege, securable_type, name, missing)
+
+    async def register(self, securable_type: int, name: str, owner: str) -> None:
+        """Record an object that the calling service owns."""
+        request = pb.RegisterSecurableRequest(
+            securable=_reference(securable_type, name), owner=owner
+        )
+        try:
+            await self._stub.RegisterSecurable(request)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        self._decisions.drop(lambda question: question[2:] == (securable_type, name))
+
+    async def unregister(self, securable_type: int, name: str) -> None:
+        """Remove such an object with its grants."""
+        request = pb.UnregisterSecurableRequest(securable=_reference(securable_type, name))
+        try:
+            await self._stub.UnregisterSecurable(request)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        self._decisions.drop(lambda question: question[2:] == (securable_type, name))
+
+    def invalidate_all(self) -> None:
+        """Forget every answer."""
+        self._principals.drop()
+        self._decisions.drop()
+
+    def invalidate(self, principal: str) -> None:
+        """Forget what one principal may do, and every token's principal."""
+        self._principals.drop()
+        self._decisions.drop(lambda question: question[0] == principal)
+
+    async def _ask_principal(self, digest: bytes) -> Answer[Principal | None]:
+        try:
+            response = await self._stub.Authenticate(
+                pb.AuthenticateRequest(token_sha256=digest), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            failure = _translated(error)
+            if isinstance(failure, NotFound | Unauthenticated):
+                return Answer(None, positive=False)
+            raise failure from error
+        told = response.principal
+        service = told.kind == pb.PRINCIPAL_KIND_SERVICE
+        principal = Principal(
+            name=told.name,
+            kind=PrincipalKind.SERVICE if service else PrincipalKind.USER,
+            groups=frozenset(told.groups),
+            is_admin=told.is_admin,
+        )
+        return Answer(principal)
+
+    async def _ask_decision(self, question: _Question) -> Answer[tuple[bool, str]]:
+        principal, privilege, securable_type, name = question
+        asked = pb.AccessQuestion(
+            securable=_reference(securable_type, name),
+            privilege=privilege,  # type: ignore[arg-type]  # callers may pass any number
+        )
+        try:
+            response = await self._stub.Decide(
+                pb.DecideRequest(principal=principal, questions=[asked]), timeout=_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        answer = response.answers[0]
+        return Answer((answer.allowed, answer.missing), positive=answer.allowed)
+
+
+def _reference(securable_type: int, name: str) -> securable_pb2.SecurableReference:
+    return securable_pb2.SecurableReference(
+        type=securable_type,  # type: ignore[arg-type]  # callers may pass any number
+        full_name=name,
+    )
+
+
+def _translated(error: grpc.aio.AioRpcError) -> TesseraError:
+    if error.code() in _UNREACHABLE:
+        return AuthorityUnavailable("the catalog does not answer", retry_after=0.5)
+    return error_from_rpc(error)
