@@ -1,0 +1,38 @@
+"""Fills the page's template with figures and pictures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import jinja2
+
+from tessera.quickstart.plan import CANARY_PERCENT, DRIFT_THRESHOLD
+from tessera.quickstart.report import charts, lineage
+from tessera.quickstart.results import Results
+
+
+def render(results: Results) -> str:
+    """The page as one HTML document that needs nothing else."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tessera.quickstart.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = {
+        "drift": charts.drift(results.drift, results.turns),
+        "quality": charts.quality(results.quality, results.turns),
+        "reliability": charts.reliability(results.rows),
+        "phases": charts.phases(results.seconds),
+        "lineage": lineage.draw(results.lineage),
+    }
+    return environment.get_template("page.html.j2").render(
+        figures=results.figures,
+        plan=results.plan,
+        turns=results.turns,
+        pictures=pictures,
+        threshold=DRIFT_THRESHOLD,
+        canary_percent=CANARY_PERCENT,
+        made_at=datetime.now(UTC),
+    )
