@@ -123,6 +123,11 @@ async def join(
 
 async def leave(consumer: AIOKafkaConsumer) -> None:
     """Leave the group and close the client, within a few seconds even when the broker is away."""
+    coordinator = consumer._coordinator
+    if coordinator is not None and coordinator.generation == 0:
+        # To the client 0 means "never joined", and it would not tell the group that it leaves; but
+        # Tansu's first generation is 0. Untold, the next member waits for the session to expire.
+        coordinator.generation = 1
     stopping = asyncio.create_task(consumer.stop())
     _, pending = await asyncio.wait([stopping], timeout=_LEAVE_SECONDS)
     for task in pending:
