@@ -19,7 +19,15 @@ from tessera_kit.rpc.tls import server_credentials
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.setup import Telemetry, active_telemetry
 
-__all__ = ["BackgroundTask", "Binding", "RpcServer", "build_server", "run", "serve"]
+__all__ = [
+    "BackgroundTask",
+    "Binding",
+    "RawBinding",
+    "RpcServer",
+    "build_server",
+    "run",
+    "serve",
+]
 
 _MOST_METHODS = 1024
 
@@ -34,6 +42,16 @@ class Binding:
     """What answers; its methods are async."""
     service_name: str
     """Full proto name, for health and reflection: `tessera.catalog.v1.CatalogService`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBinding:
+    """A service whose handler does everything itself: its calls do not go through the pipeline."""
+
+    handler: grpc.GenericRpcHandler
+    """Answers the service's methods; it is asked for every call."""
+    service_name: str
+    """Full proto name, for health and reflection."""
 
 
 class RpcServer:
@@ -145,6 +163,7 @@ def build_server(
     authenticator: Authenticator,
     telemetry: Telemetry | None = None,
     generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
+    raw: Sequence[RawBinding] = (),
     options: Sequence[tuple[str, str | int]] = (),
 ) -> RpcServer:
     """Return a server that is bound and not started; call it where an event loop runs.
@@ -158,6 +177,7 @@ def build_server(
         authenticator: Tells whose token a call carries.
         telemetry: Where spans and durations go; the process's active one when None.
         generic_handlers: Handlers of raw methods; each is asked once per method name.
+        raw: Services outside the pipeline; they see to identity, errors and limits themselves.
         options: Channel arguments of grpc, after and over the builder's own.
 
     Raises:
@@ -178,7 +198,9 @@ def build_server(
         binding.add(binding.servicer, registrar)
     if generic_handlers:
         registrar.add_generic_rpc_handlers(generic_handlers)
-    service_names = [binding.service_name for binding in bindings]
+    if raw:
+        server.add_generic_rpc_handlers([binding.handler for binding in raw])
+    service_names = [one.service_name for one in bindings] + [one.service_name for one in raw]
     servicer = _Health()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
