@@ -1,0 +1,1 @@
+"""The ports' implementations: in memory, SQL, ClickHouse, Triton and the catalog."""

@@ -1,0 +1,1 @@
+"""The spool: payload records on local disk, from before their reply until the bus has them."""

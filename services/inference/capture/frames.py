@@ -1,0 +1,51 @@
+"""How a record lies in a spool segment: length and CRC-32 in 8 bytes, then its bytes."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+from zlib import crc32
+
+__all__ = ["HEADER_BYTES", "LARGEST_RECORD", "frame_header", "split_frames", "valid_end"]
+
+_header = struct.Struct("<II")
+HEADER_BYTES: Final = _header.size
+LARGEST_RECORD: Final = 64 << 20
+"""Bytes of a record; a longer length in a header is taken for damage."""
+
+
+def frame_header(record: bytes) -> bytes:
+    """The 8 bytes before a record.
+
+    Raises:
+        ValueError: It is empty or too large.
+    """
+    length = len(record)
+    if not 0 < length <= LARGEST_RECORD:
+        raise ValueError(f"a record of {length} bytes; 1 to {LARGEST_RECORD} fit")
+    return _header.pack(length, crc32(record))
+
+
+def split_frames(data: bytes, limit: int) -> tuple[list[bytes], int]:
+    """The whole, undamaged records at the start of `data`, at most `limit`, and where they end.
+
+    What follows them is a torn or damaged frame, or the next one.
+    """
+    records: list[bytes] = []
+    position, end = 0, len(data)
+    while len(records) < limit and position + HEADER_BYTES <= end:
+        length, checksum = _header.unpack_from(data, position)
+        start = position + HEADER_BYTES
+        if not 0 < length <= LARGEST_RECORD or start + length > end:
+            break
+        record = data[start : start + length]
+        if crc32(record) != checksum:
+            break
+        records.append(record)
+        position = start + length
+    return records, position
+
+
+def valid_end(data: bytes) -> int:
+    """Where the undamaged frames at the start of `data` end."""
+    return split_frames(data, len(data))[1]

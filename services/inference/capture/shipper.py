@@ -1,0 +1,94 @@
+"""Sends the spool's records to the bus, in order, for as long as the process runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from services.inference.capture.spool import Spool
+from tessera.events.v1 import inference_events_pb2
+from tessera_kit.bus.envelope import PROTOBUF, Record
+from tessera_kit.bus.producer import BusUnavailable, Publisher
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import Metrics
+
+__all__ = ["SpoolShipper"]
+
+_log = logging.getLogger(__name__)
+
+PAYLOAD_TOPIC: Final = "tessera.inference.payload.v1"
+_SOURCE: Final = b"tessera/inference"
+_TYPE: Final = inference_events_pb2.PayloadRecord.DESCRIPTOR.full_name.encode()
+_BATCH_BYTES: Final = 1 << 20
+_BATCH_RECORDS: Final = 1000
+_RETRY_SECONDS: Final = 0.5
+
+
+class SpoolShipper:
+    """Reads batches from the spool and publishes them; one batch is on its way at a time.
+
+    A batch whose acknowledgement did not come is published again: the sink writes each request id
+    once.
+
+    Args:
+        spool: Opened.
+        publisher: Where records go.
+        metrics: Where records and pending bytes are counted.
+        linger_seconds: How long to let records gather after the spool was empty.
+    """
+
+    def __init__(
+        self, spool: Spool, publisher: Publisher, metrics: Metrics, *, linger_seconds: float = 0.02
+    ) -> None:
+        self._spool = spool
+        self._publisher = publisher
+        self._linger_seconds = linger_seconds
+        self._shipped = metrics.counter(names.SPOOL_RECORDS).labels("shipped")
+        metrics.gauge(names.SPOOL_PENDING).set_function(lambda: spool.pending_bytes)
+
+    async def run(self) -> None:
+        """Ship until cancelled."""
+        while True:
+            await self._spool.wait()
+            await asyncio.sleep(self._linger_seconds)
+            await self.ship_all()
+
+    async def ship_all(self) -> None:
+        """Ship until the spool is empty."""
+        position = self._spool.shipped
+        while True:
+            batch = self._spool.read(position, max_bytes=_BATCH_BYTES, max_records=_BATCH_RECORDS)
+            if not batch.records:
+                self._spool.ship(batch.end)
+                return
+            await self._publish([_record(data) for data in batch.records])
+            position = batch.end
+            self._spool.ship(position)
+            self._shipped.inc(len(batch.records))
+
+    async def _publish(self, records: Sequence[Record]) -> None:
+        while True:
+            try:
+                await self._publisher.publish_records(records)
+                return
+            except BusUnavailable as error:
+                _log.warning("payloads wait in the spool: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _record(data: bytes) -> Record:
+    request_id = inference_events_pb2.PayloadRecord.FromString(data).tessera_request_id.encode()
+    return Record(
+        topic=PAYLOAD_TOPIC,
+        key=request_id,
+        value=data,
+        headers=(
+            ("ce_specversion", b"1.0"),
+            ("ce_id", request_id),
+            ("ce_type", _TYPE),
+            ("ce_source", _SOURCE),
+            ("content-type", PROTOBUF.encode()),
+        ),
+    )

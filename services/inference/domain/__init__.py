@@ -1,0 +1,1 @@
+"""Endpoints, their configurations and signatures: rules that need no I/O."""

@@ -1,0 +1,207 @@
+"""What a model takes and gives: the manifest `model.json` of a model version, checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from services.inference.domain.datatypes import BYTES, DATATYPES
+from services.inference.errors import InvalidSignature
+from tessera_kit.errors import FieldViolation
+
+__all__ = ["MANIFEST", "Flavor", "Role", "Signature", "TensorSpec", "parse_manifest"]
+
+MANIFEST: Final = "model.json"
+"""Path of the manifest among a model version's files."""
+_LARGEST_MANIFEST: Final = 8 << 20
+_MOST_TENSORS: Final = 512
+_MOST_WORDS: Final = 1_000_000
+_MOST_DIMENSIONS: Final = 8
+_LARGEST_DIMENSION: Final = 2**31 - 1
+_name = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}\Z").match
+_path = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z").match
+
+
+class Flavor(StrEnum):
+    """How a model's file is loaded."""
+
+    TORCH_EXPORT = "torch_export"
+    TORCHSCRIPT = "torchscript"
+
+
+class Role(StrEnum):
+    """What an input is for."""
+
+    FEATURE = "FEATURE"
+    """The model is called with it."""
+    METADATA = "METADATA"
+    """Accepted and logged, not shown to the model; a request may leave it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named input or output."""
+
+    name: str
+    datatype: str
+    """The protocol's name, as `FP32`."""
+    shape: tuple[int, ...]
+    """Sizes; -1 where any will do. The first one counts rows when it is -1."""
+    role: Role = Role.FEATURE
+    vocabulary: tuple[str, ...] | None = None
+    """Known texts of a BYTES input: the model gets their indexes, `len(vocabulary)` for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, and how its file is loaded."""
+
+    flavor: Flavor
+    file: str
+    """Name of the model's file among the version's files."""
+    inputs: tuple[TensorSpec, ...]
+    """In the order in which the model is called with the FEATURE ones."""
+    outputs: tuple[TensorSpec, ...]
+    """In the order in which the model returns them."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether requests can be put together along the first size of every tensor."""
+        tensors = (*self.inputs, *self.outputs)
+        return all(len(spec.shape) > 1 and spec.shape[0] == -1 for spec in tensors)
+
+    def same_interface(self, other: Signature) -> bool:
+        """Whether a caller cannot tell the two apart; vocabularies and files may differ."""
+
+        def faces(specs: tuple[TensorSpec, ...]) -> set[tuple[object, ...]]:
+            return {(spec.name, spec.datatype, spec.shape, spec.role) for spec in specs}
+
+        return faces(self.inputs) == faces(other.inputs) and faces(self.outputs) == faces(
+            other.outputs
+        )
+
+
+def parse_manifest(data: bytes) -> Signature:
+    """The signature that a manifest holds.
+
+    Raises:
+        InvalidSignature: It is not valid; the violations name the entries at fault.
+    """
+    if len(data) > _LARGEST_MANIFEST:
+        raise InvalidSignature(f"{MANIFEST} is larger than {_LARGEST_MANIFEST} bytes")
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidSignature(f"{MANIFEST} is not JSON in UTF-8") from None
+    reader = _Reader()
+    signature = reader.signature(manifest)
+    if reader.violations or signature is None:
+        first = reader.violations[0]
+        raise InvalidSignature(
+            f"{MANIFEST}: {first.field} {first.description}", violations=reader.violations
+        )
+    return signature
+
+
+class _Reader:
+    """Reads a manifest and gathers everything that is wrong with it."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def signature(self, manifest: Any) -> Signature | None:
+        if not isinstance(manifest, dict):
+            self._wrong("", "must be a JSON object")
+            return None
+        flavor = manifest.get("flavor")
+        if flavor not in set(Flavor):
+            self._wrong("flavor", f"must be one of {', '.join(Flavor)}")
+        file = manifest.get("file")
+        if not isinstance(file, str) or len(file) > 255 or _path(file) is None:
+            self._wrong("file", "must be the name of the model's file, without folders")
+        inputs = self._tensors(manifest, "inputs")
+        outputs = self._tensors(manifest, "outputs")
+        self._whole(inputs, outputs)
+        if self.violations:
+            return None
+        return Signature(Flavor(str(flavor)), str(file), tuple(inputs), tuple(outputs))
+
+    def _whole(self, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> None:
+        if inputs and not any(spec.role is Role.FEATURE for spec in inputs):
+            self._wrong("inputs", "must hold at least one with role FEATURE")
+        for index, spec in enumerate(inputs):
+            if spec.role is Role.METADATA and spec.vocabulary is not None:
+                self._wrong(f"inputs[{index}].vocabulary", "is for FEATURE inputs only")
+            if spec.role is Role.FEATURE and spec.datatype == BYTES and spec.vocabulary is None:
+                self._wrong(f"inputs[{index}].vocabulary", "is needed: torch has no texts")
+        for index, spec in enumerate(outputs):
+            if spec.datatype == BYTES:
+                self._wrong(f"outputs[{index}].datatype", "cannot be BYTES: torch has no texts")
+            if spec.vocabulary is not None or spec.role is not Role.FEATURE:
+                self._wrong(f"outputs[{index}]", "has neither a role nor a vocabulary")
+
+    def _tensors(self, manifest: dict[str, Any], key: str) -> list[TensorSpec]:
+        entries = manifest.get(key)
+        if not isinstance(entries, list) or not 1 <= len(entries) <= _MOST_TENSORS:
+            self._wrong(key, f"must be a list of 1 to {_MOST_TENSORS} tensors")
+            return []
+        specs = [self._tensor(entry, f"{key}[{i}]") for i, entry in enumerate(entries)]
+        found = [spec for spec in specs if spec is not None]
+        seen: set[str] = set()
+        for index, spec in enumerate(found):
+            if spec.name in seen:
+                self._wrong(f"{key}[{index}].name", f"{spec.name!r} is given twice")
+            seen.add(spec.name)
+        return found
+
+    def _tensor(self, entry: Any, path: str) -> TensorSpec | None:
+        if not isinstance(entry, dict):
+            self._wrong(path, "must be a JSON object")
+            return None
+        before = len(self.violations)
+        name, datatype, role = entry.get("name"), entry.get("datatype"), entry.get("role")
+        if not isinstance(name, str) or _name(name) is None:
+            self._wrong(f"{path}.name", "must be a name of letters, digits, '_', '-' and '.'")
+        if datatype not in DATATYPES:
+            self._wrong(f"{path}.datatype", f"must be one of {', '.join(DATATYPES)}")
+        role = Role.FEATURE if role is None else role
+        if role not in set(Role):
+            self._wrong(f"{path}.role", "must be FEATURE or METADATA")
+        shape = self._shape(entry.get("shape"), f"{path}.shape")
+        vocabulary = self._vocabulary(entry.get("vocabulary"), datatype, f"{path}.vocabulary")
+        if len(self.violations) > before:
+            return None
+        return TensorSpec(str(name), str(datatype), shape, Role(role), vocabulary)
+
+    def _shape(self, shape: Any, path: str) -> tuple[int, ...]:
+        fits = isinstance(shape, list) and 1 <= len(shape) <= _MOST_DIMENSIONS
+        if not fits or not all(
+            type(size) is int and (size == -1 or 1 <= size <= _LARGEST_DIMENSION) for size in shape
+        ):
+            self._wrong(path, f"must be 1 to {_MOST_DIMENSIONS} sizes, each -1 or at least 1")
+            return ()
+        return tuple(shape)
+
+    def _vocabulary(self, words: Any, datatype: Any, path: str) -> tuple[str, ...] | None:
+        if words is None:
+            return None
+        if datatype != BYTES:
+            self._wrong(path, "is for BYTES inputs only")
+        elif (
+            not isinstance(words, list)
+            or not 1 <= len(words) <= _MOST_WORDS
+            or not all(isinstance(word, str) for word in words)
+            or len(set(words)) != len(words)
+        ):
+            self._wrong(path, f"must be 1 to {_MOST_WORDS} texts that differ")
+        elif any("\ud800" <= character <= "\udfff" for word in words for character in word):
+            self._wrong(path, "holds text that is not UTF-8")
+        else:
+            return tuple(words)
+        return None
+
+    def _wrong(self, field: str, description: str) -> None:
+        self.violations.append(FieldViolation(field or MANIFEST, description))

@@ -1,0 +1,175 @@
+"""What may go wrong in inference, each with a stable reason.
+
+InvalidArgument
+├── InvalidSignature       a model's manifest does not describe what can be served
+├── InvalidArchive         a model's file holds what is not loaded from strangers
+├── InvalidConfig          a configuration's entities or shares do not fit together
+└── InvalidInference       an inference request does not fit the endpoint's signature
+NotFound
+└── EndpointNotFound       no endpoint of that name, or the caller may not see it
+AlreadyExists
+├── EndpointExists         the name is taken
+└── RequestIdReused        one request id for two different requests
+FailedPrecondition
+├── UpdateInProgress       a configuration is being made ready; a second one must wait
+├── EndpointNotReady       the endpoint has no configuration that answers yet
+├── ModelNotServable       the model version is not ready, or lacks its files
+└── TableUnavailable       the inference table cannot be made under that name
+Aborted
+└── StaleEtag              the endpoint changed since it was read
+ResourceExhausted
+├── TooManyInferences      the gateway has as many requests in flight as it may
+└── SpoolFull              the log of payloads has no room left on disk
+Unavailable
+├── RuntimeUnavailable     the model runtime does not answer, or is loading the model again
+└── StoreUnavailable       a store or service that is needed does not answer
+DeadlineExceeded
+└── InferenceTimeout       the caller's deadline passed before the model answered
+Internal
+└── ModelFailed            the model's own code failed; its first line is told to the caller
+
+`tessera_kit.rpc.status` tells what gRPC code each category becomes.
+"""
+
+from __future__ import annotations
+
+from tessera_kit.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+
+__all__ = [
+    "EndpointExists",
+    "EndpointNotFound",
+    "EndpointNotReady",
+    "InferenceTimeout",
+    "InvalidArchive",
+    "InvalidConfig",
+    "InvalidInference",
+    "InvalidSignature",
+    "ModelFailed",
+    "ModelNotServable",
+    "RequestIdReused",
+    "RuntimeUnavailable",
+    "SpoolFull",
+    "StaleEtag",
+    "StoreUnavailable",
+    "TableUnavailable",
+    "TooManyInferences",
+    "UpdateInProgress",
+]
+
+
+class InvalidSignature(InvalidArgument):
+    """A model's manifest does not describe what can be served."""
+
+    reason = "INVALID_SIGNATURE"
+
+
+class InvalidArchive(InvalidArgument):
+    """A model's file holds what is not loaded from strangers, or is no model of its flavor."""
+
+    reason = "INVALID_ARCHIVE"
+
+
+class InvalidConfig(InvalidArgument):
+    """A configuration's entities or shares do not fit together."""
+
+    reason = "INVALID_CONFIG"
+
+
+class InvalidInference(InvalidArgument):
+    """An inference request does not fit the endpoint's signature; the violations name inputs."""
+
+    reason = "INVALID_INFERENCE"
+
+
+class EndpointNotFound(NotFound):
+    """No endpoint of that name, or the caller may not see it."""
+
+    reason = "ENDPOINT_NOT_FOUND"
+
+
+class EndpointExists(AlreadyExists):
+    """The endpoint's name is taken."""
+
+    reason = "ENDPOINT_EXISTS"
+
+
+class RequestIdReused(AlreadyExists):
+    """One request id was given to two different requests."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class UpdateInProgress(FailedPrecondition):
+    """A configuration is being made ready; a second one must wait for it."""
+
+    reason = "UPDATE_IN_PROGRESS"
+
+
+class EndpointNotReady(FailedPrecondition):
+    """The endpoint has no configuration that answers yet."""
+
+    reason = "ENDPOINT_NOT_READY"
+
+
+class ModelNotServable(FailedPrecondition):
+    """The model version is not ready, or lacks the files that serving needs."""
+
+    reason = "MODEL_NOT_SERVABLE"
+
+
+class TableUnavailable(FailedPrecondition):
+    """The inference table cannot be made under that name."""
+
+    reason = "TABLE_UNAVAILABLE"
+
+
+class StaleEtag(Aborted):
+    """The endpoint changed since it was read."""
+
+    reason = "STALE_ETAG"
+
+
+class TooManyInferences(ResourceExhausted):
+    """The gateway has as many requests in flight as it may."""
+
+    reason = "TOO_MANY_INFERENCES"
+
+
+class SpoolFull(ResourceExhausted):
+    """The log of payloads has no room left on disk, so requests are refused, not lost."""
+
+    reason = "SPOOL_FULL"
+
+
+class RuntimeUnavailable(Unavailable):
+    """The model runtime does not answer, or is loading the model again."""
+
+    reason = "RUNTIME_UNAVAILABLE"
+
+
+class StoreUnavailable(Unavailable):
+    """A store or service that is needed does not answer."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class InferenceTimeout(DeadlineExceeded):
+    """The caller's deadline passed before the model answered."""
+
+    reason = "INFERENCE_TIMEOUT"
+
+
+class ModelFailed(Internal):
+    """The model's own code failed on this input; the caller is told the first line of its error."""
+
+    reason = "MODEL_FAILED"

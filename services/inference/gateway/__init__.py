@@ -1,0 +1,1 @@
+"""The gateway: answers the Open Inference Protocol and logs every request before its reply."""

@@ -1,0 +1,197 @@
+"""ModelInfer: who asks, whether they may, what they ask, the model's answer, and the log of it all.
+
+Every request of an endpoint becomes one payload record in the spool before its reply leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from tritonclient.grpc import service_pb2
+
+from services.inference.errors import (
+    InferenceTimeout,
+    InvalidInference,
+    ModelFailed,
+    SpoolFull,
+    TooManyInferences,
+)
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.records import Exchange, record_of
+from services.inference.gateway.routing import RouteTable
+from services.inference.ports import Capture, Runtime
+from tessera.catalog.v1 import securable_pb2
+from tessera_kit.errors import Internal, TesseraError
+from tessera_kit.ids import new_id
+from tessera_kit.rpc.authority import Authority
+from tessera_kit.rpc.identity import bearer_token
+from tessera_kit.rpc.status import DOMAIN, status_of, trailing_metadata_of
+from tessera_kit.telemetry.calls import MethodCalls
+
+__all__ = ["REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger(__name__)
+
+REQUEST_ID_KEY: Final = "tessera-request-id"
+"""Metadata key and response parameter that tell a caller the id of its request."""
+_EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
+_ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_OK, _CANCELLED, _DEADLINE_EXCEEDED = 0, 1, 4
+_RETRY_SECONDS: Final = 0.05
+
+# ModelInferResponse.parameters["tessera_request_id"].string_param without its 36 characters.
+_ID_PARAMETER: Final = b"\x22\x3c\x0a\x12tessera_request_id\x12\x26\x1a\x24"
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceLimits:
+    """Bounds of the gateway."""
+
+    max_in_flight: int = 512
+    """Requests at once; more are refused."""
+    largest_logged_body: int = 4 << 20
+    """Bytes of a request or response above which the log holds a code instead of the body."""
+
+
+class InferenceHandler:
+    """Answers ModelInfer on raw bytes; one per gateway.
+
+    Args:
+        routes: Where requests go.
+        authority: Tells callers apart and what they may do.
+        runtime: Asks the models.
+        capture: Keeps the records.
+        calls: Records spans and durations.
+        metrics: Counts by endpoint and version.
+        limits: Bounds.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        *,
+        authority: Authority,
+        runtime: Runtime,
+        capture: Capture,
+        calls: MethodCalls,
+        metrics: GatewayMetrics,
+        limits: InferenceLimits,
+    ) -> None:
+        self._routes = routes
+        self._authority = authority
+        self._runtime = runtime
+        self._capture = capture
+        self._calls = calls
+        self._metrics = metrics
+        self._limits = limits
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return self._in_flight
+
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        """Answer a serialised `inference.ModelInferRequest`."""
+        exchange = Exchange(new_id(), data)
+        metadata = context.invocation_metadata() or ()
+        call = self._calls.begin(metadata)
+        exchange.trace_id = _trace_id(call[1])
+        context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
+        self._in_flight += 1
+        code = "OK"
+        try:
+            reply = await self._answer(exchange, metadata, context.time_remaining())
+            self._keep(exchange, reply, _OK, "")
+            return reply
+        except asyncio.CancelledError:
+            late = context.time_remaining() == 0
+            number = _DEADLINE_EXCEEDED if late else _CANCELLED
+            code = _CODES[number].name
+            text = "the deadline passed" if late else "the caller cancelled"
+            self._keep_failure(exchange, number, text)
+            raise
+        except Exception as error:
+            status = _status(error)
+            code = _CODES[status.code].name
+            self._keep_failure(exchange, status.code, status.message)
+            context.set_trailing_metadata(
+                ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
+            )
+            await context.abort(_CODES[status.code], status.message)
+        finally:
+            self._in_flight -= 1
+            self._calls.end(call, code)
+            self._metrics.observe(exchange, code)
+
+    async def _answer(self, exchange: Exchange, metadata: Any, timeout: float | None) -> bytes:
+        try:
+            request = service_pb2.ModelInferRequest.FromString(exchange.request)
+        except DecodeError:
+            raise InvalidInference("the request is not an inference.ModelInferRequest") from None
+        exchange.endpoint = name = request.model_name
+        exchange.client_request_id = request.id
+        if self._in_flight > self._limits.max_in_flight:
+            raise TooManyInferences(
+                "the gateway has as many requests in flight as it may", retry_after=_RETRY_SECONDS
+            )
+        principal = await self._authority.authenticate(bearer_token(metadata))
+        exchange.requester = principal.name
+        exchange.route = route = self._routes.find(name)
+        await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
+        exchange.authorised = True
+        route.rules.check(request)
+        exchange.served = served = route.choose(request.model_version)
+        began = perf_counter_ns()
+        served.enter()
+        try:
+            reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
+        finally:
+            served.leave()
+            exchange.execution_us = (perf_counter_ns() - began) // 1000
+        return b"".join((reply, served.reply_suffix, _ID_PARAMETER, exchange.request_id.encode()))
+
+    def _keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
+        self._capture.append(
+            record_of(exchange, reply, status, message, self._limits.largest_logged_body)
+        )
+
+    def _keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
+        if exchange.endpoint not in self._routes.routes:
+            # No endpoint, no table: only a metric counts it.
+            return
+        try:
+            self._keep(exchange, b"", status, message)
+        except SpoolFull:
+            self._metrics.unlogged.inc()
+
+
+def _trace_id(span: Any) -> str:
+    trace_id = span.get_span_context().trace_id
+    return f"{trace_id:032x}" if trace_id else ""
+
+
+def _status(error: Exception) -> status_pb2.Status:
+    if isinstance(error, ModelFailed):
+        # Not a defect of the platform: whoever asks a model may know how it failed.
+        status = status_pb2.Status(
+            code=grpc.StatusCode.INTERNAL.value[0], message=error.message[:1024]
+        )
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+        return status
+    if isinstance(error, TesseraError):
+        return status_of(error)
+    if isinstance(error, TimeoutError):
+        return status_of(InferenceTimeout("the deadline passed before the model answered"))
+    _log.exception("a request failed")
+    return status_of(Internal(repr(error)))

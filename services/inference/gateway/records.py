@@ -1,0 +1,106 @@
+"""Payload records: what the gateway keeps of one request, whatever became of it."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns, time_ns
+from typing import Final
+
+from services.inference.gateway.routing import Route, Served
+from tessera.events.v1 import inference_events_pb2
+
+__all__ = ["Exchange", "record_of"]
+
+NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
+"""The request's body was not kept because its caller may not query the endpoint."""
+REQUEST_TOO_LARGE: Final = "MAX_REQUEST_SIZE_EXCEEDED"
+"""The request's body is larger than what is logged."""
+RESPONSE_TOO_LARGE: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
+"""The response's body is larger than what is logged."""
+
+_LONGEST_TEXT: Final = {"client_request_id": 512, "endpoint": 128, "status_message": 8192}
+
+
+class Exchange:
+    """One request on its way through the gateway."""
+
+    __slots__ = (
+        "authorised",
+        "began",
+        "client_request_id",
+        "endpoint",
+        "execution_us",
+        "request",
+        "request_id",
+        "requester",
+        "route",
+        "served",
+        "time_ns",
+        "trace_id",
+    )
+
+    def __init__(self, request_id: str, request: bytes) -> None:
+        self.time_ns = time_ns()
+        self.began = perf_counter_ns()
+        self.request_id = request_id
+        self.request = request
+        self.endpoint = ""
+        self.client_request_id = ""
+        self.requester = ""
+        self.trace_id = ""
+        self.authorised = False
+        self.route: Route | None = None
+        self.served: Served | None = None
+        self.execution_us = 0
+
+    @property
+    def duration_us(self) -> int:
+        """Microseconds since the request arrived."""
+        return (perf_counter_ns() - self.began) // 1000
+
+
+def record_of(
+    exchange: Exchange, response: bytes, status: int, message: str, largest_body: int
+) -> bytes:
+    """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended.
+
+    Args:
+        exchange: The request, for an endpoint that has a table.
+        response: The reply; empty on failure.
+        status: gRPC status code of the reply.
+        message: Public text of the failure; empty on success.
+        largest_body: Bytes above which a body is left out.
+    """
+    seconds, nanos = divmod(exchange.time_ns, 1_000_000_000)
+    record = inference_events_pb2.PayloadRecord(
+        tessera_request_id=exchange.request_id,
+        client_request_id=exchange.client_request_id[: _LONGEST_TEXT["client_request_id"]],
+        endpoint=exchange.endpoint[: _LONGEST_TEXT["endpoint"]],
+        duration_us=exchange.duration_us,
+        execution_duration_us=exchange.execution_us,
+        status_code=status,
+        status_message=message[: _LONGEST_TEXT["status_message"]],
+        requester=exchange.requester,
+        trace_id=exchange.trace_id,
+        encoding=inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF,
+        sampling_fraction=1.0,
+    )
+    record.request_time.seconds = seconds
+    record.request_time.nanos = nanos // 1000 * 1000
+    if exchange.route is not None:
+        record.config_version = exchange.route.config_version
+    served = exchange.served
+    if served is not None:
+        record.served_entity = served.name
+        record.model_name = served.model_name
+        record.model_version = served.model_version
+    if not exchange.authorised:
+        record.logging_error_codes.append(NOT_AUTHORISED)
+    elif len(exchange.request) > largest_body:
+        record.logging_error_codes.append(REQUEST_TOO_LARGE)
+    else:
+        record.request = exchange.request
+    if len(response) > largest_body:
+        record.logging_error_codes.append(RESPONSE_TOO_LARGE)
+    else:
+        record.response = response
+    return record.SerializeToString()

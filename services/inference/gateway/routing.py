@@ -1,0 +1,167 @@
+"""Where requests go: a table of routes that is replaced at once when a configuration changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from services.inference.domain.endpoint import Endpoint, ServedEntity
+from services.inference.domain.signature import Signature
+from services.inference.domain.splitter import TrafficSplitter
+from services.inference.errors import EndpointNotFound, EndpointNotReady
+from services.inference.gateway.validation import RequestRules
+from services.inference.gateway.wire import text_field
+from services.inference.runtime.bundle import MAX_BATCH_ROWS
+
+__all__ = ["Route", "RouteTable", "Served"]
+
+_MODEL_NAME = 1
+_MODEL_VERSION = 2
+
+
+class Served:
+    """A served entity as the gateway sees it."""
+
+    __slots__ = (
+        "_idle",
+        "_in_flight",
+        "model_name",
+        "model_version",
+        "name",
+        "reply_suffix",
+        "request_suffix",
+        "runtime_name",
+    )
+
+    def __init__(self, endpoint: str, entity: ServedEntity) -> None:
+        self.name = entity.name
+        self.model_name = entity.model_name
+        self.model_version = entity.model_version
+        self.runtime_name = entity.runtime_name
+        self.request_suffix = text_field(_MODEL_NAME, entity.runtime_name) + text_field(
+            _MODEL_VERSION, ""
+        )
+        """What turns a caller's request into the runtime's."""
+        self.reply_suffix = text_field(_MODEL_NAME, endpoint) + text_field(
+            _MODEL_VERSION, str(entity.model_version)
+        )
+        """What turns the runtime's response into the caller's."""
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def enter(self) -> None:
+        """Note that a request is on its way to the runtime."""
+        self._in_flight += 1
+        if self._in_flight == 1:
+            self._idle.clear()
+
+    def leave(self) -> None:
+        """Note that it has returned."""
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Return when no request is on its way."""
+        await self._idle.wait()
+
+
+class Route:
+    """What answers an endpoint's requests.
+
+    Args:
+        endpoint: With a configuration.
+        keep: The route before, whose counts of requests in flight go on for what both serve.
+
+    Raises:
+        ValueError: It has no configuration.
+    """
+
+    __slots__ = ("_by_version", "_splitter", "config_version", "endpoint", "entities", "rules")
+
+    def __init__(self, endpoint: Endpoint, keep: Route | None = None) -> None:
+        if endpoint.config is None:
+            raise ValueError(f"endpoint {endpoint.name!r} has no configuration")
+        kept = {served.runtime_name: served for served in keep.entities} if keep else {}
+        self.endpoint = endpoint
+        self.config_version = endpoint.config.version
+        self.entities: tuple[Served, ...] = tuple(
+            kept.get(entity.runtime_name) or Served(endpoint.name, entity)
+            for entity in endpoint.config.entities
+        )
+        self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
+        self._splitter = TrafficSplitter(
+            [entity.traffic_percent for entity in endpoint.config.entities]
+        )
+        self._by_version = {str(served.model_version): served for served in self.entities}
+
+    @property
+    def signature(self) -> Signature:
+        """The interface that the entities share."""
+        config = self.endpoint.config
+        if config is None:
+            raise ValueError("a route has a configuration")
+        return config.signature
+
+    def choose(self, model_version: str) -> Served:
+        """The entity that gets a request: by the shares, or the one that the caller names.
+
+        Raises:
+            EndpointNotFound: No entity serves the version that the caller names.
+        """
+        if not model_version:
+            return self.entities[self._splitter.next()]
+        served = self._by_version.get(model_version)
+        if served is None:
+            raise EndpointNotFound(
+                f"endpoint {self.endpoint.name!r} does not serve version {model_version[:32]!r}"
+            )
+        return served
+
+
+class RouteTable:
+    """The routes of every endpoint that answers, by name."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Route] = {}
+        self._starting: set[str] = set()
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """Every route."""
+        return MappingProxyType(self._routes)
+
+    def find(self, name: str) -> Route:
+        """The route of an endpoint.
+
+        Raises:
+            EndpointNotReady: Its first configuration is still being made ready.
+            EndpointNotFound: There is no endpoint of that name.
+        """
+        route = self._routes.get(name)
+        if route is not None:
+            return route
+        if name in self._starting:
+            raise EndpointNotReady(f"endpoint {name!r} is not ready yet")
+        raise EndpointNotFound(f"there is no endpoint {name[:128]!r}")
+
+    def put(self, endpoint: Endpoint) -> tuple[Served, ...]:
+        """Route an endpoint's requests as it is now; returns the entities that get none now."""
+        if endpoint.config is None:
+            self._starting.add(endpoint.name)
+            return ()
+        before = self._routes.get(endpoint.name)
+        route = Route(endpoint, before)
+        self._routes[endpoint.name] = route
+        self._starting.discard(endpoint.name)
+        if before is None:
+            return ()
+        return tuple(served for served in before.entities if served not in route.entities)
+
+    def remove(self, name: str) -> tuple[Served, ...]:
+        """Route no more requests to an endpoint; returns the entities that got them."""
+        self._starting.discard(name)
+        route = self._routes.pop(name, None)
+        return () if route is None else route.entities

@@ -1,0 +1,200 @@
+"""Checks an inference request against the endpoint's signature, before the runtime sees it.
+
+The runtime is older than fixes of flaws that unchecked requests reach, so nothing passes that the
+signature does not describe: no shared memory, no unknown input or output, no length that lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.inference.domain.datatypes import DATATYPES, Datatype
+from services.inference.domain.signature import Role, Signature, TensorSpec
+from services.inference.errors import InvalidInference
+from tessera_kit.errors import FieldViolation
+
+__all__ = ["LONGEST_CLIENT_ID", "RequestRules"]
+
+LONGEST_CLIENT_ID: Final = 512
+"""Longest `id` that a caller may give a request, in characters."""
+_MOST_PARAMETERS: Final = 64
+_RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
+
+
+@dataclass(frozen=True, slots=True)
+class _InputRule:
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    required: bool
+
+
+class RequestRules:
+    """The rules of one endpoint, prepared once.
+
+    Args:
+        signature: What its models take and give.
+        max_rows: Most rows of one request, where rows can be put together.
+    """
+
+    __slots__ = ("_batched", "_inputs", "_max_rows", "_outputs", "_required")
+
+    def __init__(self, signature: Signature, max_rows: int) -> None:
+        self._batched = signature.batched
+        self._max_rows = max_rows
+        self._inputs = {spec.name: _rule(spec) for spec in signature.inputs}
+        self._required = frozenset(name for name, rule in self._inputs.items() if rule.required)
+        self._outputs = frozenset(spec.name for spec in signature.outputs)
+
+    def check(self, request: Any) -> None:
+        """Raise InvalidInference unless the `inference.ModelInferRequest` fits the signature."""
+        violations = list(self._violations(request))
+        if violations:
+            first = violations[0]
+            raise InvalidInference(f"{first.field}: {first.description}", violations=violations)
+
+    def _violations(self, request: Any) -> Iterator[FieldViolation]:
+        if len(request.id) > LONGEST_CLIENT_ID:
+            yield FieldViolation("id", f"must have at most {LONGEST_CLIENT_ID} characters")
+        if request.parameters:
+            yield from _parameters(request.parameters)
+        raw = request.raw_input_contents
+        inputs = request.inputs
+        if raw and len(raw) != len(inputs):
+            yield FieldViolation(
+                "raw_input_contents",
+                f"has {len(raw)} entries for {len(inputs)} inputs; give one for each, in order",
+            )
+            return
+        seen: set[str] = set()
+        rows = 0
+        for index, tensor in enumerate(inputs):
+            name = tensor.name
+            shape = tuple(tensor.shape)
+            problem = self._problem(tensor, shape, seen, raw[index] if raw else None)
+            if problem is None and self._batched:
+                rows = rows or shape[0]
+                problem = self._row_problem(shape[0], rows)
+            if problem is not None:
+                yield FieldViolation(f"inputs[{index}] {name[:128]!r}", problem)
+            seen.add(name)
+        for name in sorted(self._required - seen):
+            yield FieldViolation(f"inputs {name!r}", "is missing")
+        if request.outputs:
+            yield from self._output_violations(request.outputs)
+
+    def _problem(
+        self, tensor: Any, shape: tuple[int, ...], seen: set[str], raw: bytes | None
+    ) -> str | None:
+        rule = self._inputs.get(tensor.name)
+        if rule is None:
+            return f"there is no such input; the endpoint takes {_listed(self._inputs)}"
+        if tensor.name in seen:
+            return "is given twice"
+        return _mismatch(rule, tensor, shape) or _content(rule, tensor, shape, raw)
+
+    def _row_problem(self, got: int, rows: int) -> str | None:
+        if got != rows:
+            return f"has {got} rows while the first input has {rows}"
+        if got > self._max_rows:
+            return f"has {got} rows; a request may have at most {self._max_rows}"
+        return None
+
+    def _output_violations(self, outputs: Any) -> Iterator[FieldViolation]:
+        seen: set[str] = set()
+        for index, output in enumerate(outputs):
+            path = f"outputs[{index}] {output.name[:128]!r}"
+            if output.name not in self._outputs:
+                yield FieldViolation(
+                    path, f"there is no such output; the endpoint gives {_listed(self._outputs)}"
+                )
+            elif output.name in seen:
+                yield FieldViolation(path, "is asked for twice")
+            elif output.parameters:
+                yield FieldViolation(path, "parameters of outputs are not served")
+            seen.add(output.name)
+
+
+def _rule(spec: TensorSpec) -> _InputRule:
+    return _InputRule(
+        spec.name, DATATYPES[spec.datatype], spec.shape, spec.role is not Role.METADATA
+    )
+
+
+def _mismatch(rule: _InputRule, tensor: Any, shape: tuple[int, ...]) -> str | None:
+    """What of the tensor's head does not fit."""
+    if tensor.datatype != rule.datatype.name:
+        return f"must be {rule.datatype.name}, not {tensor.datatype[:32]!r}"
+    if len(shape) != len(rule.shape):
+        return f"must have shape {_shape(rule.shape)}, not {list(shape)}"
+    for got, want in zip(shape, rule.shape, strict=True):
+        if got < 1 or (want != -1 and got != want):
+            return f"must have shape {_shape(rule.shape)}, not {list(shape)}"
+    if tensor.parameters:
+        return "parameters of inputs, as of shared memory, are not served"
+    return None
+
+
+def _content(
+    rule: _InputRule, tensor: Any, shape: tuple[int, ...], raw: bytes | None
+) -> str | None:
+    """What of the tensor's elements does not fit its head."""
+    count = 1
+    for size in shape:
+        count *= size
+    if raw is None:
+        return _typed_content(rule.datatype, tensor.contents, count)
+    if tensor.HasField("contents"):
+        return "has contents beside raw_input_contents"
+    if rule.datatype.size:
+        want = count * rule.datatype.size
+        if len(raw) != want:
+            return f"has {len(raw)} bytes of raw contents; its shape needs {want}"
+        return None
+    return _texts(raw, count)
+
+
+def _texts(raw: bytes, count: int) -> str | None:
+    """What is wrong with `count` texts, each after its length in 4 bytes, little-endian."""
+    position, end, found = 0, len(raw), 0
+    while position + 4 <= end:
+        position += 4 + int.from_bytes(raw[position : position + 4], "little")
+        found += 1
+        if found > count:
+            break
+    if position != end:
+        return "has raw contents that end within a text"
+    if found != count:
+        return f"has {found} texts; its shape needs {count}"
+    return None
+
+
+def _typed_content(datatype: Datatype, contents: Any, count: int) -> str | None:
+    if not datatype.contents:
+        return f"{datatype.name} must be sent as raw_input_contents"
+    for field, values in contents.ListFields():
+        if field.name != datatype.contents:
+            return f"has {field.name}; {datatype.name} is sent in {datatype.contents}"
+        if len(values) != count:
+            return f"has {len(values)} elements; its shape needs {count}"
+        return None
+    return f"has no {datatype.contents}; its shape needs {count} elements"
+
+
+def _parameters(parameters: Any) -> Iterator[FieldViolation]:
+    if len(parameters) > _MOST_PARAMETERS:
+        yield FieldViolation("parameters", f"must be at most {_MOST_PARAMETERS}")
+    for name in parameters:
+        if name.startswith(_RESERVED_PARAMETERS):
+            yield FieldViolation(f"parameters[{name[:64]!r}]", "is not served")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return str([size if size != -1 else "any" for size in shape]).replace("'", "")
+
+
+def _listed(names: Any) -> str:
+    shown = sorted(names)
+    return ", ".join(map(repr, shown[:20])) + (", …" if len(shown) > 20 else "")

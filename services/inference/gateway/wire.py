@@ -1,0 +1,34 @@
+"""Changes to serialised protobuf messages that need no parsing.
+
+A parser takes the last value of a singular field, so a field is replaced by adding it again at the
+end (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+"""
+
+from __future__ import annotations
+
+__all__ = ["text_field"]
+
+
+def text_field(number: int, text: str) -> bytes:
+    """A string field as it is written: tag, length, bytes.
+
+    Args:
+        number: Field number, 1 to 15.
+        text: The value; an empty one is written too, so that it overrides.
+
+    Raises:
+        ValueError: The number needs a longer tag.
+    """
+    if not 1 <= number <= 15:
+        raise ValueError("field numbers above 15 have longer tags")
+    value = text.encode()
+    return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

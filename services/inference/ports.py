@@ -1,0 +1,212 @@
+"""What inference needs of the world. `adapters.memory` holds a twin of each that keeps to the text.
+
+Every call may raise `tessera_kit.errors.Unavailable` when its system does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.inference.domain.endpoint import Endpoint, InferenceTable
+from tessera_kit.bus.event import Event
+
+__all__ = [
+    "Capture",
+    "Endpoints",
+    "ModelRegistry",
+    "ModelVersionFacts",
+    "RowCount",
+    "Runtime",
+    "RuntimeModels",
+    "TableCatalog",
+    "TableStatistics",
+    "Tables",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersionFacts:
+    """A version of a registered model, as the catalog knows it."""
+
+    model_name: str
+    version: int
+    ready: bool
+
+
+class ModelRegistry(Protocol):
+    """The catalog's models, read with the rights of a principal.
+
+    Raises:
+        NotFound: The model, version, alias or file does not exist, or the principal may not see it.
+        PermissionDenied: The principal lacks EXECUTE on the model or USE on its parents.
+    """
+
+    async def version(self, principal: str, model_name: str, number: int) -> ModelVersionFacts:
+        """Read a version by its number."""
+
+    async def version_by_alias(
+        self, principal: str, model_name: str, alias: str
+    ) -> ModelVersionFacts:
+        """Read the version that an alias points at."""
+
+    async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
+        """Read a file of a version.
+
+        Raises:
+            ResourceExhausted: It is larger than a runtime takes.
+        """
+
+
+class TableCatalog(Protocol):
+    """The catalog's tables."""
+
+    async def create_inference_table(
+        self, principal: str, full_name: str, comment: str, request_id: str
+    ) -> InferenceTable:
+        """Create a table with the columns of `domain.table`, owned by the principal.
+
+        The same request id again returns the same table.
+
+        Raises:
+            AlreadyExists: There is such a table.
+            NotFound: The schema does not exist, or the principal may not see it.
+            PermissionDenied: The principal may not create tables there.
+        """
+
+
+class Endpoints(Protocol):
+    """Keeps endpoints. Each call is one transaction, with the events that it tells."""
+
+    async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
+        """Store a new endpoint.
+
+        When its creator used a non-empty `request_id` before, that call's endpoint is returned
+        as it now is, nothing is stored and nothing told.
+
+        Raises:
+            EndpointExists: The name is taken.
+        """
+
+    async def find_request(self, principal: str, request_id: str) -> Endpoint | None:
+        """The endpoint of an earlier `add` of this creator with this request id."""
+
+    async def get(self, name: str) -> Endpoint:
+        """Read an endpoint.
+
+        Raises:
+            EndpointNotFound: There is none.
+        """
+
+    async def page(self, after: str, limit: int) -> Sequence[Endpoint]:
+        """Endpoints with names above `after`, by name."""
+
+    async def all(self) -> Sequence[Endpoint]:
+        """Every endpoint, by name."""
+
+    async def save(self, endpoint: Endpoint, read_etag: str, tells: Sequence[Event]) -> None:
+        """Store a changed endpoint.
+
+        Raises:
+            StaleEtag: The stored one's etag is not `read_etag`: it changed, or is gone.
+        """
+
+    async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
+        """Delete the endpoint; the place of its table stays known for rows on their way.
+
+        Raises:
+            StaleEtag: It changed, or is gone.
+        """
+
+
+class Tables(Protocol):
+    """Where each endpoint's payloads go, those of deleted endpoints too."""
+
+    async def table_of(self, endpoint: str) -> InferenceTable | None:
+        """The newest table of an endpoint of this name; None when there never was one."""
+
+
+class RuntimeModels(Protocol):
+    """The models that the runtime has loaded."""
+
+    async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
+        """Load a model and return when it can be asked; one of this name is replaced.
+
+        Args:
+            name: From `domain.endpoint.runtime_name`.
+            config: Triton's ModelConfig as JSON.
+            files: Content by path, as `1/model.py`.
+
+        Raises:
+            ModelNotServable: The model cannot be loaded; the message says why.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Unload a model; one that is not there is fine. Requests in it end first."""
+
+    async def loaded(self) -> frozenset[str]:
+        """Names of the models that answer."""
+
+
+class Runtime(Protocol):
+    """Asks a loaded model, on the hot path."""
+
+    async def infer(self, request: bytes, timeout: float | None) -> bytes:
+        """Send a serialised `inference.ModelInferRequest` and return the serialised response.
+
+        Cancelling the call gives the request up.
+
+        Args:
+            request: With the model's name in the runtime.
+            timeout: Seconds until the caller gives up; None for no end.
+
+        Raises:
+            RuntimeUnavailable: The runtime does not answer or does not have the model.
+            InferenceTimeout: The time is over.
+            InvalidInference: The runtime refused the request.
+            TooManyInferences: The runtime has too many.
+            ModelFailed: The model's code failed.
+        """
+
+
+class Capture(Protocol):
+    """Keeps payload records from before their reply until the bus has them."""
+
+    def append(self, record: bytes) -> None:
+        """Keep a serialised `tessera.events.v1.PayloadRecord`; returns when a kill cannot lose it.
+
+        Raises:
+            SpoolFull: There is no room; nothing was kept.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RowCount:
+    """Rows of one served entity."""
+
+    served_entity: str
+    model_version: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatistics:
+    """Counts of an inference table."""
+
+    rows: int
+    distinct_requests: int
+    errors: int
+    lag_p50: timedelta
+    lag_p99: timedelta
+    lag_max: timedelta
+    by_served_entity: tuple[RowCount, ...]
+    newest_request: datetime | None
+
+
+class TableReader(Protocol):
+    """Reads inference tables."""
+
+    async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
+        """Count the rows of requests from `since` on, all when None."""

@@ -1,0 +1,1 @@
+"""What is sent to the model runtime: checked archives, configurations, a model's program."""

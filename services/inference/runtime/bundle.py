@@ -1,0 +1,103 @@
+"""What Triton is given to serve a model version: a configuration, a program and checked files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
+from services.inference.runtime.archive import rebuild
+
+__all__ = ["MAX_BATCH_ROWS", "ModelBundle", "make_bundle"]
+
+MAX_BATCH_ROWS: Final = 8192
+"""Most rows of one request, and of the batch that Triton puts together from several."""
+_MODEL_FILES: Final = {Flavor.TORCH_EXPORT: "model.pt2", Flavor.TORCHSCRIPT: "model.pt"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBundle:
+    """A model as the runtime loads it."""
+
+    config: str
+    """Triton's ModelConfig as JSON."""
+    files: Mapping[str, bytes]
+    """Content by path below the model's folder, as `1/model.py`."""
+
+
+def make_bundle(name: str, signature: Signature, instance_count: int, model: bytes) -> ModelBundle:
+    """The bundle of a model version.
+
+    Args:
+        name: The model's name in the runtime.
+        signature: From the version's manifest.
+        instance_count: How many processes run it at once.
+        model: The model's file as it was uploaded.
+
+    Raises:
+        InvalidArchive: The file is not safe to load.
+    """
+    file = _MODEL_FILES[signature.flavor]
+    program = resources.files("services.inference.runtime").joinpath("triton_model.py")
+    return ModelBundle(
+        config=json.dumps(_config(name, signature, instance_count)),
+        files={
+            "1/model.py": program.read_bytes(),
+            "1/signature.json": json.dumps(_signature(signature, file, instance_count)).encode(),
+            f"1/{file}": rebuild(signature.flavor, model),
+        },
+    )
+
+
+def _config(name: str, signature: Signature, instance_count: int) -> dict[str, Any]:
+    batched = signature.batched
+    config: dict[str, Any] = {
+        "name": name,
+        "backend": "python",
+        "max_batch_size": MAX_BATCH_ROWS if batched else 0,
+        "input": [_port(spec, batched) for spec in signature.inputs],
+        "output": [_port(spec, batched) for spec in signature.outputs],
+        # Without a kind, Triton places instances on GPUs where there are some.
+        "instance_group": [{"count": instance_count}],
+    }
+    if batched:
+        # No waiting for company: what came while the model was busy is taken together.
+        # A caller's deadline travels as the request's `timeout` and ends its time in the queue.
+        config["dynamic_batching"] = {
+            "default_queue_policy": {"timeout_action": "REJECT", "allow_timeout_override": True}
+        }
+    return config
+
+
+def _port(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+    port: dict[str, Any] = {
+        "name": spec.name,
+        "data_type": DATATYPES[spec.datatype].triton,
+        "dims": list(spec.shape[1:] if batched else spec.shape),
+    }
+    if spec.role is Role.METADATA:
+        port["optional"] = True
+    return port
+
+
+def _signature(signature: Signature, file: str, instance_count: int) -> dict[str, Any]:
+    return {
+        "flavor": signature.flavor,
+        "file": file,
+        "batched": signature.batched,
+        "instance_count": instance_count,
+        "inputs": [_tensor(spec) for spec in signature.inputs if spec.role is Role.FEATURE],
+        "outputs": [_tensor(spec) for spec in signature.outputs],
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    dtype = "int64" if spec.vocabulary is not None else DATATYPES[spec.datatype].numpy
+    tensor: dict[str, Any] = {"name": spec.name, "dtype": dtype, "shape": list(spec.shape)}
+    if spec.vocabulary is not None:
+        tensor["vocabulary"] = list(spec.vocabulary)
+    return tensor
