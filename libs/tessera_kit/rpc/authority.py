@@ -25,7 +25,7 @@ class Authority(Authenticator, Protocol):
     """Tells whose token it is, and what that principal may do.
 
     Constraints: administrators pass every `require`; owners may do everything with what they own;
-    `register` again with the same owner changes nothing; `unregister` of what is unknown is no error.
+    `register` again with the same owner changes nothing; nor does `unregister` of what is unknown.
     """
 
     async def require(
