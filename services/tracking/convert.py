@@ -1,0 +1,266 @@
+"""Between the contract's messages and the domain; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.tracking.domain.artifacts import Artifact
+from services.tracking.domain.batch import Batch, check_params_unique, check_run_tags
+from services.tracking.domain.experiment import Experiment, ExperimentChange
+from services.tracking.domain.keys import check_key, check_text
+from services.tracking.domain.lifecycle import LifecycleStage, Micros
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import DatasetInput, Run, RunChange, RunStatus
+from services.tracking.errors import InvalidUpdate, InvalidValue
+from tessera.tracking.v1 import tracking_pb2 as pb
+from tessera.tracking.v1 import tracking_service_pb2 as service_pb
+
+__all__ = [
+    "artifact_message",
+    "batch_of",
+    "experiment_change",
+    "experiment_message",
+    "metric_message",
+    "micros_of_message",
+    "point_at",
+    "point_position",
+    "points_of",
+    "run_change",
+    "run_message",
+    "stage_of",
+    "status_of",
+    "timestamp_message",
+]
+
+_MICROS: Final = 1_000_000
+_LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a Timestamp may have
+
+_STAGES: Final = {
+    pb.LIFECYCLE_STAGE_UNSPECIFIED: LifecycleStage.ACTIVE,
+    pb.LIFECYCLE_STAGE_ACTIVE: LifecycleStage.ACTIVE,
+    pb.LIFECYCLE_STAGE_DELETED: LifecycleStage.DELETED,
+}
+_STAGE_NUMBERS: Final = {
+    LifecycleStage.ACTIVE: pb.LIFECYCLE_STAGE_ACTIVE,
+    LifecycleStage.DELETED: pb.LIFECYCLE_STAGE_DELETED,
+}
+_STATUS_NUMBERS: Final = {
+    RunStatus.RUNNING: pb.RUN_STATUS_RUNNING,
+    RunStatus.SCHEDULED: pb.RUN_STATUS_SCHEDULED,
+    RunStatus.FINISHED: pb.RUN_STATUS_FINISHED,
+    RunStatus.FAILED: pb.RUN_STATUS_FAILED,
+    RunStatus.KILLED: pb.RUN_STATUS_KILLED,
+}
+_STATUSES: Final = {number: status for status, number in _STATUS_NUMBERS.items()}
+
+
+# Times
+
+
+def timestamp_message(micros: Micros) -> Timestamp:
+    """Return the time as a message."""
+    seconds, rest = divmod(micros, _MICROS)
+    return Timestamp(seconds=seconds, nanos=rest * 1000)
+
+
+def micros_of_message(timestamp: Timestamp, field: str) -> Micros:
+    """Return the time in microseconds; a finer fraction is cut off.
+
+    Raises:
+        InvalidValue: It lies before 1970 or after the year 9999.
+    """
+    seconds, nanos = timestamp.seconds, timestamp.nanos
+    if not (0 <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
+        raise InvalidValue(f"{field} must lie between the years 1970 and 9999", field)
+    return seconds * _MICROS + nanos // 1000
+
+
+# From messages
+
+
+def stage_of(stage: pb.LifecycleStage.ValueType) -> LifecycleStage:
+    """Return the stage; active when unspecified."""
+    return _STAGES[stage]
+
+
+def status_of(status: pb.RunStatus.ValueType) -> RunStatus | None:
+    """Return the status; None when unspecified."""
+    return _STATUSES.get(status)
+
+
+def points_of(metrics: Sequence[pb.Metric]) -> list[Point]:
+    """Return the points of metrics, each checked.
+
+    Raises:
+        InvalidKey: A name breaks the rules.
+        InvalidValue: A time is before 1970 or after the year 9999.
+    """
+    points: list[Point] = []
+    checked: set[str] = set()
+    for index, metric in enumerate(metrics):
+        key = metric.key
+        if key not in checked:
+            checked.add(check_key(key, "metric", f"metrics[{index}].key"))
+        timestamp = metric.timestamp
+        seconds, nanos = timestamp.seconds, timestamp.nanos
+        if not (0 <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
+            raise InvalidValue(
+                f"Got invalid timestamp {seconds * 1000} for metric '{key}' "
+                f"(value={metric.value}). Timestamp must be a nonnegative long (64-bit integer) ",
+                f"metrics[{index}].timestamp",
+            )
+        points.append(Point(key, metric.step, seconds * _MICROS + nanos // 1000, metric.value))
+    return points
+
+
+def batch_of(request: service_pb.LogBatchRequest, principal: str) -> Batch:
+    """Return the batch of a request, everything in it checked.
+
+    Raises:
+        InvalidKey, InvalidValue, DuplicateParams: Something in it breaks the rules.
+    """
+    return Batch(
+        run_id=request.run_id,
+        principal=principal,
+        points=points_of(request.metrics),
+        params=check_params_unique([(one.key, one.value) for one in request.params]),
+        tags=check_run_tags([(one.key, one.value) for one in request.tags]),
+        inputs=_inputs(request.inputs),
+    )
+
+
+def _inputs(inputs: Iterable[pb.DatasetInput]) -> tuple[DatasetInput, ...]:
+    found: list[DatasetInput] = []
+    for index, one in enumerate(inputs):
+        path = f"inputs[{index}]"
+        name = check_text(one.name, 500, "Dataset name", f"{path}.name")
+        digest = check_text(one.digest, 64, "Dataset digest", f"{path}.digest")
+        context = check_text(one.context, 64, "Dataset context", f"{path}.context")
+        found.append(DatasetInput(name, digest, context))
+    return tuple(found)
+
+
+# To messages
+
+
+def experiment_message(experiment: Experiment) -> pb.Experiment:
+    """Return the experiment as a message."""
+    return pb.Experiment(
+        experiment_id=experiment.experiment_id,
+        name=experiment.name,
+        artifact_location=experiment.artifact_location,
+        lifecycle_stage=_STAGE_NUMBERS[experiment.stage],
+        tags=dict(experiment.tags),
+        created_by=experiment.created_by,
+        created_at=timestamp_message(experiment.created_at),
+        updated_at=timestamp_message(experiment.updated_at),
+        etag=experiment.etag,
+    )
+
+
+def run_message(run: Run) -> pb.Run:
+    """Return the run as a message."""
+    info = run.info
+    return pb.Run(
+        run_id=info.run_id,
+        experiment_id=info.experiment_id,
+        name=info.name,
+        status=_STATUS_NUMBERS[info.status],
+        started_at=timestamp_message(info.started_at),
+        ended_at=None if info.ended_at is None else timestamp_message(info.ended_at),
+        artifact_location=info.artifact_location,
+        lifecycle_stage=_STAGE_NUMBERS[info.stage],
+        created_by=info.created_by,
+        params=[pb.Param(key=key, value=value) for key, value in run.params.items()],
+        metrics=[metric_message(point) for point in run.metrics.values()],
+        tags=[pb.Tag(key=key, value=value) for key, value in run.tags.items()],
+        inputs=[pb.DatasetInput(name=n, digest=d, context=c) for n, d, c in run.inputs],
+        etag=info.etag,
+    )
+
+
+def metric_message(point: Point) -> pb.Metric:
+    """Return the point as a message."""
+    return pb.Metric(
+        key=point.key,
+        value=point.value,
+        timestamp=timestamp_message(point.timestamp),
+        step=point.step,
+    )
+
+
+def artifact_message(artifact: Artifact) -> pb.ArtifactInfo:
+    """Return the artifact as a message."""
+    return pb.ArtifactInfo(
+        path=artifact.path, is_directory=artifact.is_directory, size_bytes=artifact.size
+    )
+
+
+# Updates
+
+
+def experiment_change(request: service_pb.UpdateExperimentRequest) -> ExperimentChange:
+    """Return what an update changes.
+
+    Raises:
+        InvalidUpdate: The mask is empty or names a field that cannot be changed.
+    """
+    paths = _paths(request.update_mask.paths, {"name", "tags"})
+    experiment = request.experiment
+    return ExperimentChange(
+        name=experiment.name if "name" in paths else None,
+        tags=dict(sorted(experiment.tags.items())) if "tags" in paths else None,
+        etag=experiment.etag,
+    )
+
+
+def run_change(request: service_pb.UpdateRunRequest) -> RunChange:
+    """Return what an update changes.
+
+    Raises:
+        InvalidUpdate: The mask is empty or names a field that cannot be changed, or a field that it
+            names has no value.
+        InvalidValue: The end lies before 1970 or after the year 9999.
+    """
+    paths = _paths(request.update_mask.paths, {"name", "status", "ended_at"})
+    run = request.run
+    status = status_of(run.status) if "status" in paths else None
+    if "status" in paths and status is None:
+        raise InvalidUpdate("status must be one that the contract declares", "run.status")
+    if "ended_at" in paths and not run.HasField("ended_at"):
+        raise InvalidUpdate("ended_at must be set", "run.ended_at")
+    return RunChange(
+        name=run.name if "name" in paths else None,
+        status=status,
+        ended_at=micros_of_message(run.ended_at, "run.ended_at") if "ended_at" in paths else None,
+        etag=run.etag,
+    )
+
+
+def _paths(paths: Iterable[str], known: set[str]) -> set[str]:
+    found = set(paths)
+    if not found:
+        raise InvalidUpdate("update_mask must name at least one field", "update_mask")
+    for path in sorted(found - known):
+        raise InvalidUpdate(
+            f"update_mask: {path!r} cannot be changed; use {', '.join(sorted(known))}",
+            "update_mask",
+        )
+    return found
+
+
+# Pages of a metric's history
+
+
+def point_position(point: Point) -> dict[str, str | int]:
+    """Return a point's place in its metric's history, for a page token."""
+    return {"s": point.step, "t": point.timestamp, "v": point.value.hex()}
+
+
+def point_at(position: Mapping[str, str | int], key: str) -> Point:
+    """Return the point that `point_position` told of."""
+    value = float.fromhex(str(position["v"]))
+    return Point(key, int(position["s"]), int(position["t"]), value)

@@ -1,0 +1,225 @@
+"""Writing to runs: batches and streams of metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from services.tracking.domain.batch import Batch, News, news_of
+from services.tracking.domain.lifecycle import micros_of
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import RunInfo
+from services.tracking.errors import InvalidValue, RunNotFound
+from services.tracking.events import inputs_observed
+from services.tracking.handlers.access import Access
+from services.tracking.handlers.group_commit import GroupCommit
+from services.tracking.ports import Store, Work
+from tessera_kit.clock import Clock
+from tessera_kit.errors import TesseraError
+from tessera_kit.ids import new_etag
+from tessera_kit.rpc.identity import Principal
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter
+
+__all__ = ["RunLog", "StreamedPoints"]
+
+_GROUP_WEIGHT: Final = 20_000
+_CALL_WEIGHT: Final = 20
+_IN_FLIGHT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedPoints:
+    """One message of a stream."""
+
+    sequence: int
+    """Counts the stream's messages from 1."""
+    batch: Batch
+    """Its points."""
+
+
+class RunLog:
+    """Writes what runs log.
+
+    Concurrent writes share transactions; each batch is still stored whole or not at all, and is
+    durable when `log` returns.
+
+    Args:
+        store: Where it goes.
+        access: Who may write.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, store: Store, access: Access, clock: Clock) -> None:
+        self._store = store
+        self._access = access
+        self._clock = clock
+        self._commits = GroupCommit(
+            self._apply,
+            weight=lambda batch: _CALL_WEIGHT + len(batch.points),
+            limit=_GROUP_WEIGHT,
+        )
+        self._logged = counter(names.TRACKING_METRICS_LOGGED)
+
+    async def log(self, principal: Principal, batch: Batch) -> None:
+        """Store a batch; one that was stored before changes nothing.
+
+        Raises:
+            RunNotFound: There is no such run.
+            PermissionDenied: The caller may not write it.
+            RunNotActive: It was deleted.
+            ParamChanged: A parameter has another value already.
+        """
+        await self._access.write_run(principal, batch.run_id)
+        await self._commits.submit(batch)
+
+    async def stream(
+        self, principal: Principal, messages: AsyncIterator[StreamedPoints]
+    ) -> AsyncIterator[int]:
+        """Store a stream's messages; yield up to which of them all are durable.
+
+        Up to 64 messages are under way at a time; then the sender waits. A message that fails ends
+        the stream with its error, after what came before it was acknowledged.
+
+        Raises:
+            InvalidValue: A sequence does not follow on the one before.
+            RunNotFound, PermissionDenied, RunNotActive: A message cannot be stored.
+        """
+        under_way = _UnderWay()
+        reader = asyncio.create_task(self._read(principal, messages, under_way))
+        try:
+            while (first := await under_way.first()) is not None:
+                await first
+                yield under_way.take_durable()
+            if under_way.error is not None:
+                raise under_way.error
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Wait until all that was accepted is stored."""
+        await self._commits.close()
+
+    async def _read(
+        self,
+        principal: Principal,
+        messages: AsyncIterator[StreamedPoints],
+        under_way: _UnderWay,
+    ) -> None:
+        expected = 1
+        try:
+            async for message in messages:
+                if message.sequence != expected:
+                    raise InvalidValue(
+                        f"expected sequence {expected}, got {message.sequence}", "sequence"
+                    )
+                expected += 1
+                await self._access.write_run(principal, message.batch.run_id)
+                await under_way.add(message.sequence, self._commits.submit(message.batch))
+        except Exception as error:
+            under_way.end(error)
+        else:
+            under_way.end(None)
+
+    async def _apply(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
+        async with self._store.write() as work:
+            runs = await work.runs.lock({batch.run_id for batch in batches})
+            accepted, outcomes = await _sorted_out(work, runs, batches)
+            await self._store_accepted(work, runs, accepted)
+            await work.commit()
+        self._logged.inc(sum(len(batch.points) for batch, _ in accepted))
+        return outcomes
+
+    async def _store_accepted(
+        self, work: Work, runs: dict[str, RunInfo], accepted: Sequence[tuple[Batch, News]]
+    ) -> None:
+        points: dict[str, list[Point]] = {}
+        news: dict[str, list[News]] = {}
+        for batch, new in accepted:
+            if batch.points:
+                points.setdefault(batch.run_id, []).extend(batch.points)
+            if new.changes_run:
+                news.setdefault(batch.run_id, []).append(new)
+            observed = inputs_observed(
+                batch.run_id,
+                new.inputs,
+                principal=batch.principal,
+                now=micros_of(self._clock.now()),
+            )
+            if observed is not None:
+                work.publish(observed)
+        if points:
+            await work.metrics.add(points)
+        if news:
+            await work.runs.log(news)
+        for run_id in news:
+            await work.runs.put(replace(runs[run_id], etag=new_etag()))
+
+
+class _UnderWay:
+    """A stream's messages that wait for their commit, in order."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Semaphore(_IN_FLIGHT)
+        self._ended = False
+        self.error: Exception | None = None
+        """Why the stream ended early."""
+
+    async def add(self, sequence: int, done: asyncio.Future[None]) -> None:
+        """Add a message, when there is room for it."""
+        await self._room.acquire()
+        self._entries.append((sequence, done))
+        self._changed.set()
+
+    def end(self, error: Exception | None) -> None:
+        """Tell that no message follows."""
+        self.error = error
+        self._ended = True
+        self._changed.set()
+
+    async def first(self) -> asyncio.Future[None] | None:
+        """Wait for the oldest message; None when the stream has ended and none is left."""
+        while not self._entries:
+            if self._ended:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._entries[0][1]
+
+    def take_durable(self) -> int:
+        """Take the messages off that are durable, up to the first that is not; return the last."""
+        sequence = 0
+        while self._entries:
+            sequence_of_first, done = self._entries[0]
+            if not done.done() or done.exception() is not None:
+                break
+            sequence = sequence_of_first
+            self._entries.popleft()
+            self._room.release()
+        return sequence
+
+
+async def _sorted_out(
+    work: Work, runs: dict[str, RunInfo], batches: Sequence[Batch]
+) -> tuple[list[tuple[Batch, News]], list[TesseraError | None]]:
+    """Return the batches that can be stored with what is new in them, and each batch's outcome."""
+    known = await work.runs.known([batch for batch in batches if batch.run_id in runs])
+    accepted: list[tuple[Batch, News]] = []
+    outcomes: list[TesseraError | None] = []
+    for batch in batches:
+        outcome: TesseraError | None = None
+        run = runs.get(batch.run_id)
+        try:
+            if run is None:
+                raise RunNotFound(batch.run_id)
+            accepted.append((batch, news_of(batch, run, known[batch.run_id])))
+        except TesseraError as error:
+            outcome = error
+        outcomes.append(outcome)
+    return accepted, outcomes

@@ -1,0 +1,296 @@
+"""The gRPC door: messages to use cases and back, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from services.tracking import convert
+from services.tracking.domain.artifacts import check_artifact_path
+from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
+from services.tracking.errors import InvalidUpload, InvalidValue
+from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.experiments import Experiments
+from services.tracking.handlers.log import RunLog, StreamedPoints
+from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.search import Search
+from tessera.tracking.v1 import tracking_service_pb2 as pb
+from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
+from tessera_kit.rpc.identity import current_principal
+from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
+
+__all__ = ["TrackingServicer", "UseCases"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_HISTORY_PAGE: Final = 1000
+_MOST_HISTORY: Final = 25_000
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the door opens to."""
+
+    experiments: Experiments
+    runs: Runs
+    log: RunLog
+    search: Search
+    artifacts: Artifacts
+
+
+class TrackingServicer(rpc.TrackingServiceServicer):
+    """Answers `tessera.tracking.v1.TrackingService`.
+
+    Args:
+        use_cases: Who does the work.
+    """
+
+    def __init__(self, use_cases: UseCases) -> None:
+        self._experiments = use_cases.experiments
+        self._runs = use_cases.runs
+        self._log = use_cases.log
+        self._search = use_cases.search
+        self._artifacts = use_cases.artifacts
+
+    # Experiments
+
+    async def CreateExperiment(
+        self, request: pb.CreateExperimentRequest, context: Context
+    ) -> pb.CreateExperimentResponse:
+        """Create an experiment that the caller owns."""
+        experiment = await self._experiments.create(
+            current_principal(),
+            name=request.experiment.name,
+            tags=dict(request.experiment.tags),
+            request_id=request.request_id,
+        )
+        return pb.CreateExperimentResponse(experiment=convert.experiment_message(experiment))
+
+    async def GetExperiment(
+        self, request: pb.GetExperimentRequest, context: Context
+    ) -> pb.GetExperimentResponse:
+        """Return an experiment by id or by name."""
+        if not (request.experiment_id or request.name):
+            raise InvalidValue("give an experiment_id or a name", "experiment_id")
+        experiment = await self._experiments.get(
+            current_principal(), experiment_id=request.experiment_id, name=request.name
+        )
+        return pb.GetExperimentResponse(experiment=convert.experiment_message(experiment))
+
+    async def UpdateExperiment(
+        self, request: pb.UpdateExperimentRequest, context: Context
+    ) -> pb.UpdateExperimentResponse:
+        """Change an experiment's name or tags."""
+        experiment = await self._experiments.update(
+            current_principal(),
+            request.experiment.experiment_id,
+            convert.experiment_change(request),
+        )
+        return pb.UpdateExperimentResponse(experiment=convert.experiment_message(experiment))
+
+    async def SearchExperiments(
+        self, request: pb.SearchExperimentsRequest, context: Context
+    ) -> pb.SearchExperimentsResponse:
+        """Return a page of the experiments that match and that the caller may read."""
+        page = await self._search.experiments(
+            current_principal(),
+            text=request.filter,
+            order_by=request.order_by,
+            stage=convert.stage_of(request.lifecycle_stage),
+            size=page_size(request.page_size),
+            token=request.page_token,
+        )
+        return pb.SearchExperimentsResponse(
+            experiments=[convert.experiment_message(one) for one in page.experiments],
+            next_page_token=page.next_token,
+        )
+
+    async def DeleteExperiment(
+        self, request: pb.DeleteExperimentRequest, context: Context
+    ) -> pb.DeleteExperimentResponse:
+        """Mark an experiment and its runs as deleted."""
+        await self._experiments.delete(current_principal(), request.experiment_id)
+        return pb.DeleteExperimentResponse()
+
+    async def RestoreExperiment(
+        self, request: pb.RestoreExperimentRequest, context: Context
+    ) -> pb.RestoreExperimentResponse:
+        """Bring a deleted experiment back with its runs."""
+        await self._experiments.restore(current_principal(), request.experiment_id)
+        return pb.RestoreExperimentResponse()
+
+    # Runs
+
+    async def CreateRun(
+        self, request: pb.CreateRunRequest, context: Context
+    ) -> pb.CreateRunResponse:
+        """Create a run that is under way."""
+        started_at = None
+        if request.HasField("started_at"):
+            started_at = convert.micros_of_message(request.started_at, "started_at")
+        run = await self._runs.create(
+            current_principal(),
+            experiment_id=request.experiment_id,
+            name=request.name,
+            started_at=started_at,
+            tags=check_run_tags([(tag.key, tag.value) for tag in request.tags]),
+            request_id=request.request_id,
+        )
+        return pb.CreateRunResponse(run=convert.run_message(run))
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        """Return a run with all that was logged to it."""
+        run = await self._runs.get(current_principal(), request.run_id)
+        return pb.GetRunResponse(run=convert.run_message(run))
+
+    async def UpdateRun(
+        self, request: pb.UpdateRunRequest, context: Context
+    ) -> pb.UpdateRunResponse:
+        """Change a run's name, status or end."""
+        run = await self._runs.update(
+            current_principal(), request.run.run_id, convert.run_change(request)
+        )
+        return pb.UpdateRunResponse(run=convert.run_message(run))
+
+    async def DeleteRun(
+        self, request: pb.DeleteRunRequest, context: Context
+    ) -> pb.DeleteRunResponse:
+        """Mark a run as deleted."""
+        await self._runs.delete(current_principal(), request.run_id)
+        return pb.DeleteRunResponse()
+
+    async def RestoreRun(
+        self, request: pb.RestoreRunRequest, context: Context
+    ) -> pb.RestoreRunResponse:
+        """Bring a deleted run back."""
+        await self._runs.restore(current_principal(), request.run_id)
+        return pb.RestoreRunResponse()
+
+    async def SearchRuns(
+        self, request: pb.SearchRunsRequest, context: Context
+    ) -> pb.SearchRunsResponse:
+        """Return a page of the runs that match and that the caller may read."""
+        page = await self._search.runs(
+            current_principal(),
+            experiment_ids=request.experiment_ids,
+            text=request.filter,
+            order_by=request.order_by,
+            stage=convert.stage_of(request.lifecycle_stage),
+            size=page_size(request.page_size),
+            token=request.page_token,
+        )
+        return pb.SearchRunsResponse(
+            runs=[convert.run_message(run) for run in page.runs], next_page_token=page.next_token
+        )
+
+    # What runs log
+
+    async def LogBatch(self, request: pb.LogBatchRequest, context: Context) -> pb.LogBatchResponse:
+        """Write metrics, parameters, tags and inputs of a run: all of them or none."""
+        check_batch_limits(
+            metrics=len(request.metrics),
+            params=len(request.params),
+            tags=len(request.tags),
+            size=request.ByteSize(),
+        )
+        principal = current_principal()
+        await self._log.log(principal, convert.batch_of(request, principal.name))
+        return pb.LogBatchResponse()
+
+    async def StreamMetrics(
+        self, request_iterator: AsyncIterator[pb.StreamMetricsRequest], context: Context
+    ) -> AsyncIterator[pb.StreamMetricsResponse]:
+        """Write points from a stream; each answer tells up to which message they are durable."""
+        principal = current_principal()
+
+        async def messages() -> AsyncIterator[StreamedPoints]:
+            async for request in request_iterator:
+                points = convert.points_of(request.metrics)
+                batch = Batch(run_id=request.run_id, principal=principal.name, points=points)
+                yield StreamedPoints(request.sequence, batch)
+
+        async for durable in self._log.stream(principal, messages()):
+            yield pb.StreamMetricsResponse(durable_sequence=durable)
+
+    async def GetMetricHistory(
+        self, request: pb.GetMetricHistoryRequest, context: Context
+    ) -> pb.GetMetricHistoryResponse:
+        """Return a page of a metric's points by step, time and value."""
+        size = page_size(request.page_size, _HISTORY_PAGE, _MOST_HISTORY)
+        scope = f"history:{request.run_id}:{request.key}"
+        position = decode_page_token(request.page_token, scope)
+        points = await self._runs.history(
+            current_principal(),
+            request.run_id,
+            request.key,
+            after=convert.point_at(position, request.key) if position else None,
+            limit=size + 1,
+        )
+        page, token = points[:size], ""
+        if len(points) > size:
+            token = encode_page_token(convert.point_position(page[-1]), scope)
+        return pb.GetMetricHistoryResponse(
+            metrics=[convert.metric_message(point) for point in page], next_page_token=token
+        )
+
+    # Artifacts
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        """Write one artifact from a stream of its bytes."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidUpload("the first message must be the header")
+        stored = await self._artifacts.upload(
+            current_principal(),
+            run_id=first.header.run_id,
+            path=first.header.path,
+            sha256=first.header.sha256,
+            chunks=_chunks(request_iterator),
+        )
+        return pb.UploadArtifactResponse(
+            artifact=convert.artifact_message(stored.artifact), sha256=stored.sha256
+        )
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        """Read one artifact as a stream of its bytes."""
+        chunks = await self._artifacts.download(
+            current_principal(), run_id=request.run_id, path=request.path
+        )
+        async for chunk in chunks:
+            yield pb.DownloadArtifactResponse(chunk=chunk)
+
+    async def ListArtifacts(
+        self, request: pb.ListArtifactsRequest, context: Context
+    ) -> pb.ListArtifactsResponse:
+        """Return a page of what lies directly below a path of a run's artifacts."""
+        size = page_size(request.page_size)
+        scope = f"artifacts:{request.run_id}:{request.path}"
+        position = decode_page_token(request.page_token, scope)
+        after = check_artifact_path(str(position["p"])) if position else ""
+        found = await self._artifacts.children(
+            current_principal(),
+            run_id=request.run_id,
+            path=request.path,
+            after=after,
+            limit=size + 1,
+        )
+        page, token = found[:size], ""
+        if len(found) > size:
+            token = encode_page_token({"p": page[-1].path}, scope)
+        return pb.ListArtifactsResponse(
+            artifacts=[convert.artifact_message(one) for one in page], next_page_token=token
+        )
+
+
+async def _chunks(requests: AsyncIterator[pb.UploadArtifactRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk":
+            raise InvalidUpload("only the first message may be a header")
+        yield request.chunk

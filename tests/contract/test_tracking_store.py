@@ -1,0 +1,420 @@
+"""One body over every implementation of tracking's store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.domain.batch import Batch, News
+from services.tracking.domain.experiment import Experiment
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import DatasetInput, RunInfo, RunStatus
+from services.tracking.domain.search.evaluate import run_values
+from services.tracking.domain.search.paging import position_after
+from services.tracking.domain.search.parser import parse_filter, parse_order_by
+from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS
+from services.tracking.errors import ExperimentNameTaken
+from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery, Store
+from tessera_kit.config import DatabaseConfig
+from tessera_kit.store.migrate import migrate
+from tessera_kit.store.sql import Database
+
+
+def experiment(number: int = 1, **changes: object) -> Experiment:
+    made = Experiment(
+        experiment_id=f"e{number}",
+        name=f"experiment {number}",
+        artifact_location=f"s3://bucket/e{number}",
+        created_by="ada",
+        created_at=1_000_000 + number,
+        updated_at=1_000_000 + number,
+        etag="first",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def run(number: int = 1, experiment_id: str = "e1", **changes: object) -> RunInfo:
+    made = RunInfo(
+        run_id=f"r{number}",
+        experiment_id=experiment_id,
+        name=f"run {number}",
+        started_at=1_000_000 + number,
+        artifact_location=f"s3://bucket/{experiment_id}/r{number}",
+        created_by="ada",
+        etag="first",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["memory", "sql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield InMemoryStore()
+        return
+    config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'tracking.db'}")
+    await migrate(config.url, "tracking")
+    async with Database(config) as database:
+        yield SqlStore(database)
+
+
+async def given(store: Store, *runs: RunInfo) -> None:
+    async with store.write() as work:
+        for number in sorted({int(one.experiment_id[1:]) for one in runs} | {1}):
+            await work.experiments.add(experiment(number))
+        for one in runs:
+            await work.runs.add(one, {})
+        await work.commit()
+
+
+async def log(
+    store: Store,
+    run_id: str,
+    *points: Point,
+    params: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
+    inputs: tuple[DatasetInput, ...] = (),
+) -> None:
+    async with store.write() as work:
+        await work.runs.lock([run_id])
+        await work.runs.log({run_id: [News(params or {}, tags or {}, inputs)]})
+        await work.metrics.add({run_id: points})
+        await work.commit()
+
+
+async def find(store: Store, text: str = "", *order: str, limit: int = 100) -> list[str]:
+    query = RunQuery(
+        experiment_ids=["e1", "e2"],
+        filter=parse_filter(text, RUNS),
+        order=parse_order_by(order, RUNS),
+        limit=limit,
+    )
+    async with store.read() as view:
+        return [one.info.run_id for one in await view.runs.find(query)]
+
+
+async def test_what_is_not_committed_is_not_there(store: Store) -> None:
+    async with store.write() as work:
+        await work.experiments.add(experiment())
+        await work.runs.add(run(), {"a": "b"})
+    async with store.read() as view:
+        assert await view.experiments.get("e1") is None
+        assert await view.runs.get("r1") is None
+
+
+async def test_an_experiment_is_read_as_it_was_stored(store: Store) -> None:
+    made = experiment(tags={"b": "2", "a": "1"})
+    async with store.write() as work:
+        await work.experiments.add(made)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.experiments.get("e1") == made
+        assert await view.experiments.by_name("experiment 1") == made
+        assert await view.experiments.by_name("Experiment 1") is None
+
+
+async def test_a_changed_experiment_replaces_the_old_one(store: Store) -> None:
+    changed = experiment(name="new", tags={"b": "3"}, stage=LifecycleStage.DELETED, etag="second")
+    async with store.write() as work:
+        await work.experiments.add(experiment(tags={"a": "1"}))
+        await work.experiments.put(changed)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.experiments.get("e1") == changed
+        assert await view.experiments.by_name("experiment 1") is None
+
+
+async def test_names_of_experiments_are_unique_and_a_refusal_leaves_the_work_usable(
+    store: Store,
+) -> None:
+    async with store.write() as work:
+        await work.experiments.add(experiment(1, stage=LifecycleStage.DELETED))
+        with pytest.raises(ExperimentNameTaken):
+            await work.experiments.add(experiment(2, name="experiment 1"))
+        await work.experiments.add(experiment(2))
+        with pytest.raises(ExperimentNameTaken):
+            await work.experiments.put(experiment(2, name="experiment 1"))
+        await work.commit()
+    async with store.read() as view:
+        assert await view.experiments.get("e2") == experiment(2)
+
+
+async def test_experiments_are_found_newest_first_and_in_pages(store: Store) -> None:
+    async with store.write() as work:
+        for number in range(5):
+            await work.experiments.add(experiment(number, tags={"team": str(number % 2)}))
+        await work.commit()
+    conditions = parse_filter("name LIKE 'experiment%' AND tags.team = '0'", EXPERIMENTS)
+    async with store.read() as view:
+        query = ExperimentQuery(filter=conditions, limit=2)
+        first = await view.experiments.find(query)
+        assert [one.experiment_id for one in first] == ["e4", "e2"]
+        after = position_after(
+            run_values_unused, (), time=first[-1].created_at, identifier=first[-1].experiment_id
+        )
+        rest = await view.experiments.find(replace(query, after=after))
+        assert [one.experiment_id for one in rest] == ["e0"]
+
+
+def run_values_unused(field: object) -> list[object]:
+    raise AssertionError(f"no key orders by {field}")
+
+
+async def test_a_run_is_read_with_all_that_was_logged(store: Store) -> None:
+    await given(store, run())
+    await log(
+        store,
+        "r1",
+        Point("loss", 1, 5, 0.5),
+        Point("loss", 2, 6, 0.25),
+        Point("acc", -1, 5, math.inf),
+        params={"b": "2", "a": "1"},
+        tags={"t": "x"},
+        inputs=(DatasetInput("main.a.b", "d", "training"), DatasetInput("c")),
+    )
+    await log(store, "r1", tags={"t": "y"})
+    async with store.read() as view:
+        found = await view.runs.get("r1")
+        assert found is not None
+        assert found.info == run()
+        assert list(found.params.items()) == [("a", "1"), ("b", "2")]
+        assert found.tags == {"t": "y"}
+        assert list(found.metrics.values()) == [
+            Point("acc", -1, 5, math.inf),
+            Point("loss", 2, 6, 0.25),
+        ]
+        assert found.inputs == (DatasetInput("c"), DatasetInput("main.a.b", "d", "training"))
+        assert await view.runs.info("r1") == run()
+        assert await view.runs.get("r2") is None
+        assert await view.runs.info("r2") is None
+
+
+async def test_a_changed_run_replaces_the_old_one(store: Store) -> None:
+    changed = run(
+        name="other", status=RunStatus.FAILED, ended_at=9, stage=LifecycleStage.DELETED, etag="2"
+    )
+    await given(store, run())
+    async with store.write() as work:
+        assert await work.runs.lock(["r1", "missing"]) == {"r1": run()}
+        await work.runs.put(changed)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.runs.info("r1") == changed
+
+
+async def test_the_latest_point_is_of_the_greatest_step_then_time_then_value(store: Store) -> None:
+    await given(store, run())
+    nan = Point("m", 7, 10, math.nan)
+    for points, latest in [
+        ([Point("m", 5, 10, 1.0), Point("m", 4, 99, 9.0)], Point("m", 5, 10, 1.0)),
+        ([Point("m", 5, 9, 5.0)], Point("m", 5, 10, 1.0)),
+        ([Point("m", 5, 10, 0.5)], Point("m", 5, 10, 1.0)),
+        ([Point("m", 5, 10, 2.0)], Point("m", 5, 10, 2.0)),
+        ([Point("m", 5, 11, -math.inf)], Point("m", 5, 11, -math.inf)),
+        ([nan], nan),
+        ([Point("m", 7, 10, -1.0)], Point("m", 7, 10, -1.0)),
+        ([nan], Point("m", 7, 10, -1.0)),
+    ]:
+        await log(store, "r1", *points)
+        async with store.read() as view:
+            found = await view.runs.get("r1")
+            assert found is not None
+            assert repr(found.metrics["m"]) == repr(latest)
+
+
+async def test_history_is_a_set_in_order_and_in_pages(store: Store) -> None:
+    await given(store, run(1), run(2))
+    points = [
+        Point("m", 1, 5, 1.0),
+        Point("m", 1, 5, 2.5),
+        Point("m", 1, 5, math.nan),
+        Point("m", 1, 6, 0.0),
+        Point("m", 2, 1, -math.inf),
+        Point("m", 2**63 - 1, 1, 5e-324),
+    ]
+    for _ in range(2):
+        await log(store, "r1", *reversed(points), Point("other", 0, 0, 0.0))
+    await log(store, "r2", Point("m", 0, 0, 0.0))
+    async with store.read() as view:
+        seen: list[Point] = []
+        while page := await view.metrics.history(
+            "r1", "m", after=seen[-1] if seen else None, limit=2
+        ):
+            assert len(page) <= 2
+            seen += page
+        assert repr(seen) == repr(points)
+        assert await view.metrics.history("r1", "none", after=None, limit=5) == []
+        assert await view.metrics.history("none", "m", after=None, limit=5) == []
+
+
+async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) -> None:
+    await given(store, run(1), run(2))
+    points = {
+        run_id: [Point(f"m{key}", step, step, float(step)) for key in range(70) for step in range(9)]
+        for run_id in ("r1", "r2")
+    }
+    async with store.write() as work:
+        await work.runs.lock(["r1", "r2"])
+        await work.metrics.add(points)
+        await work.commit()
+    async with store.read() as view:
+        for run_id in ("r1", "r2"):
+            found = await view.runs.get(run_id)
+            assert found is not None
+            assert found.metrics == {f"m{key}": Point(f"m{key}", 8, 8, 8.0) for key in range(70)}
+            assert len(await view.metrics.history(run_id, "m69", after=None, limit=100)) == 9
+
+
+async def test_known_is_what_batches_name(store: Store) -> None:
+    await given(store, run(1), run(2), run(3))
+    used = DatasetInput("d")
+    await log(store, "r1", params={"p": "1", "q": "2"}, tags={"t": "3"}, inputs=(used,))
+    await log(store, "r2", params={"p": "4"})
+    batches = [
+        Batch(run_id="r1", principal="ada", params={"p": "?"}, tags={"t": "?"}, inputs=(used,)),
+        Batch(run_id="r2", principal="ada", params={"p": "?", "z": "?"}),
+        Batch(run_id="r3", principal="ada"),
+    ]
+    async with store.write() as work:
+        await work.runs.lock(["r1", "r2", "r3"])
+        known = await work.runs.known(batches)
+    assert known["r1"].params["p"] == "1"
+    assert known["r1"].tags == {"t": "3"}
+    assert known["r1"].inputs == {used}
+    assert known["r2"].params == {"p": "4"}
+    assert known["r3"].params == known["r3"].tags == {}
+
+
+async def test_runs_go_and_come_back_with_their_experiment(store: Store) -> None:
+    gone = run(2, stage=LifecycleStage.DELETED)
+    await given(store, run(1), gone, run(3, "e2"))
+    async with store.write() as work:
+        await work.runs.move_all("e1", LifecycleStage.DELETED)
+        await work.commit()
+    async with store.read() as view:
+        first = await view.runs.info("r1")
+        assert first == run(stage=LifecycleStage.DELETED, deleted_with_experiment=True)
+        assert await view.runs.info("r3") == run(3, "e2")
+    async with store.write() as work:
+        await work.runs.move_all("e1", LifecycleStage.ACTIVE)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.runs.info("r1") == run(1)
+        assert await view.runs.info("r2") == gone
+
+
+async def test_a_request_creates_once(store: Store) -> None:
+    key = RequestKey("ada", "CreateRun", "42")
+    async with store.write() as work:
+        assert await work.claim(key, "r1") is None
+        await work.commit()
+    async with store.write() as work:
+        assert await work.claim(key, "r2") == "r1"
+        assert await work.claim(RequestKey("bob", "CreateRun", "42"), "r3") is None
+    async with store.read() as view:
+        assert await view.result_of(key) == "r1"
+        assert await view.result_of(RequestKey("bob", "CreateRun", "42")) is None
+
+
+@pytest.fixture
+async def searched(store: Store) -> Store:
+    await given(
+        store,
+        run(1, name="alpha_1", status=RunStatus.FINISHED, ended_at=2_000_000),
+        run(2, name="Beta%", created_by="bob"),
+        run(3, "e2", name="it's"),
+        run(4, name="hidden", stage=LifecycleStage.DELETED),
+        run(5, name="last"),
+    )
+    await log(
+        store, "r1", Point("auc", 1, 1, 0.7), params={"hidden": "64"}, tags={"a b": "Größe"},
+        inputs=(DatasetInput("main.flights.jan", "d1", "training"), DatasetInput("other")),
+    )  # fmt: skip
+    await log(store, "r2", Point("auc", 1, 1, math.nan), params={"hidden": "128"})
+    await log(store, "r3", Point("auc", 1, 1, 0.9), tags={"a b": "x\ny", "c": "back\\slash[*?"})
+    return store
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "r5 r3 r2 r1"),
+        ("metrics.auc > 0.7", "r3"),
+        ("metrics.auc >= 0.7 AND metric.`auc` < 1", "r3 r1"),
+        ("metrics.auc != 0.9", "r2 r1"),
+        ("metrics.auc = 0.7", "r1"),
+        ("metrics.auc > -1e999", "r3 r1"),
+        ("params.hidden = '64'", "r1"),
+        ("params.hidden != '64'", "r2"),
+        ("param.hidden IS NULL", "r5 r3"),
+        ("parameters.hidden is not null", "r2 r1"),
+        ("params.hidden LIKE '_2_'", "r2"),
+        ('tags."a b" = "Größe"', "r1"),
+        ("tags.`a b` LIKE 'x_y'", "r3"),
+        ("tag.c LIKE '%\\s%[*?'", "r3"),
+        ("tag.c LIKE 'BACK%'", ""),
+        ("tag.c ILIKE 'BACK%'", "r3"),
+        ("attributes.status = 'FINISHED'", "r1"),
+        ("status != 'FINISHED'", "r5 r3 r2"),
+        ("attr.run_name LIKE 'b%'", ""),
+        ("attr.run_name ILIKE 'b%'", "r2"),
+        ("run.`run name` LIKE '%\\%'", ""),
+        ("run.`Run Name` = 'it''s'", "r3"),
+        ("user_id = 'bob'", "r2"),
+        ("run_id IN ('r1', \"r5\", 'r4')", "r5 r1"),
+        ("attributes.run_id NOT IN ('r1')", "r5 r3 r2"),
+        ("start_time > 1000", ""),
+        ("start_time >= 1000", "r5 r3 r2 r1"),
+        ("created = 1000", "r5 r3 r2 r1"),
+        ("start_time != 1000", ""),
+        ("end_time <= 2000", "r1"),
+        ("end_time < 2000", ""),
+        ("dataset.name LIKE 'main.flights.%' AND datasets.context = 'training'", "r1"),
+        ("dataset.name NOT IN ('other')", "r1"),
+        ("dataset.digest IN ('d1', 'd2')", "r1"),
+    ],
+)
+async def test_filters(searched: Store, text: str, expected: str) -> None:
+    assert " ".join(await find(searched, text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (["metrics.auc"], "r1 r3 r2 r5"),
+        (["metrics.auc DESC"], "r3 r1 r2 r5"),
+        (["params.hidden ASC"], "r2 r1 r5 r3"),
+        (["params.hidden DESC"], "r1 r2 r5 r3"),
+        (["status", "run_name"], "r1 r2 r3 r5"),
+        (["end_time desc", "start_time"], "r1 r2 r3 r5"),
+        (["attributes.created"], "r1 r2 r3 r5"),
+        (["tags.`a b`"], "r1 r3 r5 r2"),
+    ],
+)
+async def test_orders_and_pages(searched: Store, order: list[str], expected: str) -> None:
+    assert " ".join(await find(searched, "", *order)) == expected
+    query = RunQuery(experiment_ids=["e1", "e2"], order=parse_order_by(order, RUNS), limit=1)
+    seen: list[str] = []
+    async with searched.read() as view:
+        while page := await view.runs.find(query):
+            [one] = page
+            seen.append(one.info.run_id)
+            after = position_after(
+                run_values(one), query.order, time=one.info.started_at, identifier=one.info.run_id
+            )
+            query = replace(query, after=after)
+    assert " ".join(seen) == expected
+
+
+async def test_only_the_asked_experiments_and_stage_are_searched(searched: Store) -> None:
+    async with searched.read() as view:
+        one = await view.runs.find(RunQuery(experiment_ids=["e2"], limit=9))
+        assert [found.info.run_id for found in one] == ["r3"]
+        deleted = RunQuery(experiment_ids=["e1"], stage=LifecycleStage.DELETED, limit=9)
+        assert [found.info.run_id for found in await view.runs.find(deleted)] == ["r4"]
+        assert await view.runs.find(RunQuery(experiment_ids=[], limit=9)) == []
