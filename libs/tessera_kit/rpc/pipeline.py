@@ -108,9 +108,14 @@ class Pipeline:
             began = calls.begin(metadata)
             try:
                 response = await run(inner, request, context, metadata, seconds)
-            except asyncio.CancelledError:
-                calls.end(began, "CANCELLED")
-                raise
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    calls.end(began, "CANCELLED")
+                    raise
+                # Something that the behaviour awaited was cancelled, not the call: grpc.aio would
+                # leave the caller without a status.
+                failure = _failure_of(error, full_method)
             except grpc.aio.AbortError:
                 calls.end(began, _name_of(context.code()))
                 raise
@@ -214,7 +219,7 @@ async def _write_all(responses: Any, context: Context) -> None:
         await responses.aclose()
 
 
-def _failure_of(error: Exception, full_method: str) -> TesseraError:
+def _failure_of(error: BaseException, full_method: str) -> TesseraError:
     """Return what to tell the caller; what must not be told is logged here."""
     if isinstance(error, TesseraError):
         if isinstance(error, Internal):

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _MOST_METHODS = 1024
+_LAST_WORD_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +101,23 @@ class _Health(health.aio.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self._server_status: dict[str, Any] = {"": health_pb2.HealthCheckResponse.NOT_SERVING}
-        self._watches: set[asyncio.Task[Any]] = set()
+        self._ended = asyncio.Event()
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
-        task = asyncio.current_task()
-        if task is not None:
-            self._watches.add(task)
-            task.add_done_callback(self._watches.discard)
-        await super().Watch(request, context)
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        ending = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            # The watch has its turn to tell NOT_SERVING; then its stream ends.
+            done, _ = await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
+            for watch in done:
+                watch.result()
+        finally:
+            watching.cancel()
+            ending.cancel()
 
     def end_watches(self) -> None:
-        for task in self._watches:
-            # After the watch has had its turn to tell NOT_SERVING.
-            task.get_loop().call_later(0.05, task.cancel)
+        self._ended.set()
 
 
 class _Registrar:
