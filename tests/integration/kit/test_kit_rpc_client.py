@@ -1,0 +1,231 @@
+"""Channels: deadlines, retries, tokens, trace context, TLS and mTLS."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan
+
+from tessera_kit.config import ConfigError, RpcConfig, Secret
+from tessera_kit.errors import NotFound, Unavailable
+from tessera_kit.rpc import deadline
+from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.deadline import time_remaining
+from tessera_kit.rpc.identity import Principal
+from tessera_kit.rpc.server import RpcServer, build_server
+from tessera_kit.rpc.tls import ClientTls
+from tessera_kit.telemetry.propagation import new_span_context, traceparent_of
+from tests.kit_echo import Stub, binding, message
+
+Echo = message("Echo")
+TOKEN = "tsr_alice_secret"
+
+
+class Recorder:
+    """Keeps each call's metadata; fails the first `failures` calls."""
+
+    def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.left: list[float | None] = []
+        self.failures = failures
+        self.error = error or Unavailable("not now")
+
+    async def Unary(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.calls.append(dict(context.invocation_metadata()))
+        self.left.append(time_remaining())
+        if len(self.calls) <= self.failures:
+            raise self.error
+        return request
+
+    async def ServerStream(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.left.append(time_remaining())
+        yield request
+
+
+@asynccontextmanager
+async def serving(recorder: Recorder, **settings: Any) -> AsyncIterator[RpcServer]:
+    authority = InMemoryAuthority()
+    authority.add_principal(Principal("alice"), TOKEN)
+    config = RpcConfig(listen="127.0.0.1:0", **settings)
+    server = build_server(config, [binding(recorder)], authenticator=authority)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_unavailable_is_tried_again() -> None:
+    recorder = Recorder(failures=2)
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        assert (await Stub(channel).unary(Echo(text="a"))).text == "a"
+    assert len(recorder.calls) == 3
+    assert recorder.calls[-1]["grpc-previous-rpc-attempts"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(NotFound("no"), 1), (Unavailable("no"), 5)], ids=["final", "retried"]
+)
+async def test_attempts_end(error: Exception, attempts: int) -> None:
+    recorder = Recorder(failures=100, error=error)
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await Stub(channel).unary(Echo(text="a"))
+    assert len(recorder.calls) == attempts
+
+
+async def test_while_most_calls_fail_they_are_not_tried_again() -> None:
+    recorder = Recorder(failures=10_000)
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        stub = Stub(channel)
+        for _ in range(30):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.unary(Echo(text="a"), timeout=2)
+    assert len(recorder.calls) < 30 * 3
+
+
+async def test_calls_carry_token_and_trace() -> None:
+    recorder = Recorder()
+    context = new_span_context(sampled=False)
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        with trace.use_span(NonRecordingSpan(context)):
+            await Stub(channel).unary(Echo(text="a"), metadata=(("extra", "1"),))
+        await Stub(channel).unary(Echo(text="a"))
+    first, second = recorder.calls
+    assert first["authorization"] == f"Bearer {TOKEN}"
+    assert first["traceparent"] == traceparent_of(context)
+    assert first["extra"] == "1"
+    assert "traceparent" not in second
+
+
+async def test_default_deadline_is_for_single_responses_only() -> None:
+    recorder = Recorder()
+    async with (
+        serving(recorder, stream_deadline_seconds=1000) as server,
+        open_channel(server.address, token=Secret(TOKEN), timeout=7) as channel,
+    ):
+        stub = Stub(channel)
+        await stub.unary(Echo(text="a"))
+        await stub.unary(Echo(text="a"), timeout=20)
+        async for _ in stub.server_stream(Echo(text="a")):
+            pass
+    single, own, stream = recorder.left
+    assert single is not None and 0 < single < 8
+    assert own is not None and 8 < own < 21
+    assert stream is not None and stream > 900
+
+
+async def test_a_call_does_not_outlast_the_call_that_it_serves() -> None:
+    recorder = Recorder()
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        deadline.enter_call(3.0)
+        await Stub(channel).unary(Echo(text="a"), timeout=20)
+    (left,) = recorder.left
+    assert left is not None and left < 3.2
+
+
+class Authorities:
+    """Certificates made for one test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.make("ca", "/CN=test authority", None)
+        self.make("server", "/CN=localhost", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        self.make("client", "/CN=client", "ca")
+        self.make("stranger", "/CN=stranger", None)
+
+    def make(self, name: str, subject: str, signer: str | None, extension: str = "") -> None:
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
+        command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", subject]
+        command += ["-keyout", str(self.key(name)), "-out", str(self.cert(name))]
+        if signer:
+            command += ["-CA", str(self.cert(signer)), "-CAkey", str(self.key(signer))]
+            command += ["-addext", "basicConstraints=critical,CA:false"]
+        if extension:
+            command += ["-addext", extension]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def cert(self, name: str) -> Path:
+        return self.folder / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        return self.folder / f"{name}.key"
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: no certificates to test TLS with")
+    return Authorities(tmp_path_factory.mktemp("tls"))
+
+
+async def call(server: RpcServer, tls: ClientTls | None) -> str:
+    async with open_channel(server.address, token=Secret(TOKEN), tls=tls, retry=False) as channel:
+        return str((await Stub(channel).unary(Echo(text="a"), timeout=5)).text)
+
+
+async def test_tls(authorities: Authorities) -> None:
+    settings = {
+        "tls_cert_file": authorities.cert("server"),
+        "tls_key_file": authorities.key("server"),
+    }
+    async with serving(Recorder(), **settings) as server:
+        assert await call(server, ClientTls(ca_file=authorities.cert("ca"))) == "a"
+        for wrong in (ClientTls(ca_file=authorities.cert("stranger")), None):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(server, wrong)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        named = ClientTls(ca_file=authorities.cert("ca"), server_name="elsewhere")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(server, named)
+
+
+async def test_mtls(authorities: Authorities) -> None:
+    settings = {
+        "tls_cert_file": authorities.cert("server"),
+        "tls_key_file": authorities.key("server"),
+        "tls_client_ca_file": authorities.cert("ca"),
+    }
+    ca = authorities.cert("ca")
+    async with serving(Recorder(), **settings) as server:
+        known = ClientTls(ca, authorities.cert("client"), authorities.key("client"))
+        assert await call(server, known) == "a"
+        stranger = ClientTls(ca, authorities.cert("stranger"), authorities.key("stranger"))
+        for wrong in (ClientTls(ca), stranger):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(server, wrong)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        open_channel("127.0.0.1:1", tls=ClientTls(ca_file=tmp_path / "missing.pem"))
+
+
+def test_client_tls_from_the_environment() -> None:
+    assert ClientTls.from_env({}) is None
+    tls = ClientTls.from_env({"TESSERA_TLS_CA_FILE": "/ca", "TESSERA_TLS_CERT_FILE": "/c"})
+    assert tls == ClientTls(ca_file=Path("/ca"), cert_file=Path("/c"))
