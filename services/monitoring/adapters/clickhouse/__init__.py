@@ -1,0 +1,1 @@
+"""Statistics in ClickHouse: SQL text in small builders, run by `analytics`."""

@@ -1,0 +1,223 @@
+"""The SELECT that compares the profiles of windows with others: a baseline, or the window before.
+
+Everything is computed from two distributions, each as distinct values and their counts:
+
+- `ks_test`: two-sample Kolmogorov-Smirnov. The statistic is the largest distance of the two
+  distribution functions; the p-value is that of Kolmogorov's limit distribution at
+  sqrt(n m / (n + m)) times it (scipy.special.kolmogorov).
+- `wasserstein_distance`: the area between the distribution functions (scipy.stats).
+- `population_stability_index`: sum of (q - p) ln(q / p) over the reference's deciles, or over the
+  categories; shares below 1e-4 count as 1e-4. A reference with one decile only has the three bins
+  below it, at it and above it.
+- `js_distance`: Jensen-Shannon distance of the same shares, base 2 (scipy.spatial.distance).
+- `tv_distance`, `l_infinity_distance`: half the sum, and the largest, of the shares' differences.
+- `chi_squared_test`: of the two-row table of counts by category, without continuity correction
+  (scipy.stats.chi2_contingency(correction=False)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from services.monitoring.adapters.clickhouse.engine import Query, quote
+from services.monitoring.adapters.clickhouse.profile import BASELINE, COLUMN_PROFILES, INPUT
+from services.monitoring.domain.metrics import DRIFT_METRICS, DriftType
+
+__all__ = ["drift_select"]
+
+_FIELDS: Final = (
+    *("window_start", "window_end", "slice_key", "slice_value", "column_name", "data_type"),
+    *("row_count", "count", "num_nan", "num_zeros", "distinct_count", "avg"),
+    *("numbers", "texts", "counts", "other_count", "edges"),
+)
+_LEAST_SHARE: Final = 1e-4
+
+
+def drift_select(
+    database: str,
+    monitor_id: str,
+    *,
+    starts: Sequence[int],
+    before: Mapping[int, int],
+    baseline_slices: Sequence[str] | None,
+) -> Query:
+    """The SELECT of the drift of windows.
+
+    Args:
+        database: The service's own database.
+        monitor_id: The monitor.
+        starts: The windows.
+        before: The start of the window before, for each window that has one.
+        baseline_slices: The slicing columns that the baseline was sliced by too; other slices are
+            compared with the whole baseline. None when there is no baseline.
+
+    Returns:
+        Rows of `window_start`, `window_end`, `window_cmp_start`, `window_cmp_end`, `drift_type`,
+        `slice_key`, `slice_value`, `column_name`, `data_type` and the metrics, by field name. Text
+        of a query without rows when there is nothing to compare with.
+    """
+    pairs = []
+    if baseline_slices is not None:
+        known = "has({baseline_slices:Array(String)}, w_slice_key)"
+        pairs.append(
+            _pairs(
+                database,
+                DriftType.BASELINE,
+                at="toInt64(0)",
+                key=f"if({known}, w_slice_key, '')",
+                value=f"if({known}, w_slice_value, '')",
+            )
+        )
+    if before or not pairs:
+        at = "transform(w_window_start, {after:Array(Int64)}, {before:Array(Int64)}, toInt64(-1))"
+        pairs.append(
+            _pairs(database, DriftType.CONSECUTIVE, at=at, key="w_slice_key", value="w_slice_value")
+        )
+    metrics = ", ".join(f"{_METRICS[metric.name]} AS {metric.field}" for metric in DRIFT_METRICS)
+    return Query(
+        "SELECT w_window_start AS window_start, w_window_end AS window_end, "
+        "r_window_start AS window_cmp_start, r_window_end AS window_cmp_end, drift_type, "
+        "w_slice_key AS slice_key, w_slice_value AS slice_value, w_column_name AS column_name, "
+        f"w_data_type AS data_type, {metrics} "
+        f"FROM ({_distances(_shares(' UNION ALL '.join(pairs)))})",
+        {
+            "monitor_id": monitor_id,
+            "starts": list(starts),
+            # `transform` refuses empty arrays.
+            "after": list(before) or [-1],
+            "before": list(before.values()) or [-1],
+            "baseline_slices": list(baseline_slices or ()),
+        },
+    )
+
+
+def _pairs(database: str, drift_type: DriftType, *, at: str, key: str, value: str) -> str:
+    """Rows of a window's profile `w_…` beside the profile `r_…` that it is compared with."""
+    source = f"{quote(database)}.{COLUMN_PROFILES}"
+    mine = ", ".join(f"{name} AS w_{name}" for name in _FIELDS)
+    other = ", ".join(f"{name} AS r_{name}" for name in _FIELDS)
+    baseline = drift_type is DriftType.BASELINE
+    compared = "window_start = 0" if baseline else "window_start IN {before:Array(Int64)}"
+    return (
+        f"SELECT *, '{drift_type.value}' AS drift_type FROM (SELECT {mine}, {at} AS at, "
+        f"{key} AS at_key, {value} AS at_value FROM {source} "
+        f"WHERE monitor_id = {{monitor_id:String}} AND log_type = '{INPUT}' "
+        "AND window_start IN {starts:Array(Int64)}) AS w "
+        f"INNER JOIN (SELECT {other} FROM {source} "
+        f"WHERE monitor_id = {{monitor_id:String}} AND {compared} "
+        f"AND log_type = '{BASELINE if baseline else INPUT}') AS r "
+        "ON w.at = r.r_window_start AND w.at_key = r.r_slice_key "
+        "AND w.at_value = r.r_slice_value AND w.w_column_name = r.r_column_name "
+        "AND w.w_data_type = r.r_data_type"
+    )
+
+
+def _shares(pairs: str) -> str:
+    """Both distributions over the same places: the steps of numbers, the bins, the categories."""
+    texts = (
+        "if(w_other_count + r_other_count = 0, tupleElement(mapAdd(({0}_texts, {0}_counts), "
+        "({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2), arrayPushBack(tupleElement("
+        "mapAdd(({0}_texts, {0}_counts), ({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2), "
+        "{0}_other_count))"
+    )
+    steps = (
+        "arraySort(s -> s.1, arrayConcat("
+        "arrayMap((v, c) -> (v, c / w_m), w_numbers, w_counts), "
+        "arrayMap((v, c) -> (v, -(c / r_m)), r_numbers, r_counts)))"
+    )
+    # One decile only: all of the reference is about there. Look below it and above it.
+    bins = (
+        "if(length(r_edges) = 1, [(r_edges[1], 0), (r_edges[1], 1)], "
+        "arrayMap(e -> (e, 1), r_edges))"
+    )
+    cumulated = (
+        "arrayPushBack(arrayMap(e -> arraySum((v, c) -> "
+        "if(v < e.1 OR (e.2 = 1 AND v = e.1), c, 0), {0}_numbers, {0}_counts), bins), {0}_m)"
+    )
+    counts = (
+        "if(is_numeric, arrayMap((c, previous) -> toUInt64(c - previous), {0}_upto, "
+        "arrayPopBack(arrayPushFront({0}_upto, toUInt64(0)))), {1})"
+    )
+    return (
+        "SELECT *, w_data_type = 'numeric' AND length(w_numbers) > 0 AND length(r_numbers) > 0 "
+        "AS is_numeric, w_data_type != 'numeric' AND w_count > 0 AND r_count > 0 AS is_text, "
+        "toUInt64(w_count - ifNull(w_num_nan, 0)) AS w_m, "
+        "toUInt64(r_count - ifNull(r_num_nan, 0)) AS r_m, "
+        f"{bins} AS bins, {cumulated.format('w')} AS w_upto, {cumulated.format('r')} AS r_upto, "
+        f"{counts.format('w', texts.format('w', 'r'))} AS w_bins, "
+        f"{counts.format('r', texts.format('r', 'w'))} AS r_bins, "
+        f"{steps} AS steps FROM ({pairs})"
+    )
+
+
+def _distances(shares: str) -> str:
+    """The sums that the metrics are made of."""
+    following = "arrayShiftLeft(places, 1)"
+    return (
+        "SELECT *, arrayMap(s -> s.1, steps) AS places, "
+        "arrayCumSum(arrayMap(s -> s.2, steps)) AS gaps, "
+        f"arrayMax((g, v, n, i) -> if(i < length(gaps) AND v = n, 0, abs(g)), "
+        f"gaps, places, {following}, arrayEnumerate(gaps)) AS ks, "
+        f"arraySum((g, v, n, i) -> if(i < length(gaps), abs(g) * (n - v), 0), "
+        f"gaps, places, {following}, arrayEnumerate(gaps)) AS area, "
+        "sqrt((w_m * r_m) / (w_m + r_m)) * ks AS ks_scaled, "
+        "arrayMap(c -> c / w_m, w_bins) AS q, arrayMap(c -> c / r_m, r_bins) AS p, "
+        "arraySum((a, b) -> if(a + b = 0, 0, pow(a - (a + b) * (w_m / (w_m + r_m)), 2) "
+        "/ ((a + b) * (w_m / (w_m + r_m))) + pow(b - (a + b) * (r_m / (w_m + r_m)), 2) "
+        "/ ((a + b) * (r_m / (w_m + r_m)))), w_bins, r_bins) AS chi, "
+        "toInt64(arrayCount((a, b) -> a + b > 0, w_bins, r_bins)) - 1 AS freedom "
+        f"FROM ({shares})"
+    )
+
+
+def _when(condition: str, value: str) -> str:
+    return f"if({condition}, {value}, NULL)"
+
+
+def _change(value: str) -> str:
+    return value.format("w") + " - " + value.format("r")
+
+
+# Kolmogorov's distribution, 2 sum (-1)^(k-1) exp(-2 k^2 x^2): below 0.2 it is 1 within 1e-12.
+_KOLMOGOROV = (
+    "if(ks_scaled < 0.2, 1, least(1, greatest(0, 2 * arraySum(k -> "
+    "if(k % 2 = 1, 1, -1) * exp(-2 * k * k * ks_scaled * ks_scaled), range(1, 41)))))"
+)
+# The upper tail of the chi-squared distribution with whole degrees of freedom, as a finite sum.
+_CHI_TAIL = (
+    "multiIf(freedom < 1 OR chi <= 0, 1., freedom % 2 = 0, "
+    "arraySum(i -> exp(-chi / 2 + i * log(chi / 2) - lgamma(i + 1)), "
+    "range(toUInt64(greatest(intDiv(freedom, 2), 0)))), "
+    "erfc(sqrt(chi / 2)) + "
+    "arraySum(i -> exp(-chi / 2 + (i + 0.5) * log(chi / 2) - lgamma(i + 1.5)), "
+    "range(toUInt64(greatest(intDiv(freedom - 1, 2), 0)))))"
+)
+_FLOOR = f"greatest({{}}, {_LEAST_SHARE})"
+_PSI = (
+    f"arraySum((a, b) -> ({_FLOOR.format('a')} - {_FLOOR.format('b')}) "
+    f"* log({_FLOOR.format('a')} / {_FLOOR.format('b')}), q, p)"
+)
+_JS = (
+    "sqrt(greatest(0, arraySum((a, b) -> if(a > 0, a * log2(2 * a / (a + b)), 0) "
+    "+ if(b > 0, b * log2(2 * b / (a + b)), 0), q, p) / 2))"
+)
+_TV = "arraySum((a, b) -> abs(a - b), q, p) / 2"
+_L_INFINITY = "arrayMax((a, b) -> abs(a - b), q, p)"
+
+_METRICS: Final = {
+    "count_delta": _change("toFloat64({0}_row_count)"),
+    "avg_delta": _change("{0}_avg"),
+    "percent_null_delta": _change("100 * ({0}_row_count - {0}_count) / {0}_row_count"),
+    "percent_zeros_delta": _change("100 * {0}_num_zeros / {0}_row_count"),
+    "percent_distinct_delta": _change("100 * {0}_distinct_count / {0}_row_count"),
+    "ks_test.statistic": _when("is_numeric", "ks"),
+    "ks_test.pvalue": _when("is_numeric", _KOLMOGOROV),
+    "wasserstein_distance": _when("is_numeric", "area"),
+    "population_stability_index": _when("is_numeric OR is_text", _PSI),
+    "js_distance": _when("is_numeric OR is_text", _JS),
+    "tv_distance": _when("is_text", _TV),
+    "l_infinity_distance": _when("is_text", _L_INFINITY),
+    "chi_squared_test.statistic": _when("is_text", "chi"),
+    "chi_squared_test.pvalue": _when("is_text", f"least(1., {_CHI_TAIL})"),
+}

@@ -1,0 +1,198 @@
+"""The INSERT that describes every column of windows, by slice: statistics and distribution.
+
+One pass over the rows: values are gathered per window, slice and column, sorted and cut into runs
+of equal ones; all else follows from the runs. A distribution of more than RESOLUTION distinct
+numbers is kept by the last value of each of RESOLUTION equal shares of its rows, with exact counts:
+as a step function it equals the exact one at these values, and is nowhere further from it than one
+share. Of more than RESOLUTION distinct texts, the most frequent are kept, and a count of the
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from services.monitoring.adapters.clickhouse.engine import Query, quote, text
+from services.monitoring.domain.columns import Column, ColumnKind, RowSchema
+
+__all__ = ["BASELINE", "COLUMN_PROFILES", "INPUT", "RESOLUTION", "ProfileKey", "profile_insert"]
+
+COLUMN_PROFILES: Final = "column_profiles"
+INPUT: Final = "INPUT"
+BASELINE: Final = "BASELINE"
+RESOLUTION: Final = 4096
+_SLICE_VALUES: Final = 100
+_FREQUENT: Final = 10
+_STEPS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKey:
+    """What a set of windows is described as."""
+
+    monitor_id: str
+    monitor_version: int
+    log_type: str
+    """INPUT for windows, BASELINE for what they are compared with."""
+    length_us: int
+    """The length of a window; 0 for snapshots."""
+
+
+def profile_insert(
+    database: str,
+    key: ProfileKey,
+    rows: Query,
+    schema: RowSchema,
+    revisions: Mapping[int, int],
+) -> Query:
+    """The INSERT of the profiles of windows.
+
+    Args:
+        database: The service's own database.
+        key: What the profiles are of.
+        rows: A SELECT of `rows`; windows that `revisions` does not name are left out.
+        schema: What `rows` reads; at least one column.
+        revisions: The new revision of each window, by start.
+    """
+    described = _runs(_gather(rows, schema))
+    return Query(
+        f"INSERT INTO {quote(database)}.{COLUMN_PROFILES} ({', '.join(_COLUMNS)}) "
+        f"SELECT {', '.join(_COLUMNS.values())} FROM ({described})",
+        {
+            **rows.parameters,
+            "monitor_id": key.monitor_id,
+            "monitor_version": key.monitor_version,
+            "log_type": key.log_type,
+            "length": key.length_us,
+            "starts": list(revisions),
+            "revisions": list(revisions.values()),
+        },
+    )
+
+
+def _gather(rows: Query, schema: RowSchema) -> str:
+    """One row per window, slice and column: all its values, nulls left out."""
+    slices = ["('', '')", *(f"({text(c.name)}, s{i})" for i, c in enumerate(schema.slices))]
+    values = [f"groupArray(c{i}) AS v{i}" for i in range(len(schema.columns))]
+    described = [_described(i, column) for i, column in enumerate(schema.columns)]
+    return (
+        "SELECT window_start, slice_key, slice_value, n, column.1 AS column_name, "
+        "column.2 AS data_type, column.3 AS numbers, column.4 AS texts FROM ("
+        "SELECT window_start, slice.1 AS slice_key, slice.2 AS slice_value, count() AS n, "
+        f"{', '.join(values)} FROM ({rows.sql}) ARRAY JOIN [{', '.join(slices)}] AS slice "
+        "WHERE window_start IN {starts:Array(Int64)} "
+        "GROUP BY window_start, slice_key, slice_value "
+        f"ORDER BY n DESC, slice_value LIMIT {_SLICE_VALUES} BY window_start, slice_key"
+        f") ARRAY JOIN [{', '.join(described)}] AS column"
+    )
+
+
+def _described(index: int, column: Column) -> str:
+    if column.kind is ColumnKind.NUMERIC:
+        return f"({text(column.name)}, 'numeric', v{index}, CAST([] AS Array(String)))"
+    return f"({text(column.name)}, 'categorical', CAST([] AS Array(Float64)), v{index})"
+
+
+def _runs(gathered: str) -> str:
+    """Each column's values sorted, and the runs of equal ones."""
+    # Lambdas take arrays as arguments and never from around them: those are copied per element.
+    ends = (
+        "arrayFilter((i, v, following) -> i = length({0}) OR v != following, "
+        "arrayEnumerate({0}), {0}, arrayShiftLeft({0}, 1))"
+    )
+    keep = (
+        f"arrayMap((e, i) -> if(length(x_ends) > {RESOLUTION}, "
+        f"toUInt64(intDiv((e - 1) * {RESOLUTION}, m)), toUInt64(i)), "
+        "x_ends, arrayEnumerate(x_ends))"
+    )
+    frequent = (
+        f"arraySort(p -> p.1, arraySlice(arrayPartialSort(p -> (-toInt64(p.2), p.1), {RESOLUTION}, "
+        f"arrayZip(t_values, t_runs)), 1, {RESOLUTION}))"
+    )
+    return (
+        "SELECT *, length(x) AS m, length(t) AS mt, "
+        f"{ends.format('x')} AS x_ends, {ends.format('t')} AS t_ends, "
+        "arrayCompact(x) AS x_values, arrayCompact(t) AS t_values, "
+        f"{_run_lengths('x_ends')} AS x_runs, {_run_lengths('t_ends')} AS t_runs, "
+        f"{keep} AS shares, "
+        "arrayMap((i, share, following) -> i = length(x_ends) OR share != following, "
+        "arrayEnumerate(shares), shares, arrayShiftLeft(shares, 1)) AS is_kept, "
+        "arrayFilter((v, k) -> k, x_values, is_kept) AS kept_values, "
+        "arrayFilter((e, k) -> k, x_ends, is_kept) AS kept_ends, "
+        f"{frequent} AS kept_texts, "
+        f"if(m = 0, CAST([] AS Array(Float64)), {_QUANTILES}) AS steps "
+        "FROM (SELECT *, arraySort(arrayFilter(v -> isFinite(v), numbers)) AS x, "
+        f"arraySort(texts) AS t FROM ({gathered}))"
+    )
+
+
+def _run_lengths(ends: str) -> str:
+    return (
+        f"arrayMap((e, previous) -> toUInt64(e - previous), {ends}, "
+        f"arrayPopBack(arrayPushFront({ends}, 0)))"
+    )
+
+
+_LEVELS = ", ".join(f"{step / _STEPS:g}" for step in range(_STEPS + 1))
+# Linear interpolation between order statistics, as numpy.quantile does by default.
+_QUANTILES = f"arrayReduce('quantilesExactInclusive({_LEVELS})', x)"
+_DECILES = ", ".join(f"steps[{_STEPS * tenth // 10 + 1}]" for tenth in range(1, 10))
+
+
+def _top(values: str, runs: str) -> str:
+    return (
+        f"arraySlice(arrayPartialSort(p -> (-toInt64(p.2), p.1), {_FREQUENT}, "
+        f"arrayZip({values}, {runs})), 1, {_FREQUENT})"
+    )
+
+
+def _either(numeric: str, categorical: str) -> str:
+    return f"if(data_type = 'numeric', {numeric}, {categorical})"
+
+
+_X_TOP, _T_TOP = _top("x_values", "x_runs"), _top("t_values", "t_runs")
+_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "monitor_id": "{monitor_id:String}",
+        "monitor_version": "{monitor_version:Int64}",
+        "log_type": "{log_type:String}",
+        "window_start": "window_start",
+        "window_end": "window_start + {length:Int64}",
+        "revision": (
+            "transform(window_start, {starts:Array(Int64)}, {revisions:Array(Int64)}, toInt64(0))"
+        ),
+        "slice_key": "slice_key",
+        "slice_value": "slice_value",
+        "column_name": "column_name",
+        "data_type": "data_type",
+        "row_count": "n",
+        "count": "length(numbers) + length(texts)",
+        "num_nan": _either("length(numbers) - m", "NULL"),
+        "num_zeros": _either("arrayCount(v -> v = 0, x)", "NULL"),
+        "distinct_count": "length(x_ends) + length(t_ends)",
+        "avg": "if(m > 0, arrayAvg(x), NULL)",
+        "min": "if(m > 0, x[1], NULL)",
+        "max": "if(m > 0, x[m], NULL)",
+        "stddev": "if(m > 1, arrayReduce('stddevSampStable', x), NULL)",
+        "quantiles": "steps",
+        "min_length": "if(mt > 0, arrayMin(v -> lengthUTF8(v), t_values), NULL)",
+        "max_length": "if(mt > 0, arrayMax(v -> lengthUTF8(v), t_values), NULL)",
+        "avg_length": (
+            "if(mt > 0, arraySum((v, r) -> lengthUTF8(v) * r, t_values, t_runs) / mt, NULL)"
+        ),
+        "frequent_items": _either(
+            f"arrayMap(p -> toString(p.1), {_X_TOP})", f"arrayMap(p -> p.1, {_T_TOP})"
+        ),
+        "frequent_counts": _either(
+            f"arrayMap(p -> p.2, {_X_TOP})", f"arrayMap(p -> p.2, {_T_TOP})"
+        ),
+        "numbers": "kept_values",
+        "texts": "arrayMap(p -> p.1, kept_texts)",
+        "counts": _either(_run_lengths("kept_ends"), "arrayMap(p -> p.2, kept_texts)"),
+        "other_count": "mt - arraySum(p -> p.2, kept_texts)",
+        "edges": f"if(m > 0, arrayDistinct([{_DECILES}]), [])",
+    }
+)

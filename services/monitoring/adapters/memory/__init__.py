@@ -1,0 +1,1 @@
+"""In-memory twins of the ports: they keep the ports' constraints and nothing on disk."""

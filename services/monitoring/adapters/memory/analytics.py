@@ -1,0 +1,471 @@
+"""The analytics port over rows in memory, row by row."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from services.monitoring.adapters.clickhouse.schemas import (
+    baseline_schema,
+    inference_schema,
+    table_schema,
+)
+from services.monitoring.adapters.memory import statistics
+from services.monitoring.adapters.memory.statistics import Sample
+from services.monitoring.domain.columns import Column, ColumnKind, ColumnPlace, RowSchema
+from services.monitoring.domain.metrics import METRICS, TABLE_COLUMN, DriftType
+from services.monitoring.domain.monitor import (
+    InferenceProfile,
+    Monitor,
+    PhysicalTable,
+    ProblemType,
+    SnapshotProfile,
+)
+from services.monitoring.domain.windows import (
+    RequestRange,
+    Touch,
+    WindowRecord,
+    microseconds,
+    window_start,
+)
+from services.monitoring.errors import TableNotReadable
+from services.monitoring.ports import (
+    Label,
+    MetricQuery,
+    MetricRow,
+    RowBatch,
+    WindowJob,
+    WindowResult,
+)
+
+__all__ = ["InMemoryAnalytics", "Request"]
+
+Value = float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A row of an inference table."""
+
+    tessera_request_id: str
+    request_time: datetime
+    inputs: Mapping[str, Sequence[Any]]
+    outputs: Mapping[str, Sequence[Any]]
+    client_request_id: str = ""
+    status_code: int = 0
+    endpoint: str = "endpoint"
+    model_name: str = "main.models.model"
+    model_version: int = 1
+    served_entity_id: str = "model-1"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a watched table, read as a schema says."""
+
+    start_us: int
+    event_us: int
+    values: tuple[Value, ...]
+    slices: tuple[str, ...]
+    request: Request | None = None
+    is_alone: bool = True
+    prediction: float | None = None
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What was computed for one monitor."""
+
+    samples: dict[tuple[int, str, str, str], Sample] = field(default_factory=dict)
+    baseline: dict[tuple[str, str, str], Sample] = field(default_factory=dict)
+
+
+class InMemoryAnalytics:
+    """Tables, labels and metrics in dictionaries; the caller fills `requests`, `rows`, `types`."""
+
+    def __init__(self) -> None:
+        self.requests: dict[PhysicalTable, list[Request]] = defaultdict(list)
+        self.rows: dict[PhysicalTable, list[dict[str, Any]]] = defaultdict(list)
+        self.types: dict[PhysicalTable, dict[str, str]] = {}
+        self._labels: dict[tuple[str, str, str], Label] = {}
+        self._kept: dict[str, _Kept] = defaultdict(_Kept)
+        self._metrics: dict[str, dict[tuple[Any, ...], tuple[int, float, int]]] = defaultdict(dict)
+
+    async def table_columns(self, table: PhysicalTable) -> Mapping[str, str]:
+        """Each column's type in ClickHouse's notation."""
+        if table not in self.types:
+            raise TableNotReadable(f"there is no table {table.database}.{table.table} to read")
+        return self.types[table]
+
+    async def read_schema(
+        self, monitor: Monitor, known: RowSchema | None, ranges: Sequence[RequestRange] | None
+    ) -> RowSchema:
+        """What rows of the monitor's table hold."""
+        if monitor.inference is None:
+            return known or table_schema(monitor, await self.table_columns(monitor.source))
+        baseline: Mapping[str, str] = {}
+        if monitor.baseline is not None:
+            baseline = await self.table_columns(monitor.baseline.physical)
+        types: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for request in self._requests(monitor.source, ranges):
+            for part, body in (("input", request.inputs), ("output", request.outputs)):
+                for key, values in body.items():
+                    types[part, key].update(map(_json_type, values))
+        found = [(part, key, sorted(seen)) for (part, key), seen in sorted(types.items())]
+        return inference_schema(monitor, known, found, baseline)
+
+    async def compute_baseline(self, monitor: Monitor, now: datetime) -> tuple[str, ...]:
+        """Describe the baseline's table."""
+        baseline = monitor.baseline
+        if baseline is None:
+            raise ValueError("the monitor has no baseline")
+        schema = baseline_schema(monitor, await self.table_columns(baseline.physical))
+        if not schema.columns:
+            raise TableNotReadable(
+                f"the baseline {baseline.table_full_name} has none of the watched columns"
+            )
+        rows = [
+            _Row(0, 0, *_table_values(row, schema))
+            for row in self.rows[baseline.physical][: baseline.sample_rows]
+        ]
+        self._kept[monitor.id].baseline = {
+            (key, value, column): sample
+            for (_, key, value, column), sample in _samples(rows, schema).items()
+        }
+        return tuple(column.name for column in schema.slices)
+
+    async def touched(
+        self, monitor: Monitor, schema: RowSchema, batch: RowBatch | None
+    ) -> list[Touch]:
+        """The windows that rows of a batch are in; of the whole table when None."""
+        found: dict[int, Touch] = {}
+        for row in self._rows(monitor, schema, None if batch is None else [batch.requests]):
+            if batch is not None and row.request is not None:
+                ident = row.request.tessera_request_id
+                if not batch.first_request_id <= ident <= batch.last_request_id:
+                    continue
+            time = row.event_us if row.request is None else microseconds(row.request.request_time)
+            before = found.get(row.start_us)
+            found[row.start_us] = Touch(
+                row.start_us,
+                1 + (0 if before is None else before.row_count),
+                RequestRange(time, time).merge(None if before is None else before.requests),
+                max(row.event_us, row.event_us if before is None else before.latest_us),
+            )
+        return [found[start] for start in sorted(found)]
+
+    async def count_rows(
+        self, monitor: Monitor, schema: RowSchema, windows: Sequence[WindowRecord]
+    ) -> dict[int, int]:
+        """How many rows windows have now, by start."""
+        wanted = {record.start_us for record in windows}
+        rows = self._rows(monitor, schema, None)
+        return dict(Counter(row.start_us for row in rows if row.start_us in wanted))
+
+    async def compute(
+        self,
+        monitor: Monitor,
+        schema: RowSchema,
+        jobs: Sequence[WindowJob],
+        baseline_slices: Sequence[str] | None,
+        now: datetime,
+    ) -> list[WindowResult]:
+        """Compute profile, drift and quality of windows, and store them."""
+        kept = self._kept[monitor.id]
+        by_start = {job.start_us: job for job in jobs}
+        rows = [
+            row
+            for row in self._rows(monitor, schema, None, jobs[0].start_us)
+            if row.start_us in by_start
+        ]
+        samples = _samples(rows, schema)
+        kept.samples |= samples
+        for (start, key, value, column), sample in samples.items():
+            self._keep(monitor, by_start[start], (column, key, value), statistics.profile(sample))
+        for (start, key, value, column), sample in samples.items():
+            job = by_start[start]
+            if baseline_slices is not None:
+                at = (key, value) if key in baseline_slices else ("", "")
+                reference = kept.baseline.get((*at, column))
+                self._keep_drift(monitor, job, (column, key, value), sample, reference, "BASELINE")
+            if job.before_us is not None:
+                reference = kept.samples.get((job.before_us, key, value, column))
+                self._keep_drift(
+                    monitor, job, (column, key, value), sample, reference, "CONSECUTIVE"
+                )
+        return await self.compute_quality(monitor, schema, jobs, now)
+
+    async def compute_quality(
+        self, monitor: Monitor, schema: RowSchema, jobs: Sequence[WindowJob], now: datetime
+    ) -> list[WindowResult]:
+        """As `compute`, of counts and quality only."""
+        results = []
+        every = list(self._rows(monitor, schema, None, jobs[0].start_us))
+        for job in jobs:
+            rows = [row for row in every if row.start_us == job.start_us]
+            groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+            for row in rows:
+                for slot in _slots(row, schema):
+                    groups[slot].append(row)
+            whole: Mapping[str, float] = {}
+            for (key, value), members in groups.items():
+                found = {"row_count": float(len(members)), **self._quality(monitor, members)}
+                self._keep(monitor, job, (TABLE_COLUMN, key, value), found)
+                whole = found if key == "" else whole
+            results.append(WindowResult(job.start_us, len(rows), int(whole.get("label_count", 0))))
+        return results
+
+    async def values(
+        self, monitor: Monitor, starts: Collection[int], metrics: Collection[str]
+    ) -> dict[int, dict[str, dict[str, float]]]:
+        """Stored values over all rows, by window start, metric and column."""
+        kind = DriftType.BASELINE if monitor.baseline is not None else DriftType.CONSECUTIVE
+        found: dict[int, dict[str, dict[str, float]]] = {}
+        for (start, column, key, _, metric, drift), kept in self._metrics[monitor.id].items():
+            if start in starts and key == "" and metric in metrics and drift in ("", kind.value):
+                found.setdefault(start, {}).setdefault(metric, {})[column] = kept[1]
+        return found
+
+    async def list_metrics(self, monitor: Monitor, query: MetricQuery) -> list[MetricRow]:
+        """Stored values, in order."""
+        rows = sorted(
+            MetricRow(start, column, key, value, metric, drift, end, number)
+            for (start, column, key, value, metric, drift), (end, number, _) in self._metrics[
+                monitor.id
+            ].items()
+        )
+        after = None if query.after is None else _place(query.after)
+        return [
+            row
+            for row in rows
+            if (not query.metrics or row.metric in query.metrics)
+            and (not query.columns or row.column in query.columns)
+            and row.slice_key == query.slice_key
+            and (query.start_us is None or row.start_us >= query.start_us)
+            and (query.end_us is None or row.start_us < query.end_us)
+            and (after is None or _place(row) > after)
+        ][: query.limit]
+
+    async def write_labels(self, labels: Sequence[Label]) -> None:
+        """Keep labels; of several for one request, the one that was observed last."""
+        for label in labels:
+            own = label.tessera_request_id
+            place = (label.endpoint, "own" if own else "their", own or label.client_request_id)
+            before = self._labels.get(place)
+            if before is None or before.observed_at <= label.observed_at:
+                self._labels[place] = label
+
+    async def windows_of_labels(
+        self, monitor: Monitor, schema: RowSchema, labels: Sequence[Label]
+    ) -> list[int]:
+        """Starts of the windows that the labelled requests' rows are in."""
+        own = {label.tessera_request_id for label in labels if label.tessera_request_id}
+        their = {label.client_request_id for label in labels if not label.tessera_request_id}
+        starts = {
+            row.start_us
+            for row in self._rows(monitor, schema, None)
+            if row.request is not None
+            and (row.request.tessera_request_id in own or row.request.client_request_id in their)
+        }
+        return sorted(starts)
+
+    async def clear(self, monitor: Monitor) -> None:
+        """Nothing is shared by monitors here."""
+
+    async def forget(self, monitor_id: str) -> None:
+        """Drop what was kept for a monitor."""
+        self._kept.pop(monitor_id, None)
+
+    def _keep(
+        self,
+        monitor: Monitor,
+        job: WindowJob,
+        subject: tuple[str, str, str],
+        found: Mapping[str, float],
+        drift: str = "",
+    ) -> None:
+        kept = self._metrics[monitor.id]
+        for metric, value in found.items():
+            place = (job.start_us, *subject, metric, drift)
+            before = kept.get(place)
+            if metric in METRICS and (before is None or before[2] <= job.revision):
+                kept[place] = (job.end_us, float(value), job.revision)
+
+    def _keep_drift(
+        self,
+        monitor: Monitor,
+        job: WindowJob,
+        subject: tuple[str, str, str],
+        sample: Sample,
+        reference: Sample | None,
+        drift: str,
+    ) -> None:
+        if reference is not None and reference.numeric is sample.numeric:
+            self._keep(monitor, job, subject, statistics.drift(sample, reference), drift)
+
+    def _quality(self, monitor: Monitor, rows: Sequence[_Row]) -> Mapping[str, float]:
+        profile = monitor.inference
+        if profile is None:
+            return {}
+        judged = []
+        for row in rows:
+            label = self._label(row)
+            if label is not None and row.prediction is not None:
+                judged.append((row.prediction, label))
+        if profile.problem_type is ProblemType.REGRESSION:
+            return statistics.regression_quality(judged)
+        return statistics.binary_quality(judged, profile.decision_threshold)
+
+    def _label(self, row: _Row) -> float | None:
+        request = row.request
+        if request is None or not row.is_alone:
+            return None
+        own = self._labels.get((request.endpoint, "own", request.tessera_request_id))
+        their = self._labels.get((request.endpoint, "their", request.client_request_id))
+        found = own or (their if request.client_request_id else None)
+        return None if found is None else found.value
+
+    def _requests(
+        self, table: PhysicalTable, ranges: Sequence[RequestRange] | None
+    ) -> Iterable[Request]:
+        for request in self.requests[table]:
+            time = microseconds(request.request_time)
+            inside = ranges is None or any(r.first_us <= time <= r.last_us for r in ranges)
+            if request.status_code == 0 and inside:
+                yield request
+
+    def _rows(
+        self,
+        monitor: Monitor,
+        schema: RowSchema,
+        ranges: Sequence[RequestRange] | None,
+        snapshot_us: int = 0,
+    ) -> Iterable[_Row]:
+        profile = monitor.profile
+        if isinstance(profile, InferenceProfile):
+            for request in self._requests(monitor.source, ranges):
+                yield from _request_rows(request, schema, microseconds(profile.granularity))
+            return
+        for row in self.rows[monitor.source]:
+            if isinstance(profile, SnapshotProfile):
+                yield _Row(snapshot_us, snapshot_us, *_table_values(row, schema))
+                continue
+            time = _event_us(row[profile.timestamp_column])
+            if time is not None:
+                start = window_start(time, microseconds(profile.granularity))
+                yield _Row(start, time, *_table_values(row, schema))
+
+
+def _request_rows(request: Request, schema: RowSchema, granularity_us: int) -> Iterable[_Row]:
+    bodies = {ColumnPlace.INPUT: request.inputs, ColumnPlace.OUTPUT: request.outputs}
+
+    def read(column: Column, index: int) -> Value:
+        values = bodies[column.place].get(column.name, ())
+        value = values[index] if index < len(values) else None
+        return _as_kind(value, column.kind)
+
+    count = max((len(bodies[c.place].get(c.name, ())) for c in schema.columns), default=1)
+    for index in range(count):
+        time: int | None = microseconds(request.request_time)
+        if schema.timestamp is not None:
+            values = request.inputs.get(schema.timestamp.name, ())
+            time = _event_us(values[index] if index < len(values) else None)
+        if time is None:
+            continue
+        prediction = None if schema.prediction is None else read(schema.prediction, index)
+        yield _Row(
+            window_start(time, granularity_us),
+            time,
+            tuple(read(column, index) for column in schema.columns),
+            tuple(
+                str(getattr(request, column.name))
+                if column.place is ColumnPlace.TABLE
+                else str(read(column, index) or "")
+                for column in schema.slices
+            ),
+            request,
+            count == 1,
+            None if prediction is None else float(prediction),
+        )
+
+
+def _table_values(
+    row: Mapping[str, Any], schema: RowSchema
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+    return (
+        tuple(_as_kind(row.get(column.name), column.kind) for column in schema.columns),
+        tuple(_as_text(row.get(column.name)) or "" for column in schema.slices),
+    )
+
+
+def _as_kind(value: Any, kind: ColumnKind) -> Value:
+    if value is None:
+        return None
+    return float(value) if kind is ColumnKind.NUMERIC else _as_text(value)
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return None if value is None else str(value)
+
+
+def _json_type(value: Any) -> str:
+    match value:
+        case None:
+            return "Null"
+        case bool():
+            return "Bool"
+        case int():
+            return "Int64"
+        case float():
+            return "Double"
+        case "NaN" | "Infinity" | "-Infinity":
+            return "Double"
+        case str():
+            return "String"
+    return "Array"
+
+
+def _event_us(value: Any) -> int | None:
+    match value:
+        case datetime():
+            return microseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+        case str():
+            try:
+                return _event_us(datetime.fromisoformat(value))
+            except ValueError:
+                return None
+        case int() | float():
+            size = abs(value)
+            if not math.isfinite(size) or size > 9e18:
+                return None
+            scale = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1.0 if size < 1e17 else 1e-3
+            return round(value * scale)
+    return None
+
+
+def _slots(row: _Row, schema: RowSchema) -> Iterable[tuple[str, str]]:
+    yield "", ""
+    for column, value in zip(schema.slices, row.slices, strict=True):
+        yield column.name, value
+
+
+def _samples(rows: Iterable[_Row], schema: RowSchema) -> dict[tuple[int, str, str, str], Sample]:
+    gathered: dict[tuple[int, str, str, str], list[Value]] = defaultdict(list)
+    kinds = {column.name: column.kind is ColumnKind.NUMERIC for column in schema.columns}
+    for row in rows:
+        for key, value in _slots(row, schema):
+            for column, cell in zip(schema.columns, row.values, strict=True):
+                gathered[row.start_us, key, value, column.name].append(cell)
+    return {place: Sample(kinds[place[3]], values) for place, values in gathered.items()}
+
+
+def _place(row: MetricRow) -> tuple[int, str, str, str, str, str]:
+    return (row.start_us, row.column, row.slice_key, row.slice_value, row.metric, row.drift_type)

@@ -1,0 +1,1 @@
+"""Monitors, windows, metrics and alerts: the rules, without any input or output."""
