@@ -36,7 +36,7 @@ from tessera_kit.telemetry.clickhouse_tables import (
     span_row,
 )
 from tessera_kit.telemetry.logs import attributes_of
-from tessera_kit.telemetry.metrics import Metrics, process_metrics
+from tessera_kit.telemetry.metrics import Metrics
 
 __all__ = [
     "ClickHouseLogExporter",
@@ -51,7 +51,7 @@ _ATTEMPTS: Final = 2
 _log = logging.getLogger(__name__)
 
 
-def span_exporter(config: TelemetryConfig) -> SpanExporter | None:
+def span_exporter(config: TelemetryConfig, metrics: Metrics) -> SpanExporter | None:
     """Return what sends spans away; None when they are to go nowhere."""
     if config.otlp_endpoint is not None:
         # Imported where it is used: it brings an HTTP stack that most processes do without.
@@ -59,32 +59,31 @@ def span_exporter(config: TelemetryConfig) -> SpanExporter | None:
 
         return OTLPSpanExporter(endpoint=config.otlp_endpoint.rstrip("/") + "/v1/traces")
     if config.clickhouse is not None:
-        return ClickHouseSpanExporter(config.clickhouse)
+        return ClickHouseSpanExporter(config.clickhouse, metrics)
     return None
 
 
-def log_exporter(config: TelemetryConfig) -> LogRecordExporter | None:
+def log_exporter(config: TelemetryConfig, metrics: Metrics) -> LogRecordExporter | None:
     """Return what sends log records away; None when they stay on standard error."""
     if config.otlp_endpoint is not None:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
         return OTLPLogExporter(endpoint=config.otlp_endpoint.rstrip("/") + "/v1/logs")
     if config.clickhouse is not None:
-        return ClickHouseLogExporter(config.clickhouse)
+        return ClickHouseLogExporter(config.clickhouse, metrics)
     return None
 
 
 class _Inserter:
     """Inserts rows into one table over ClickHouse's HTTP interface, on one kept connection."""
 
-    def __init__(self, config: ClickHouseConfig, table: str, metrics: Metrics | None) -> None:
+    def __init__(self, config: ClickHouseConfig, table: str, metrics: Metrics) -> None:
         self._config = config
         self._table = table
         self._connection: HTTPConnection | None = None
         self._table_made = False
         self._lock = threading.Lock()
-        counter = (metrics or process_metrics()).counter(names.TELEMETRY_DROPPED)
-        self._dropped = counter.labels(table)
+        self._dropped = metrics.counter(names.TELEMETRY_DROPPED).labels(table)
 
     def insert(self, rows: Sequence[dict[str, Any]]) -> bool:
         """Write the rows; on failure count them as dropped and return False."""
@@ -146,7 +145,7 @@ class _Inserter:
 class ClickHouseSpanExporter(SpanExporter):
     """Writes spans to `otel_traces`, which it makes when it is missing."""
 
-    def __init__(self, config: ClickHouseConfig, metrics: Metrics | None = None) -> None:
+    def __init__(self, config: ClickHouseConfig, metrics: Metrics) -> None:
         self._inserter = _Inserter(config, SPANS_TABLE, metrics)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -162,7 +161,7 @@ class ClickHouseSpanExporter(SpanExporter):
 class ClickHouseLogExporter(LogRecordExporter):
     """Writes log records to `otel_logs`, which it makes when it is missing."""
 
-    def __init__(self, config: ClickHouseConfig, metrics: Metrics | None = None) -> None:
+    def __init__(self, config: ClickHouseConfig, metrics: Metrics) -> None:
         self._inserter = _Inserter(config, LOGS_TABLE, metrics)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:

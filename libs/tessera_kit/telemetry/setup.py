@@ -20,6 +20,7 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -31,8 +32,6 @@ from tessera_kit.telemetry.metrics import Metrics, process_metrics
 from tessera_kit.telemetry.sampling import ParentOrRatio
 
 __all__ = ["Telemetry", "active_telemetry", "telemetry"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,8 @@ async def telemetry(
     """
     metrics = metrics or process_metrics()
     async with AsyncExitStack() as stack:
-        _start_logs(stack, config, service_name)
-        tracer = _start_traces(stack, config, service_name)
+        _start_logs(stack, config, service_name, metrics)
+        tracer = _start_traces(stack, config, service_name, metrics)
         address = _start_metrics(stack, config, service_name, metrics)
         started = Telemetry(
             service_name=service_name,
@@ -98,7 +97,9 @@ def _resource(service_name: str) -> Resource:
     return Resource.create({"service.name": service_name, "service.namespace": "tessera"})
 
 
-def _start_logs(stack: AsyncExitStack, config: TelemetryConfig, service_name: str) -> None:
+def _start_logs(
+    stack: AsyncExitStack, config: TelemetryConfig, service_name: str, metrics: Metrics
+) -> None:
     root = logging.getLogger()
     before = list(root.handlers)
     configure_logging(service_name, config.log_level)
@@ -107,7 +108,7 @@ def _start_logs(stack: AsyncExitStack, config: TelemetryConfig, service_name: st
         root.handlers[:] = before
 
     stack.callback(restore)
-    exporter = exporters.log_exporter(config)
+    exporter = exporters.log_exporter(config, metrics)
     if exporter is not None:
         handler = exporters.LogExportHandler(exporter, _resource(service_name))
         root.addHandler(handler)
@@ -115,9 +116,9 @@ def _start_logs(stack: AsyncExitStack, config: TelemetryConfig, service_name: st
 
 
 def _start_traces(
-    stack: AsyncExitStack, config: TelemetryConfig, service_name: str
+    stack: AsyncExitStack, config: TelemetryConfig, service_name: str, metrics: Metrics
 ) -> Tracer | None:
-    exporter = exporters.span_exporter(config)
+    exporter = exporters.span_exporter(config, metrics)
     if exporter is None:
         return None
     provider = TracerProvider(
@@ -144,6 +145,8 @@ def _start_metrics(
 ) -> str | None:
     if config.metrics_listen is None:
         return None
+    # They double the series, and nothing reads them.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = metrics.registry
     for collector in (GCCollector, PlatformCollector, ProcessCollector):
         stack.callback(registry.unregister, collector(registry=registry))
