@@ -291,7 +291,7 @@ class ReadJobLogsRequest(_message.Message):
     job_id: _builtins.str
     """The job's id."""
     attempt: _builtins.int
-    """The attempt; the latest when 0."""
+    """The attempt. When 0, the latest one, and those that follow it while the call follows the job."""
     start_line: _builtins.int
     """The position, in lines, to start from."""
     follow: _builtins.bool
@@ -322,12 +322,15 @@ class LogLine(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     WRITTEN_AT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The line's position, from 0."""
     rank: _builtins.int
     """Which process wrote it."""
     text: _builtins.str
     """The text, without its line end."""
+    attempt: _builtins.int
+    """The number of the attempt that wrote it."""
     @_builtins.property
     def written_at(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
@@ -339,10 +342,11 @@ class LogLine(_message.Message):
         rank: _builtins.int = ...,
         written_at: _timestamp_pb2.Timestamp | None = ...,
         text: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["written_at", b"written_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "rank", b"rank", "text", b"text", "written_at", b"written_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "number", b"number", "rank", b"rank", "text", b"text", "written_at", b"written_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

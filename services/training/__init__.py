@@ -1,0 +1,1 @@
+"""Training: jobs as isolated processes, with retries, checkpoints, live progress and triggers."""

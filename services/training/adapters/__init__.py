@@ -1,0 +1,1 @@
+"""The ports on real systems, and their twins in memory."""

@@ -1,0 +1,1 @@
+"""Use cases: what happens on a call, an event or a process's end."""

@@ -1,0 +1,151 @@
+"""Which events a change of a job tells and which effects it owes; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from services.training import convert
+from services.training.domain.chore import Chore, ChoreKind
+from services.training.domain.job import Job, JobState
+from tessera.catalog.v1 import lineage_service_pb2 as lineage
+from tessera.events.v1 import catalog_events_pb2, training_events_pb2
+from tessera.training.v1 import job_pb2
+from tessera_kit.bus.event import Event, new_event
+
+__all__ = ["chores_of", "events_of", "submitted"]
+
+SOURCE = "tessera/training"
+_ATTEMPTS_IN_WORDS = 10
+
+
+def submitted(job: Job) -> Event:
+    """The event of a new job."""
+    data = training_events_pb2.JobSubmitted(job=_public(job))
+    return new_event(data, source=SOURCE, key=job.job_id, event_id=f"{job.job_id}.submitted")
+
+
+def events_of(before: Job, after: Job) -> Iterator[Event]:
+    """The events of a change. Their ids follow from what they tell: twice told counts once."""
+    started = _newly_started(before, after)
+    if started is not None:
+        yield _told(after, f"attempt.{started}", _attempt_started(after))
+    if after.run_id != before.run_id:
+        yield _lineage(after, "run", _run_edges(after))
+    if after.checkpoint != before.checkpoint and after.checkpoint is not None:
+        checkpoint = after.checkpoint
+        data = training_events_pb2.JobCheckpointSaved(
+            job_id=after.job_id, checkpoint=convert.checkpoint_message(checkpoint)
+        )
+        yield _told(after, f"checkpoint.{checkpoint.attempt}.{checkpoint.step}", data)
+    if after.output_model_version != before.output_model_version:
+        yield _lineage(after, f"version.{after.output_model_version}", [_version_edge(after)])
+    if after.state.is_final and not before.state.is_final:
+        yield _told(after, "ended", training_events_pb2.JobEnded(job=_public(after)))
+
+
+def chores_of(before: Job, after: Job) -> Iterator[Chore]:
+    """The effects that a change owes to other systems."""
+    for old, new in zip(before.attempts, after.attempts, strict=False):
+        if new.state.is_final and not old.state.is_final and new.token_id and new.ended_at:
+            yield Chore(
+                f"revoke:{new.token_id}",
+                ChoreKind.REVOKE_TOKEN,
+                after.job_id,
+                new.ended_at,
+                {"token_id": new.token_id},
+            )
+    if after.checkpoint != before.checkpoint and after.checkpoint is not None:
+        saved = after.checkpoint
+        yield Chore(
+            f"tidy:{after.job_id}:{saved.attempt}.{saved.step}",
+            ChoreKind.TIDY_CHECKPOINTS,
+            after.job_id,
+            saved.created_at,
+        )
+    if after.state.is_final and not before.state.is_final and after.ended_at is not None:
+        if after.run_id:
+            yield Chore(f"run:{after.job_id}", ChoreKind.END_RUN, after.job_id, after.ended_at)
+        if after.checkpoint is not None:
+            yield Chore(
+                f"tidy:{after.job_id}:ended",
+                ChoreKind.TIDY_CHECKPOINTS,
+                after.job_id,
+                after.ended_at,
+            )
+
+
+def _public(job: Job) -> job_pb2.Job:
+    """The job without what may be secret or large: an event is a fact, not a delivery."""
+    message = convert.job_message(job)
+    if message.spec.WhichOneof("source") == "file":
+        message.spec.file.content = ""
+    for name in message.spec.environment:
+        message.spec.environment[name] = ""
+    for attempt in message.attempts[:-_ATTEMPTS_IN_WORDS]:
+        attempt.message = ""
+    return message
+
+
+def _newly_started(before: Job, after: Job) -> int | None:
+    attempt = after.attempt
+    if attempt is None or attempt.state is not JobState.RUNNING:
+        return None
+    old = before.attempt
+    known = old is not None and old.number == attempt.number and old.state is JobState.RUNNING
+    return None if known else attempt.number
+
+
+def _attempt_started(job: Job) -> training_events_pb2.JobAttemptStarted:
+    assert job.attempt is not None  # noqa: S101 - the caller saw it
+    return training_events_pb2.JobAttemptStarted(
+        job_id=job.job_id, attempt=convert.attempt_message(job.attempt)
+    )
+
+
+def _told(
+    job: Job,
+    what: str,
+    data: training_events_pb2.JobAttemptStarted
+    | training_events_pb2.JobCheckpointSaved
+    | training_events_pb2.JobEnded,
+) -> Event:
+    return new_event(data, source=SOURCE, key=job.job_id, event_id=f"{job.job_id}.{what}")
+
+
+def _node(kind: lineage.LineageNodeType.ValueType, name: str) -> lineage.LineageNode:
+    return lineage.LineageNode(type=kind, name=name)
+
+
+def _run_edges(job: Job) -> list[lineage.LineageEdge]:
+    run = _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id)
+    sources = [_node(lineage.LINEAGE_NODE_TYPE_JOB, job.job_id)]
+    sources += [_node(lineage.LINEAGE_NODE_TYPE_TABLE, name) for name in job.spec.input_tables]
+    return [_edge(job, source, run) for source in sources]
+
+
+def _version_edge(job: Job) -> lineage.LineageEdge:
+    version = f"{job.spec.output_model}/{job.output_model_version}"
+    return _edge(
+        job,
+        _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id),
+        _node(lineage.LINEAGE_NODE_TYPE_MODEL_VERSION, version),
+    )
+
+
+def _edge(
+    job: Job, source: lineage.LineageNode, target: lineage.LineageNode
+) -> lineage.LineageEdge:
+    edge = lineage.LineageEdge(source=source, target=target, principal=job.submitted_by)
+    edge.observed_at.GetCurrentTime()
+    return edge
+
+
+def _lineage(job: Job, what: str, edges: list[lineage.LineageEdge]) -> Event:
+    target = edges[0].target
+    kind = lineage.LineageNodeType.Name(target.type).removeprefix("LINEAGE_NODE_TYPE_")
+    return new_event(
+        catalog_events_pb2.LineageObserved(edges=edges),
+        source=SOURCE,
+        key=f"{kind}:{target.name}",
+        event_id=f"{job.job_id}.lineage.{what}",
+    )

@@ -1,0 +1,5 @@
+"""Alembic's entry: the kit does the work."""
+
+from tessera_kit.store.migrate import run_migrations
+
+run_migrations()

@@ -1,0 +1,1 @@
+"""The gRPC doors: messages to values, a handler, values to messages."""
