@@ -11,7 +11,7 @@ from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.batch import Batch, check_params_unique, check_run_tags
 from services.tracking.domain.experiment import Experiment, ExperimentChange
 from services.tracking.domain.keys import check_key, check_text
-from services.tracking.domain.lifecycle import LifecycleStage, Micros
+from services.tracking.domain.lifecycle import LifecycleStage, Micros, fits_64_bits
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import DatasetInput, Run, RunChange, RunStatus
 from services.tracking.errors import InvalidUpdate, InvalidValue
@@ -261,6 +261,15 @@ def point_position(point: Point) -> dict[str, str | int]:
 
 
 def point_at(position: Mapping[str, str | int], key: str) -> Point:
-    """Return the point that `point_position` told of."""
-    value = float.fromhex(str(position["v"]))
-    return Point(key, int(position["s"]), int(position["t"]), value)
+    """Return the point that `point_position` told of.
+
+    Raises:
+        ValueError: It was not written by `point_position`.
+    """
+    try:
+        step, timestamp, value = int(position["s"]), int(position["t"]), str(position["v"])
+    except KeyError as error:
+        raise ValueError(f"no {error}") from None
+    if not (fits_64_bits(step) and fits_64_bits(timestamp)):
+        raise ValueError("out of range")
+    return Point(key, step, timestamp, float.fromhex(value))

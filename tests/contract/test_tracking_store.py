@@ -255,7 +255,9 @@ async def test_history_is_a_set_in_order_and_in_pages(store: Store) -> None:
 async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) -> None:
     await given(store, run(1), run(2))
     points = {
-        run_id: [Point(f"m{key}", step, step, float(step)) for key in range(70) for step in range(9)]
+        run_id: [
+            Point(f"m{key}", step, step, float(step)) for key in range(70) for step in range(9)
+        ]
         for run_id in ("r1", "r2")
     }
     async with store.write() as work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -19,7 +20,9 @@ from services.tracking.domain.lifecycle import LifecycleStage, micros_of
 from services.tracking.errors import ExperimentNameTaken, ExperimentNotFound
 from services.tracking.handlers.access import Access
 from services.tracking.ports import RequestKey, Store, View
+from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.clock import Clock
+from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag, new_id
 from tessera_kit.rpc.identity import Principal
 
@@ -27,6 +30,8 @@ __all__ = ["Experiments"]
 
 _log = logging.getLogger(__name__)
 _CREATE = "CreateExperiment"
+# The service's own principal.
+_OWNER_OF_DEFAULT = "tracking"
 
 
 class Experiments:
@@ -148,10 +153,26 @@ class Experiments:
         async with self._store.write() as work:
             if await work.experiments.get(DEFAULT_EXPERIMENT_ID) is not None:
                 return
-            experiment = self._new(DEFAULT_EXPERIMENT_ID, DEFAULT_EXPERIMENT_NAME, {}, "tracking")
+            experiment = self._new(
+                DEFAULT_EXPERIMENT_ID, DEFAULT_EXPERIMENT_NAME, {}, _OWNER_OF_DEFAULT
+            )
             await work.experiments.add(experiment)
             await work.commit()
             _log.info("created the default experiment")
+
+    async def register_default(self) -> None:
+        """Make the default experiment known to the catalog, as soon as that answers."""
+        retry = RetryPolicy(initial_seconds=0.2, maximum_seconds=10.0, budget_seconds=None)
+        failures = 0
+        while True:
+            try:
+                await self._access.register(DEFAULT_EXPERIMENT_ID, _OWNER_OF_DEFAULT)
+                return
+            except TesseraError as error:
+                failures += 1
+                delay = retry.delay(failures, 0.0) or 0.0
+                _log.info("default experiment: registering again in %.1f s: %s", delay, error)
+                await asyncio.sleep(delay)
 
     async def _move(self, principal: Principal, experiment_id: str, stage: LifecycleStage) -> None:
         await self._must_exist(experiment_id)

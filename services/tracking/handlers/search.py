@@ -19,14 +19,14 @@ from services.tracking.domain.search.paging import (
     write_position,
 )
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
-from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, OrderKey, ValueKind
+from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, OrderKey
 from services.tracking.handlers.access import Access
 from services.tracking.ports import ExperimentQuery, RunQuery, Store
 from tessera_kit.errors import FieldViolation
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.pages import InvalidPageToken, decode_page_token, encode_page_token
 
-__all__ = ["ExperimentPage", "RunPage", "Search"]
+__all__ = ["ExperimentPage", "RunPage", "Search", "foreign_token"]
 
 # What the contract lets a page token be.
 _LONGEST_TOKEN: Final = 2048
@@ -152,7 +152,7 @@ class Search:
         async with self._store.read() as view:
             run = await view.runs.get(str(written["i"]))
         if run is None or run.info.experiment_id not in readable:
-            raise _foreign_token()
+            raise foreign_token()
         return _run_place(run, order)
 
     async def _experiment_position(
@@ -166,7 +166,7 @@ class Search:
         async with self._store.read() as view:
             experiment = await view.experiments.get(str(written["i"]))
         if experiment is None:
-            raise _foreign_token()
+            raise foreign_token()
         return _experiment_place(experiment, order)
 
 
@@ -183,14 +183,14 @@ def _token(position: Position, scope: str) -> str:
 
 
 def _position(written: dict[str, str | int], order: Sequence[OrderKey]) -> Position:
-    numbers = [key.field.values is ValueKind.NUMBER for key in order]
     try:
-        return read_position(written, order, numbers=numbers)
+        return read_position(written, order)
     except ValueError:
-        raise _foreign_token() from None
+        raise foreign_token() from None
 
 
-def _foreign_token() -> InvalidPageToken:
+def foreign_token() -> InvalidPageToken:
+    """Return the error of a token that no listing of ours made."""
     rule = "is not a token of this listing; start again from the first page"
     return InvalidPageToken(f"page_token {rule}", violations=[FieldViolation("page_token", rule)])
 

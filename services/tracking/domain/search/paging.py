@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from services.tracking.domain.lifecycle import fits_64_bits
 from services.tracking.domain.search.evaluate import Values, position_of
-from services.tracking.domain.search.syntax import OrderKey
+from services.tracking.domain.search.syntax import OrderKey, ValueKind
 
 __all__ = ["Place", "Position", "position_after", "read_position", "write_position"]
 
@@ -43,27 +44,34 @@ def write_position(position: Position) -> dict[str, str | int]:
     return written
 
 
-def read_position(
-    written: Mapping[str, str | int], order: Sequence[OrderKey], *, numbers: Sequence[bool]
-) -> Position:
+def read_position(written: Mapping[str, str | int], order: Sequence[OrderKey]) -> Position:
     """Return the position that `write_position` wrote for the same order.
-
-    Args:
-        written: Its texts and integers.
-        order: The order's keys.
-        numbers: For each key, whether its values are doubles.
 
     Raises:
         ValueError: It was not written for this order.
     """
-    places: list[Place] = []
     try:
-        for index in range(len(order)):
-            rank = int(written[f"r{index}"])
-            value: float | int | str | None = written[f"v{index}"] if rank == 0 else None
-            if rank == 0 and numbers[index]:
-                value = float.fromhex(str(value))
-            places.append((rank, value))
-        return Position(tuple(places), int(written["t"]), str(written["i"]))
+        places = tuple(_read_place(written, index, key) for index, key in enumerate(order))
+        time = int(written["t"])
+        if not fits_64_bits(time):
+            raise ValueError("out of range")
+        return Position(places, time, str(written["i"]))
     except KeyError as error:
         raise ValueError(f"no {error}") from None
+
+
+def _read_place(written: Mapping[str, str | int], index: int, key: OrderKey) -> Place:
+    rank = written[f"r{index}"]
+    if rank in (1, 2):
+        return int(rank), None
+    value = written[f"v{index}"]
+    match key.field.values:
+        case ValueKind.NUMBER:
+            return 0, float.fromhex(str(value))
+        case ValueKind.TIME:
+            micros = int(value)
+            if not fits_64_bits(micros):
+                raise ValueError("out of range")
+            return 0, micros
+        case ValueKind.TEXT:
+            return 0, str(value)

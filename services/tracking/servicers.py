@@ -11,12 +11,13 @@ import grpc
 from services.tracking import convert
 from services.tracking.domain.artifacts import check_artifact_path
 from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
+from services.tracking.domain.metrics import Point
 from services.tracking.errors import InvalidUpload, InvalidValue
 from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog, StreamedPoints
 from services.tracking.handlers.runs import Runs
-from services.tracking.handlers.search import Search
+from services.tracking.handlers.search import Search, foreign_token
 from tessera.tracking.v1 import tracking_service_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal
@@ -221,12 +222,11 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         """Return a page of a metric's points by step, time and value."""
         size = page_size(request.page_size, _HISTORY_PAGE, _MOST_HISTORY)
         scope = f"history:{request.run_id}:{request.key}"
-        position = decode_page_token(request.page_token, scope)
         points = await self._runs.history(
             current_principal(),
             request.run_id,
             request.key,
-            after=convert.point_at(position, request.key) if position else None,
+            after=_point_before(request.page_token, scope, request.key),
             limit=size + 1,
         )
         page, token = points[:size], ""
@@ -273,7 +273,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         size = page_size(request.page_size)
         scope = f"artifacts:{request.run_id}:{request.path}"
         position = decode_page_token(request.page_token, scope)
-        after = check_artifact_path(str(position["p"])) if position else ""
+        after = check_artifact_path(str(position.get("p", ""))) if position else ""
         found = await self._artifacts.children(
             current_principal(),
             run_id=request.run_id,
@@ -294,3 +294,13 @@ async def _chunks(requests: AsyncIterator[pb.UploadArtifactRequest]) -> AsyncIte
         if request.WhichOneof("part") != "chunk":
             raise InvalidUpload("only the first message may be a header")
         yield request.chunk
+
+
+def _point_before(token: str, scope: str, key: str) -> Point | None:
+    position = decode_page_token(token, scope)
+    if not position:
+        return None
+    try:
+        return convert.point_at(position, key)
+    except ValueError:
+        raise foreign_token() from None

@@ -1,0 +1,109 @@
+"""Puts the tracking service together; the only module that names concrete adapters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from services.tracking.adapters.objects import ObjectArtifacts
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.config import Config
+from services.tracking.consumers import watch_grants
+from services.tracking.handlers.access import Access
+from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.experiments import Experiments
+from services.tracking.handlers.log import RunLog
+from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.search import Search
+from services.tracking.ports import ArtifactStore, Store
+from services.tracking.servicers import TrackingServicer, UseCases
+from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
+from tessera_kit.bus.outbox import OutboxRelay
+from tessera_kit.bus.producer import EventProducer
+from tessera_kit.clock import Clock, SystemClock
+from tessera_kit.rpc.authority import Authority
+from tessera_kit.rpc.catalog_authority import CatalogAuthority
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.server import BackgroundTask, Binding, RpcServer, build_server
+from tessera_kit.store.migrate import migrate
+from tessera_kit.store.objects import S3ObjectStore
+from tessera_kit.store.sql import Database
+
+__all__ = ["App", "binding", "build_app", "use_cases"]
+
+SERVICE_NAME: Final = tracking_service_pb2.DESCRIPTOR.services_by_name["TrackingService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What runs: a bound server, and the work beside it."""
+
+    server: RpcServer
+    background: Sequence[BackgroundTask]
+
+
+def use_cases(
+    store: Store,
+    files: ArtifactStore,
+    authority: Authority,
+    *,
+    artifact_root: str,
+    clock: Clock | None = None,
+) -> UseCases:
+    """Return the use cases over any adapters.
+
+    Args:
+        store: Where entities and points are kept.
+        files: Where artifacts are kept.
+        authority: Who may do what.
+        artifact_root: URL below which artifacts are kept.
+        clock: Where time comes from; the system's when None.
+    """
+    clock = clock or SystemClock()
+    access = Access(authority, store)
+    return UseCases(
+        experiments=Experiments(store, access, clock, artifact_root=artifact_root),
+        runs=Runs(store, access, clock),
+        log=RunLog(store, access, clock),
+        search=Search(store, access),
+        artifacts=Artifacts(store, files, access),
+    )
+
+
+def binding(cases: UseCases) -> Binding:
+    """Return the gRPC service over use cases."""
+    return Binding(
+        tracking_service_pb2_grpc.add_TrackingServiceServicer_to_server,
+        TrackingServicer(cases),
+        SERVICE_NAME,
+    )
+
+
+@asynccontextmanager
+async def build_app(config: Config) -> AsyncIterator[App]:
+    """Migrate the database, open what is needed, bind the server; close everything on leaving."""
+    await migrate(config.database.url, "tracking")
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(Database(config.database))
+        objects = await stack.enter_async_context(S3ObjectStore(config.s3))
+        producer = await stack.enter_async_context(EventProducer(config.kafka))
+        channel = open_channel(config.targets.catalog, token=config.token, tls=config.tls)
+        authority = CatalogAuthority(await stack.enter_async_context(channel))
+        cases = use_cases(
+            SqlStore(database),
+            ObjectArtifacts(objects),
+            authority,
+            artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
+        )
+        await cases.experiments.ensure_default()
+        stack.push_async_callback(cases.log.close)
+        yield App(
+            server=build_server(config.rpc, [binding(cases)], authenticator=authority),
+            background=(
+                BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
+                BackgroundTask("default-experiment", cases.experiments.register_default),
+                watch_grants(authority, config.kafka),
+            ),
+        )

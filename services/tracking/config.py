@@ -1,0 +1,64 @@
+"""The settings of the tracking service, read from the environment once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from tessera_kit.config import (
+    DatabaseConfig,
+    Env,
+    KafkaConfig,
+    RpcConfig,
+    S3Config,
+    Secret,
+    Source,
+    TargetsConfig,
+    TelemetryConfig,
+)
+from tessera_kit.rpc.tls import ClientTls
+
+__all__ = ["Config"]
+
+_SERVICE = "tracking"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the process is told."""
+
+    rpc: RpcConfig
+    """Its gRPC door."""
+    database: DatabaseConfig
+    """Where experiments, runs and points are kept."""
+    kafka: KafkaConfig
+    """The bus, for events and for changes of grants."""
+    s3: S3Config
+    """Where artifacts are kept."""
+    targets: TargetsConfig
+    """The catalog, which decides who may do what."""
+    tls: ClientTls | None
+    """How to check the catalog's certificate; plain text when None."""
+    token: Secret
+    """This service's own token."""
+    telemetry: TelemetryConfig
+    """Where traces, metrics and logs go."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read the settings; the README lists the variables.
+
+        Raises:
+            ConfigError: One is missing or wrong; the text names it.
+        """
+        env = Env.of(source)
+        return cls(
+            rpc=RpcConfig.from_env(env, _SERVICE),
+            database=DatabaseConfig.from_env(env, _SERVICE),
+            kafka=KafkaConfig.from_env(env),
+            s3=S3Config.from_env(env),
+            targets=TargetsConfig.from_env(env, "catalog"),
+            tls=ClientTls.from_env(env),
+            token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
+            telemetry=TelemetryConfig.from_env(env, _SERVICE),
+        )

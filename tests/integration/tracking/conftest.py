@@ -1,0 +1,86 @@
+"""The tracking service behind a real gRPC door, on SQLite, with principals of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from services.tracking.adapters.memory import InMemoryArtifacts
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.app import binding, use_cases
+from services.tracking.servicers import UseCases
+from tessera.catalog.v1 import securable_pb2
+from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
+from tessera_kit.config import DatabaseConfig, RpcConfig, Secret
+from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.identity import Principal
+from tessera_kit.rpc.server import build_server
+from tessera_kit.store.migrate import migrate
+from tessera_kit.store.sql import Database
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service as its users see it, and what it stands on."""
+
+    address: str
+    authority: InMemoryAuthority
+    database: Database
+    cases: UseCases
+    ada: rpc.TrackingServiceStub
+    """May create experiments."""
+    bob: rpc.TrackingServiceStub
+    """Holds no grants."""
+    admin: rpc.TrackingServiceStub
+
+
+@pytest.fixture
+async def authority() -> InMemoryAuthority:
+    authority = InMemoryAuthority()
+    authority.add_principal(Principal("ada"), "token-ada")
+    authority.add_principal(Principal("bob"), "token-bob")
+    authority.add_principal(Principal("admin", is_admin=True), "token-admin")
+    metastore = securable_pb2.SECURABLE_TYPE_METASTORE
+    create = securable_pb2.PRIVILEGE_CREATE_EXPERIMENT
+    authority.grant("ada", [create], metastore, "metastore")
+    return authority
+
+
+@pytest.fixture
+async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator[Service]:
+    config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'tracking.db'}")
+    await migrate(config.url, "tracking")
+    async with Database(config) as database:
+        cases = use_cases(
+            SqlStore(database), InMemoryArtifacts(), authority, artifact_root="s3://test/tracking"
+        )
+        await cases.experiments.ensure_default()
+        rpc_config = RpcConfig(listen="127.0.0.1:0", drain_seconds=1.0)
+        server = build_server(rpc_config, [binding(cases)], authenticator=authority)
+        await server.start()
+        channels = {name: channel_of(server.address, name) for name in ("ada", "bob", "admin")}
+        try:
+            yield Service(
+                address=server.address,
+                authority=authority,
+                database=database,
+                cases=cases,
+                **{name: stub(channel) for name, channel in channels.items()},
+            )
+        finally:
+            for channel in channels.values():
+                await channel.close()
+            await server.stop()
+            await cases.log.close()
+
+
+def channel_of(address: str, name: str) -> grpc.aio.Channel:
+    return open_channel(address, token=Secret(f"token-{name}"))
+
+
+def stub(channel: grpc.aio.Channel) -> rpc.TrackingServiceStub:
+    return rpc.TrackingServiceStub(channel)
