@@ -1,0 +1,385 @@
+"""The object store: what services need of S3, its errors, and its twin in memory."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from tessera_kit.errors import (
+    Aborted,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    Unavailable,
+)
+from tessera_kit.ids import new_id
+
+__all__ = [
+    "LARGEST_GET",
+    "PART_BYTES",
+    "InMemoryObjectStore",
+    "InvalidKey",
+    "ObjectChanged",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectStore",
+    "ObjectStoreFailure",
+    "ObjectStoreUnavailable",
+    "ObjectTooLarge",
+    "UploadNotFound",
+    "UploadedPart",
+    "check_key",
+    "check_prefix",
+]
+
+PART_BYTES = 8 << 20
+"""Size of an upload's parts, all but the last; S3 wants 5 MiB or more."""
+LARGEST_GET = 64 << 20
+"""Most bytes that `get` returns unless told otherwise."""
+_LONGEST_KEY = 1024
+
+
+class InvalidKey(InvalidArgument):
+    """The key could leave its place, or no store would take it."""
+
+    reason = "INVALID_OBJECT_KEY"
+
+
+class ObjectNotFound(NotFound):
+    """There is no object of that key."""
+
+    reason = "OBJECT_NOT_FOUND"
+
+
+class UploadNotFound(NotFound):
+    """The upload was completed, aborted, or never begun."""
+
+    reason = "UPLOAD_NOT_FOUND"
+
+
+class ObjectTooLarge(ResourceExhausted):
+    """The object has more bytes than the caller would take at once; stream it."""
+
+    reason = "OBJECT_TOO_LARGE"
+    retryable = False
+
+
+class ObjectChanged(Aborted):
+    """The object was replaced while it was read; begin again."""
+
+    reason = "OBJECT_CHANGED"
+
+
+class ObjectStoreUnavailable(Unavailable):
+    """The store does not answer; a write may or may not have happened."""
+
+    reason = "OBJECT_STORE_UNAVAILABLE"
+
+
+class ObjectStoreFailure(Internal):
+    """The store refused in a way that is not the caller's fault, as for wrong credentials."""
+
+    reason = "OBJECT_STORE_FAILURE"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object without its bytes."""
+
+    key: str
+    """Its name in the bucket."""
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes whenever the bytes do."""
+    sha256: str | None = None
+    """Hexadecimal digest. Known after `put`, and later where the object was put as one part."""
+    modified: datetime | None = None
+    """When it was written; aware, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """A part of an upload that the store holds."""
+
+    number: int
+    """1 to 10,000; parts are joined in this order."""
+    size: int
+    """Bytes."""
+    etag: str
+    """What `complete_upload` names it by."""
+
+
+class ObjectStore(Protocol):
+    """Objects by key. Keys pass `check_key`; every method raises InvalidKey for those that do not.
+
+    Every method may raise ObjectStoreUnavailable, after attempts of its own, and
+    ObjectStoreFailure.
+    """
+
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
+        """Store an object whole or not at all, replacing one that exists.
+
+        A stream is sent in parts with bounded memory, and hashed on the way.
+        """
+
+    async def get(self, key: str, *, max_bytes: int = LARGEST_GET) -> bytes:
+        """All bytes of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+            ObjectTooLarge: It has more than `max_bytes`.
+        """
+
+    def stream(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Bytes of an object in chunks, with bounded memory; goes on after a broken connection.
+
+        Args:
+            key: Which object.
+            offset: First byte.
+            length: Most bytes; to the end when None.
+
+        Raises:
+            ObjectNotFound: There is none, at the first chunk.
+            OutOfRange: `offset` is beyond its end.
+            ObjectChanged: It was replaced meanwhile.
+        """
+
+    async def head(self, key: str) -> ObjectInfo:
+        """What is known of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """The objects whose keys begin with `prefix` (may be empty), in order of their keys."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; does nothing when there is none."""
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Remove all objects below `prefix`, which must end in `/`; returns how many."""
+
+    async def begin_upload(self, key: str) -> str:
+        """Begin an upload in parts and return its id: with it, any process may go on."""
+
+    async def put_part(self, key: str, upload_id: str, number: int, data: bytes) -> UploadedPart:
+        """Store a part, replacing one of the same number. All but the last need 5 MiB or more.
+
+        Raises:
+            UploadNotFound: The upload has ended.
+        """
+
+    async def list_parts(self, key: str, upload_id: str) -> Sequence[UploadedPart]:
+        """The parts that the store holds, by number.
+
+        Of a part that was replaced within the same second, some stores list the old one: trust what
+        `put_part` returned, or compare `etag`, the MD5 of the bytes on most stores.
+
+        Raises:
+            UploadNotFound: The upload has ended.
+        """
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart]
+    ) -> ObjectInfo:
+        """Join the parts into the object.
+
+        Raises:
+            UploadNotFound: The upload has ended.
+            InvalidArgument: A part is missing or too small.
+        """
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drop an upload and its parts; does nothing when it has ended."""
+
+
+def check_key(key: str) -> str:
+    """Return a key unchanged when it names one object below the bucket's root.
+
+    Raises:
+        InvalidKey: It is empty, absolute, too long, or holds `..`, `.` or nothing between two
+            slashes, a backslash, or a control character.
+    """
+    if not key or len(key.encode("utf-8", "surrogatepass")) > _LONGEST_KEY:
+        raise _invalid(f"must have 1 to {_LONGEST_KEY} bytes")
+    if any(part in {"", ".", ".."} for part in key.split("/")):
+        raise _invalid("must be names joined by single slashes, none of them '.' or '..'")
+    _check_characters(key)
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a prefix unchanged when it is empty or the beginning of a valid key.
+
+    Raises:
+        InvalidKey: No valid key begins so.
+    """
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+def _check_characters(key: str) -> None:
+    if "\\" in key or any(ord(character) < 32 or ord(character) == 127 for character in key):
+        raise _invalid("must not hold backslashes or control characters")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise _invalid("must be valid Unicode") from None
+
+
+def _invalid(rule: str) -> InvalidKey:
+    return InvalidKey(f"the object key {rule}", violations=[FieldViolation("key", rule)])
+
+
+class InMemoryObjectStore:
+    """An object store inside one process, with the rules of S3 on parts and ranges."""
+
+    def __init__(self, *, smallest_part: int = 5 << 20) -> None:
+        self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
+        self._uploads: dict[tuple[str, str], dict[int, bytes]] = {}
+        self._smallest_part = smallest_part
+
+    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
+        """See `ObjectStore.put`."""
+        check_key(key)
+        if not isinstance(data, bytes):
+            data = b"".join([chunk async for chunk in data])
+        return self._store(key, data)
+
+    async def get(self, key: str, *, max_bytes: int = LARGEST_GET) -> bytes:
+        """See `ObjectStore.get`."""
+        data, info = self._found(key)
+        if info.size > max_bytes:
+            raise ObjectTooLarge(f"the object has {info.size} bytes, more than {max_bytes}")
+        return data
+
+    async def stream(
+        self, key: str, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """See `ObjectStore.stream`."""
+        data, info = self._found(key)
+        if not 0 <= offset <= info.size:
+            raise OutOfRange(f"the object has {info.size} bytes; {offset} is beyond them")
+        end = info.size if length is None else min(info.size, offset + length)
+        for start in range(offset, end, 1 << 16):
+            yield data[start : min(start + (1 << 16), end)]
+
+    async def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        return self._found(key)[1]
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        check_prefix(prefix)
+        for key in sorted(key for key in self._objects if key.startswith(prefix)):
+            yield self._objects[key][1]
+
+    async def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        self._objects.pop(check_key(key), None)
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """See `ObjectStore.delete_prefix`."""
+        check_folder(prefix)
+        keys = [key for key in self._objects if key.startswith(prefix)]
+        for key in keys:
+            del self._objects[key]
+        return len(keys)
+
+    async def begin_upload(self, key: str) -> str:
+        """See `ObjectStore.begin_upload`."""
+        upload_id = new_id()
+        self._uploads[check_key(key), upload_id] = {}
+        return upload_id
+
+    async def put_part(self, key: str, upload_id: str, number: int, data: bytes) -> UploadedPart:
+        """See `ObjectStore.put_part`."""
+        check_part_number(number)
+        self._upload(key, upload_id)[number] = data
+        return _part(number, data)
+
+    async def list_parts(self, key: str, upload_id: str) -> Sequence[UploadedPart]:
+        """See `ObjectStore.list_parts`."""
+        return [_part(*part) for part in sorted(self._upload(key, upload_id).items())]
+
+    async def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart]
+    ) -> ObjectInfo:
+        """See `ObjectStore.complete_upload`."""
+        held = self._upload(key, upload_id)
+        check_parts(parts)
+        for part in parts:
+            if part.number not in held or _part(part.number, held[part.number]).etag != part.etag:
+                raise InvalidArgument(f"part {part.number} is not held")
+        if any(part.size < self._smallest_part for part in parts[:-1]):
+            raise InvalidArgument("a part but the last is too small")
+        del self._uploads[key, upload_id]
+        return self._store(key, b"".join(held[part.number] for part in parts))
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        """See `ObjectStore.abort_upload`."""
+        self._uploads.pop((check_key(key), upload_id), None)
+
+    def _store(self, key: str, data: bytes) -> ObjectInfo:
+        digest = hashlib.sha256(data).hexdigest()
+        info = ObjectInfo(key, len(data), digest[:32], digest, datetime.now(UTC))
+        self._objects[key] = (data, info)
+        return info
+
+    def _found(self, key: str) -> tuple[bytes, ObjectInfo]:
+        found = self._objects.get(check_key(key))
+        if found is None:
+            raise ObjectNotFound(f"there is no object {key}")
+        return found
+
+    def _upload(self, key: str, upload_id: str) -> dict[int, bytes]:
+        upload = self._uploads.get((check_key(key), upload_id))
+        if upload is None:
+            raise UploadNotFound("the upload has ended")
+        return upload
+
+
+def check_folder(prefix: str) -> str:
+    """Return a prefix unchanged when it ends in `/` and is not the whole bucket.
+
+    Raises:
+        InvalidKey: It does not, so more could begin with it than is meant.
+    """
+    if not prefix.endswith("/"):
+        raise _invalid("prefix must end with a slash")
+    return check_prefix(prefix)
+
+
+def check_part_number(number: int) -> None:
+    """Return when a part may have this number.
+
+    Raises:
+        InvalidArgument: It is not 1 to 10,000.
+    """
+    if not 1 <= number <= 10_000:
+        raise InvalidArgument("a part's number must be 1 to 10000")
+
+
+def check_parts(parts: builtins.list[UploadedPart] | Sequence[UploadedPart]) -> None:
+    """Return when parts may be joined.
+
+    Raises:
+        InvalidArgument: There are none, or they are not in ascending order.
+    """
+    numbers = [part.number for part in parts]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise InvalidArgument("an upload's parts must be one or more, in ascending order")
+
+
+def _part(number: int, data: bytes) -> UploadedPart:
+    return UploadedPart(number, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
