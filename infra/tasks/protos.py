@@ -220,20 +220,27 @@ def check_breaking(protos: Path, reference: str) -> None:
         report(f"buf breaking skipped: no protos at {reference}.")
         return
     with tempfile.TemporaryDirectory() as folder:
-        before, now = Path(folder) / "before.binpb", Path(folder) / "now.binpb"
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
             files.extractall(folder, filter="data")
-        if not proto_files(Path(folder) / "protos"):
+        before = Path(folder) / "protos"
+        if not proto_files(before):
             report(f"buf breaking skipped: no protos at {reference}.")
             return
-        build_image(Path(folder) / "protos", before)
-        build_image(protos, now)
-        config = str(protos / "buf.yaml")
+        compare(before, protos)
+    report(f"buf breaking found nothing against {reference}.")
+
+
+def compare(before: Path, now: Path) -> None:
+    """Raise TaskError when clients of the protos in `before` would break with those in `now`."""
+    config = str(now / "buf.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        old, new = Path(folder) / "before.binpb", Path(folder) / "now.binpb"
+        build_image(before, old)
+        build_image(now, new)
         buf(
-            *("breaking", str(now), "--against", str(before), "--path", "tessera"),
+            *("breaking", str(new), "--against", str(old), "--path", "tessera"),
             *("--config", config, "--against-config", config),
         )
-    report(f"buf breaking found nothing against {reference}.")
 
 
 def buf(*arguments: str) -> None:
