@@ -7,14 +7,26 @@ import inspect
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 Value = TypeVar("Value")
 
 
+@overload
 async def eventually(
-    check: Callable[[], Value | Awaitable[Value]], timeout: float = 10.0, interval: float = 0.05
-) -> Value:
+    check: Callable[[], Awaitable[Value]], timeout: float = 10.0, interval: float = 0.05
+) -> Value: ...
+
+
+@overload
+async def eventually(
+    check: Callable[[], Value], timeout: float = 10.0, interval: float = 0.05
+) -> Value: ...
+
+
+async def eventually(
+    check: Callable[[], Any], timeout: float = 10.0, interval: float = 0.05
+) -> Any:
     """Calls `check` until it neither raises AssertionError nor returns False or None.
 
     Returns what it returned. After `timeout` seconds the last assertion is raised, or one that says

@@ -88,8 +88,13 @@ def shared_memory_prefix(home: Home) -> str:
 
 def sweep(prefix: str) -> None:
     """Removes the shared memory regions that a killed server left."""
-    for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+    for region in regions(prefix):
         region.unlink(missing_ok=True)
+
+
+def regions(prefix: str) -> list[Path]:
+    """The shared memory regions of that prefix."""
+    return list(_SHARED_MEMORY.glob(f"{prefix}*"))
 
 
 def _flags(server: Path, scratch: Path, ports: Mapping[str, int], region: str) -> list[str]:

@@ -1,16 +1,15 @@
-"""kill -9 of each engine: it comes back by itself, on the same port, with everything it acknowledged."""
+"""kill -9 of each engine: it comes back on the same port with everything it acknowledged."""
 
 from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from devstack import Stack
-from devstack.triton import shared_memory_prefix
+from devstack.triton import regions, shared_memory_prefix
 from tests.helpers import eventually, unique_name
 from tests.integration.devstack.clients import clickhouse_client, s3_client
 
@@ -83,7 +82,10 @@ async def test_rows_survive_a_killed_clickhouse(local_stack: Stack) -> None:
             await client.insert("t", rows, column_names=["n"], database=database)
     await kill_and_wait(local_stack, "clickhouse")
     async with clickhouse_client(local_stack) as client:
-        answer = await client.query(f"SELECT count(), uniqExact(n), max(n) FROM {database}.t")
+        answer = await client.query(
+            "SELECT count(), uniqExact(n), max(n) FROM {database:Identifier}.t",
+            parameters={"database": database},
+        )
         assert answer.result_rows == [(1000, 1000, 999)]
         await client.command(f"DROP DATABASE {database}")
 
@@ -93,10 +95,10 @@ async def test_triton_comes_back_empty_and_leaves_nothing_behind(local_stack: St
     async with aiohttp.ClientSession(url) as session:
         await load_echo(session)
         assert await infer_echo(session, [1.0, 2.0]) == [1.0, 2.0]
-    regions = set(shared_memory(prefix))
-    assert regions
+    before = set(regions(prefix))
+    assert before
     await kill_and_wait(local_stack, "triton")
-    assert not regions & set(shared_memory(prefix))
+    assert not before & set(regions(prefix))
     async with aiohttp.ClientSession(url) as session:
         async with session.post("/v2/repository/index") as answer:
             assert await answer.json() == []
@@ -104,10 +106,6 @@ async def test_triton_comes_back_empty_and_leaves_nothing_behind(local_stack: St
         assert await infer_echo(session, [3.0]) == [3.0]
         async with session.post("/v2/repository/models/echo/unload") as answer:
             assert answer.status == 200
-
-
-def shared_memory(prefix: str) -> list[str]:
-    return [path.name for path in Path("/dev/shm").glob(f"{prefix}*")]
 
 
 async def load_echo(session: aiohttp.ClientSession) -> None:
