@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from tessera_kit.clock import Clock, SystemClock
 from tessera_kit.errors import Unavailable
+from tessera_kit.tasks import detached_task
 
 __all__ = ["Answer", "Answers", "Freshness"]
 
@@ -128,7 +129,8 @@ class Answers(Generic[K, V]):
     def _task(self, key: K) -> asyncio.Task[Answer[V]]:
         task = self._asking.get(key)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._fetch(key))
+            # The answer is for all who ask: the call that happened to ask first must not bind it.
+            task = detached_task(self._fetch(key))
             self._asking[key] = task
         return task
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 import grpc
+from prometheus_client import Counter
 
 from tessera.catalog.v1 import authorization_service_pb2 as pb
 from tessera.catalog.v1 import authorization_service_pb2_grpc as rpc
@@ -67,13 +69,13 @@ class CatalogAuthority:
             self._ask_principal,
             freshness=freshness,
             clock=clock,
-            observe=lambda by: asked.labels("authenticate", by).inc(),
+            observe=_counting(asked, "authenticate"),
         )
         self._decisions: Answers[_Question, tuple[bool, str]] = Answers(
             self._ask_decision,
             freshness=freshness,
             clock=clock,
-            observe=lambda by: asked.labels("require", by).inc(),
+            observe=_counting(asked, "require"),
         )
 
     async def authenticate(self, token: str) -> Principal:
@@ -169,6 +171,11 @@ class CatalogAuthority:
             raise _translated(error) from error
         answer = response.answers[0]
         return Answer((answer.allowed, answer.missing), positive=answer.allowed)
+
+
+def _counting(asked: Counter, task: str) -> Callable[[str], None]:
+    children = {by: asked.labels(task, by) for by in ("cache", "remote", "stale")}
+    return lambda by: children[by].inc()
 
 
 def _reference(securable_type: int, name: str) -> securable_pb2.SecurableReference:

@@ -14,7 +14,10 @@ from typing import Any, Final, TextIO
 import orjson
 from opentelemetry import trace
 
-__all__ = ["JsonFormatter", "attributes_of", "configure_logging"]
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import Metrics
+
+__all__ = ["CountingHandler", "JsonFormatter", "attributes_of", "configure_logging"]
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
@@ -72,6 +75,22 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class CountingHandler(logging.Handler):
+    """Counts records by severity.
+
+    Args:
+        metrics: Where they are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._records = metrics.counter(names.LOG_RECORDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count one record."""
+        self._records.labels(record.levelname).inc()
 
 
 def configure_logging(service: str, level: str, stream: TextIO | None = None) -> logging.Handler:

@@ -89,6 +89,7 @@ REQUEST_ID: Final = "tessera.request.id"
 JOB_ID: Final = "tessera.job.id"
 MONITOR: Final = "tessera.monitor.name"
 TASK: Final = "tessera.task.name"
+LOG_LEVEL: Final = "log.level"
 OUTCOME: Final = "tessera.outcome"
 
 # Span names. A call's span is named after its method, a message's `<operation> <topic>`.
@@ -111,14 +112,6 @@ RPC_SERVER_ACTIVE: Final = Metric(
     "{call}",
     "Calls that run now.",
     (SERVER_ADDRESS,),
-)
-RPC_CLIENT_DURATION: Final = Metric(
-    "rpc.client.call.duration",
-    Instrument.HISTOGRAM,
-    "s",
-    "Time from a call's start to its status, retries included.",
-    (RPC_METHOD, RPC_STATUS),
-    _LATENCY,
 )
 AUTHORITY_REQUESTS: Final = Metric(
     "tessera.authority.requests",
@@ -338,7 +331,7 @@ LOG_RECORDS: Final = Metric(
     Instrument.COUNTER,
     "{record}",
     "Log records by severity.",
-    ("log.level",),
+    (LOG_LEVEL,),
 )
 TELEMETRY_DROPPED: Final = Metric(
     "tessera.telemetry.dropped",

@@ -27,7 +27,7 @@ from prometheus_client import (
 from tessera_kit.config import TelemetryConfig
 from tessera_kit.telemetry import exporters
 from tessera_kit.telemetry.calls import ServerCalls
-from tessera_kit.telemetry.logs import configure_logging
+from tessera_kit.telemetry.logs import CountingHandler, configure_logging
 from tessera_kit.telemetry.metrics import Metrics, process_metrics
 from tessera_kit.telemetry.sampling import ParentOrRatio
 
@@ -103,6 +103,7 @@ def _start_logs(
     root = logging.getLogger()
     before = list(root.handlers)
     configure_logging(service_name, config.log_level)
+    root.addHandler(CountingHandler(metrics))
 
     def restore() -> None:
         root.handlers[:] = before

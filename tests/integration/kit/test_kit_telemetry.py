@@ -87,11 +87,13 @@ async def test_the_prometheus_door() -> None:
     config = TelemetryConfig(metrics_listen="127.0.0.1:0")
     async with telemetry(config, "catalog", metrics=metrics) as started:
         assert active_telemetry() is started
+        log.warning("careful")
         metrics.counter(names.BUS_DEAD_LETTERS).labels("topic", "group").inc(3)
         assert started.metrics_address is not None
         page = await asyncio.to_thread(get, started.metrics_address)
     line = 'tessera_bus_dead_letters_total{messaging_consumer_group_name="group",'
     assert line + 'messaging_destination_name="topic"} 3.0' in page
+    assert 'tessera_log_records_total{log_level="WARNING"} 1.0' in page
     assert "process_resident_memory_bytes" in page
     assert "_created" not in page
     assert active_telemetry() is not started

@@ -6,13 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan
 
 from tessera.catalog.v1 import securable_pb2 as pb
 from tessera_kit.clock import ManualClock
 from tessera_kit.errors import Unavailable
+from tessera_kit.rpc import deadline
 from tessera_kit.rpc.answers import Answer, Answers, Freshness
 from tessera_kit.rpc.authority import AccessDenied, InMemoryAuthority
+from tessera_kit.rpc.deadline import time_remaining
 from tessera_kit.rpc.identity import InvalidCredentials, Principal
+from tessera_kit.telemetry.propagation import current_trace_id, new_span_context
 
 
 class Remote:
@@ -148,6 +153,22 @@ async def test_the_number_of_answers_is_bounded() -> None:
     assert remote.asked == list("abcd")
     await remote.answers.get("a")
     assert remote.asked == list("abcda")
+
+
+async def test_neither_deadline_nor_trace_of_one_caller_binds_the_answer_for_all() -> None:
+    seen: list[tuple[float | None, str | None]] = []
+
+    async def ask(key: str) -> Answer[int]:
+        seen.append((time_remaining(), current_trace_id()))
+        return Answer(1)
+
+    async def call() -> int:
+        deadline.enter_call(0.0)
+        with trace.use_span(NonRecordingSpan(new_span_context(sampled=True))):
+            return await Answers(ask).get("a")
+
+    assert await asyncio.create_task(call()) == 1
+    assert seen == [(None, None)]
 
 
 ALICE = Principal("alice", groups=frozenset({"team"}))
