@@ -1,4 +1,4 @@
-"""Writes the administrator's and the services' tokens where they are absent: `make_tokens.py FOLDER`."""
+"""Writes the administrator's and the services' tokens where they are absent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVICES = ("catalog", "tracking", "training", "inference", "monitoring")
 
 
 def main(folder: Path) -> None:
-    """Makes the files; they are readable by their owner only."""
+    """Makes the files below `folder`; they are readable by their owner only."""
     names = [folder / "admin.token", *(folder / "services" / f"{name}.token" for name in SERVICES)]
     for path in names:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
