@@ -27,6 +27,7 @@ __all__ = [
     "InMemoryObjectStore",
     "InvalidKey",
     "ObjectChanged",
+    "ObjectLevel",
     "ObjectInfo",
     "ObjectNotFound",
     "ObjectStore",
@@ -106,6 +107,18 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectLevel:
+    """What lies directly below a prefix, or a page of it."""
+
+    objects: Sequence[ObjectInfo]
+    """Objects without a further slash in their keys."""
+    folders: Sequence[str]
+    """Prefixes of the others, up to and with that slash."""
+    next_token: str = ""
+    """Where the next page starts; empty on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
 class UploadedPart:
     """A part of an upload that the store holds."""
 
@@ -161,6 +174,20 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """The objects whose keys begin with `prefix` (may be empty), in order of their keys."""
+
+    async def list_level(
+        self, prefix: str, *, limit: int = 1000, token: str = ""
+    ) -> ObjectLevel:
+        """What lies directly below a prefix that is empty or ends in `/`, a page at a time.
+
+        Args:
+            prefix: The folder.
+            limit: Most objects and folders together, 1 to 1,000.
+            token: The `next_token` of the page before.
+
+        Raises:
+            InvalidArgument: The token was not made by this listing.
+        """
 
     async def delete(self, key: str) -> None:
         """Remove an object; does nothing when there is none."""
@@ -283,6 +310,22 @@ class InMemoryObjectStore:
         check_prefix(prefix)
         for key in sorted(key for key in self._objects if key.startswith(prefix)):
             yield self._objects[key][1]
+
+    async def list_level(
+        self, prefix: str, *, limit: int = 1000, token: str = ""
+    ) -> ObjectLevel:
+        """See `ObjectStore.list_level`."""
+        found: dict[str, ObjectInfo | None] = {}
+        async for info in self.list(prefix):
+            name, slash, _ = info.key.removeprefix(prefix).partition("/")
+            found[prefix + name + slash] = None if slash else info
+        names = sorted(name for name in found if name > token)
+        page = names[:limit]
+        return ObjectLevel(
+            [info for name in page if (info := found[name]) is not None],
+            [name for name in page if found[name] is None],
+            page[-1] if len(names) > limit else "",
+        )
 
     async def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""

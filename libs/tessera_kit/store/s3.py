@@ -22,6 +22,7 @@ from tessera_kit.store.objects import (
     PART_BYTES,
     ObjectChanged,
     ObjectInfo,
+    ObjectLevel,
     ObjectNotFound,
     ObjectStoreFailure,
     ObjectStoreUnavailable,
@@ -162,13 +163,29 @@ class S3ObjectStore:
         with _translated(prefix):
             async for page in pages:
                 for entry in page.get("Contents", ()):
-                    yield ObjectInfo(
-                        entry["Key"],
-                        entry["Size"],
-                        _etag(entry),
-                        None,
-                        entry["LastModified"].astimezone(UTC),
-                    )
+                    yield _listed(entry)
+
+    async def list_level(
+        self, prefix: str, *, limit: int = 1000, token: str = ""
+    ) -> ObjectLevel:
+        """See `ObjectStore.list_level`."""
+        check_prefix(prefix)
+        client = await self._opened()
+        more = {"ContinuationToken": token} if token else {}
+        try:
+            with _translated(prefix):
+                answer = await client.list_objects_v2(
+                    Bucket=self._config.bucket, Prefix=prefix, Delimiter="/", MaxKeys=limit, **more
+                )
+        except ObjectStoreFailure as failure:
+            if token and _status_of(failure) == 400:
+                raise InvalidArgument("the token was not made by this listing") from failure
+            raise
+        return ObjectLevel(
+            [_listed(entry) for entry in answer.get("Contents", ())],
+            [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())],
+            answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else "",
+        )
 
     async def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -349,6 +366,17 @@ async def _next_part(parts: AsyncIterator[bytes]) -> bytes | None:
 
 def _etag(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
+
+
+def _listed(entry: Mapping[str, Any]) -> ObjectInfo:
+    """An object as listings tell of it."""
+    modified = entry["LastModified"].astimezone(UTC)
+    return ObjectInfo(entry["Key"], entry["Size"], _etag(entry), None, modified)
+
+
+def _status_of(failure: ObjectStoreFailure) -> int:
+    cause = failure.__cause__
+    return _status(cause) if isinstance(cause, ClientError) else 0
 
 
 def _status(error: ClientError) -> int:
