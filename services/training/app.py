@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from services.training import consumer
+from services.training import consumers
 from services.training.adapters.catalog import GrpcCatalog
 from services.training.adapters.git import Git
 from services.training.adapters.logs import FileLogs
@@ -99,8 +99,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         variables.setdefault("TESSERA_TRAINING_TARGET", server.address)
         triggers = ConsumerRunner(
             config.kafka,
-            group=consumer.GROUP,
-            handlers=consumer.handlers(lambda uow: SqlFirings(uow.session)),
+            group=consumers.GROUP,
+            handlers=consumers.handlers(lambda uow: SqlFirings(uow.session)),
             unit_of_work=lambda: FiringUnitOfWork(database, service.feed.owed),
             dead_letters=producer,
         )

@@ -93,7 +93,7 @@ class LocalProcesses:
         except TimeoutError:
             said = b""
         # Whoever links the claim first decides, should it only be slow.
-        if said != b"claimed\n" and folder.claim(_NOBODY):
+        if said != b"claimed\n" and not await self.adopt(plan.key):
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             raise OSError(f"the supervisor of attempt {plan.key.text} did not start")

@@ -198,8 +198,9 @@ def backoff(policy: RetryPolicy, count: int, jitter: float) -> timedelta:
         count: From 1.
         jitter: 0 to 1; the pause lies between half and all of the doubled one.
     """
-    doubled = policy.initial_backoff * 2.0 ** min(count - 1, 62)
-    return min(doubled, policy.max_backoff) * (0.5 + 0.5 * jitter)
+    first, most = policy.initial_backoff.total_seconds(), policy.max_backoff.total_seconds()
+    doubled = min(first * 2.0 ** min(count - 1, 100), most)
+    return timedelta(seconds=doubled * (0.5 + 0.5 * jitter))
 
 
 def _begin(job: Job, begun: AttemptBegun) -> Job:
