@@ -143,19 +143,23 @@ def binding(servicer: Any) -> Binding:
 class Stub:
     """The service, as its generated stub would call it."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, raw: bool = False) -> None:
         echo = message("Echo")
-        serializers = {
-            "request_serializer": echo.SerializeToString,
-            "response_deserializer": echo.FromString,
-        }
+        serializers: dict[str, Any] = (
+            {}
+            if raw
+            else {
+                "request_serializer": echo.SerializeToString,
+                "response_deserializer": echo.FromString,
+            }
+        )
         path = f"/{SERVICE}/"
         self.unary: Any = channel.unary_unary(path + "Unary", **serializers)
         self.server_stream: Any = channel.unary_stream(path + "ServerStream", **serializers)
         self.client_stream: Any = channel.stream_unary(path + "ClientStream", **serializers)
         self.bidirectional: Any = channel.stream_stream(path + "Bidirectional", **serializers)
 
-    async def call(self, kind: str, requests: list[Message], **named: Any) -> list[Message]:
+    async def call(self, kind: str, requests: list[Any], **named: Any) -> list[Message]:
         """Make one call of any kind and return all its responses."""
 
         async def stream() -> Any:

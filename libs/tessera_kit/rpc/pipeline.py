@@ -7,13 +7,11 @@ chain of interceptors that grpc would walk anew for every call: same order, a fr
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.message import Message
 
 from tessera_kit.errors import (
     DeadlineExceeded,
@@ -21,21 +19,15 @@ from tessera_kit.errors import (
     ResourceExhausted,
     TesseraError,
     Unavailable,
-    Unimplemented,
 )
 from tessera_kit.rpc import deadline, identity
+from tessera_kit.rpc.behaviours import Behaviour, Context, Handler, adapted, kind_of
 from tessera_kit.rpc.identity import Authenticator, bearer_token
 from tessera_kit.rpc.overdue import Overdue
 from tessera_kit.rpc.status import code_of, status_of, trailing_metadata_of
-from tessera_kit.rpc.validation import validate
 from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
 
 __all__ = ["Pipeline"]
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-# Quoted: generic in its stubs, not at run time.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 _log = logging.getLogger(__name__)
 
@@ -91,12 +83,12 @@ class Pipeline:
         Raises:
             TypeError: The behaviour is synchronous.
         """
-        kind = _kind_of(handler)
-        behaviour = getattr(handler, kind)
-        inner = _adapted(full_method, behaviour, handler.request_streaming)
+        kind = kind_of(handler)
+        inner, changes = adapted(full_method, handler)
         seconds = self._stream_seconds if handler.response_streaming else self._unary_seconds
         guarded = self._guarded(inner, self._calls.method(full_method), full_method, seconds)
-        return handler._replace(**{kind: guarded})  # type: ignore[attr-defined,no-any-return]
+        changed: Handler = handler._replace(**{**changes, kind: guarded})  # type: ignore[attr-defined]
+        return changed
 
     def _guarded(
         self, inner: Behaviour, calls: MethodCalls, full_method: str, seconds: float
@@ -159,64 +151,6 @@ def _name_of(code: grpc.StatusCode | int) -> str:
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "UNKNOWN")
-
-
-def _kind_of(handler: Handler) -> str:
-    before = "stream" if handler.request_streaming else "unary"
-    after = "stream" if handler.response_streaming else "unary"
-    return f"{before}_{after}"
-
-
-def _adapted(full_method: str, behaviour: Any, request_streaming: bool) -> Behaviour:
-    """Return the behaviour as a coroutine function over validated requests."""
-    if inspect.isasyncgenfunction(behaviour):
-        if request_streaming:
-            return lambda requests, context: _write_all(
-                behaviour(_validated(requests), context), context
-            )
-
-        async def streaming(request: Any, context: Context) -> None:
-            if isinstance(request, Message):
-                validate(request)
-            await _write_all(behaviour(request, context), context)
-
-        return streaming
-    if not inspect.iscoroutinefunction(behaviour):
-        if getattr(behaviour, "__module__", "").endswith("_pb2_grpc"):
-            return _not_offered(full_method)
-        raise TypeError(f"{full_method}: behaviours must be async")
-    if request_streaming:
-        return lambda requests, context: behaviour(_validated(requests), context)
-
-    async def unary(request: Any, context: Context) -> Any:
-        if isinstance(request, Message):
-            validate(request)
-        return await behaviour(request, context)
-
-    return unary
-
-
-def _not_offered(full_method: str) -> Behaviour:
-    async def refuse(request: Any, context: Context) -> NoReturn:
-        raise Unimplemented(f"{full_method} is not offered by this server")
-
-    return refuse
-
-
-async def _validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        if isinstance(request, Message):
-            validate(request)
-        yield request
-
-
-async def _write_all(responses: Any, context: Context) -> None:
-    # Driven here and not handed to grpc, so that it runs and is closed in the call's own task.
-    try:
-        async for response in responses:
-            await context.write(response)
-    finally:
-        await responses.aclose()
 
 
 def _failure_of(error: BaseException, full_method: str) -> TesseraError:

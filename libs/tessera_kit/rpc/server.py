@@ -12,8 +12,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tessera_kit.config import RpcConfig
+from tessera_kit.rpc.behaviours import Handler
 from tessera_kit.rpc.identity import Authenticator
-from tessera_kit.rpc.pipeline import Handler, Pipeline
+from tessera_kit.rpc.pipeline import Pipeline
 from tessera_kit.rpc.serving import BackgroundTask, run, serve
 from tessera_kit.rpc.tls import server_credentials
 from tessera_kit.telemetry import names

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from tessera_kit.errors import TesseraError
+from tessera_kit.tasks import detached_task
 
 __all__ = ["GroupCommit"]
 
@@ -47,7 +48,7 @@ class GroupCommit(Generic[T]):
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="group-commit")
+            self._worker = detached_task(self._work(), name="group-commit")
         return done
 
     async def close(self) -> None:

@@ -60,6 +60,8 @@ class EchoServicer:
                 except asyncio.CancelledError:
                     self.cancelled.set()
                     raise
+            case "nothing":
+                return None
             case "stray cancellation":
                 task = asyncio.create_task(asyncio.Event().wait())
                 task.cancel()
@@ -167,6 +169,27 @@ async def test_a_defect_tells_nothing_and_is_logged(
     assert "swordfish" not in str(caught.value.trailing_metadata())
     (record,) = [record for record in caplog.records if record.exc_info]
     assert "swordfish" in str(record.exc_info)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_response_of_the_wrong_type_is_a_defect(kind: str) -> None:
+    async with door() as opened:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await opened.stub.call(kind, [Echo(text="x", command="nothing")], timeout=5)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert caught.value.details() == INTERNAL_MESSAGE
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f", b"\x00"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_bytes_that_are_no_message_are_the_caller_s_fault(kind: str, garbage: bytes) -> None:
+    async with door() as opened, grpc.aio.insecure_channel(opened.server.address) as channel:
+        stub = Stub(channel, raw=True)
+        metadata = (("authorization", f"Bearer {TOKEN}"),)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.call(kind, [garbage], metadata=metadata)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error_from_rpc(caught.value).metadata["reason"] == "MALFORMED_REQUEST"
 
 
 @pytest.mark.parametrize("kind", KINDS)
