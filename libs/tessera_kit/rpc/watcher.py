@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from tessera.events.v1 import catalog_events_pb2
-from tessera_kit.bus.topics import topic_for
+from tessera_kit.bus.topics import ensure_topics, topic_for
 from tessera_kit.config import KafkaConfig
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics, process_metrics
@@ -75,6 +75,8 @@ class GrantWatcher:
             metadata_max_age_ms=5_000,
         )
         try:
+            # Before the topic is asked for: a broker may make an unknown one as it likes.
+            await ensure_topics(self._kafka)
             await consumer.start()
             # What changed while nobody watched is not known.
             self._authority.invalidate_all()

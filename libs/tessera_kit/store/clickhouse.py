@@ -76,7 +76,6 @@ def qualified_name(*parts: str) -> str:
 
 
 class _Target(NamedTuple):
-    database: str
     table: str
     columns: tuple[str, ...]
 
@@ -275,7 +274,11 @@ class ClickHouse:
             return
         with _timed("insert"):
             client = await self._connected()
-            target = _Target(database or self._config.database, table, tuple(column_names))
+            target = _Target(
+                # Quoted here: the driver takes a dot in a name for one between two.
+                qualified_name(database or self._config.database, table),
+                tuple(column_names),
+            )
             try:
                 context = await self._insert_context(client, target)
                 context.settings = _insert_settings(deduplication_token, settings)
@@ -314,10 +317,8 @@ class ClickHouse:
         """What the driver needs to write rows; the types are asked for now and then."""
         known = self._column_types.get(target)
         if known is not None and known.until > time.monotonic():
-            return await client.create_insert_context(
-                target.table, target.columns, target.database, column_types=known.types
-            )
-        context = await client.create_insert_context(target.table, target.columns, target.database)
+            return await client.create_insert_context(*target, column_types=known.types)
+        context = await client.create_insert_context(*target)
         self._column_types[target] = _Types(
             time.monotonic() + _TYPES_SECONDS, tuple(context.column_types)
         )
