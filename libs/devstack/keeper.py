@@ -163,11 +163,18 @@ class Keeper:
             return str(error) or type(error).__name__
         return None
 
+    def measure(self) -> None:
+        """Takes the memory of the process and its descendants into its state."""
+        if self.state.pid is not None:
+            memory = child.memory_of(self.state.pid)
+            self.state.rss_bytes, self.state.pss_bytes = memory.rss, memory.pss
+
     def _became_healthy(self, seconds: float) -> None:
         if self._healthy_since is None:
             self._healthy_since = time.monotonic()
             self.state.ready_seconds = round(seconds, 3)
         self.healthy.set()
+        self.measure()
         self.state.message = ""
         self._enter(ProcessPhase.HEALTHY)
         self._events.tell("healthy", self.spec.name, after_seconds=round(seconds, 3))

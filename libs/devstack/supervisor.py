@@ -142,9 +142,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             for keeper in self._keepers.values():
-                if keeper.state.pid is not None:
-                    memory = child.memory_of(keeper.state.pid)
-                    keeper.state.rss_bytes, keeper.state.pss_bytes = memory.rss, memory.pss
+                keeper.measure()
                 logs.rotate(self._home.log_file(keeper.spec.name))
             self._state.supervisor.rss_bytes = psutil.Process().memory_info().rss
             for name in ("supervisor.log", "events.jsonl"):

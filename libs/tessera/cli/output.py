@@ -1,0 +1,163 @@
+"""How the command line speaks: tables for people, JSON for scripts, one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+from rich.table import Table
+from rich.text import Text
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+"""The option of every listing: `def runs(as_json: JsonOption = False)`."""
+
+
+def console() -> Console:
+    """Standard output; made at the call, so that a redirected one is respected."""
+    return Console(highlight=False)
+
+
+def error_console() -> Console:
+    """Standard error, where progress and problems go: standard output stays clean for pipes."""
+    return Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a listing: the key in each row, its heading, and how a value is shown."""
+
+    key: str
+    heading: str
+    show: Callable[[Any], str | Text] = str
+    justify: JustifyMethod = "left"
+    style: str | None = None
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    as_json: bool,
+    title: str | None = None,
+    empty: str = "nothing yet",
+) -> None:
+    """Prints a listing: a table of `columns`, or the rows themselves as a JSON array."""
+    if as_json:
+        print_json(list(rows))
+        return
+    if not rows:
+        console().print(f"[dim]{escape(empty)}[/dim]")
+        return
+    console().print(make_table(rows, columns, title))
+
+
+def make_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None = None
+) -> Table:
+    """The Rich table of a listing."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        pad_edge=False,
+    )
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, style=column.style)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column.key), column.show) for column in columns))
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON, indented; times as RFC 3339."""
+    typer.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def print_error(message: str) -> None:
+    """Prints one line (and what it quotes) to standard error."""
+    error_console().print(Text.assemble(("error: ", "bold red"), message))
+
+
+def print_success(message: str) -> None:
+    """Prints one line that says what was done, to standard error."""
+    error_console().print(Text.assemble(("✓ ", "bold green"), message))
+
+
+def progress() -> Progress:
+    """A progress display for long work, on standard error."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Elapsed(),
+        console=error_console(),
+    )
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in the unit a person would choose: 1.4 GB."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def human_duration(seconds: float) -> str:
+    """Seconds as 0.4 s, 12 s, 3 m 5 s, 2 h 10 m or 4 d 3 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} m {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} m"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def describe_error(error: BaseException) -> str | None:
+    """The line for an error that a person can act on; None for one that is a defect of ours."""
+    from devstack.errors import StackError
+    from tessera_kit.config import ConfigError
+    from tessera_kit.errors import TesseraError
+
+    if isinstance(error, TesseraError):
+        lines = [str(error)]
+        lines += [f"  {wrong.field}: {wrong.description}" for wrong in error.violations]
+        return "\n".join(lines)
+    if isinstance(error, (StackError, ConfigError)):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return None
+
+
+def _cell(value: Any, show: Callable[[Any], str | Text]) -> str | Text:
+    if value is None:
+        return Text("-", style="dim")
+    shown = show(value)
+    # What users named may hold square brackets, which are no markup.
+    return escape(shown) if isinstance(shown, str) else shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, (set, frozenset, tuple)):
+        return list(value)
+    return str(value)
