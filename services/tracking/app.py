@@ -28,7 +28,7 @@ from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.server import BackgroundTask, Binding, RpcServer, build_server
 from tessera_kit.store.migrate import migrate
-from tessera_kit.store.objects import S3ObjectStore
+from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sql import Database
 
 __all__ = ["App", "binding", "build_app", "use_cases"]

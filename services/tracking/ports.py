@@ -21,6 +21,7 @@ from services.tracking.domain.search.syntax import Filter, OrderKey
 from tessera_kit.bus.event import Event
 
 __all__ = [
+    "ArtifactPage",
     "ArtifactStore",
     "ExperimentQuery",
     "ExperimentStore",
@@ -66,6 +67,16 @@ class RunQuery:
     limit: int
     after: Position | None = None
     """Where the page before ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactPage:
+    """A page of files and folders."""
+
+    artifacts: Sequence[Artifact]
+    """In order of their paths."""
+    next_token: str
+    """Where the next page starts; empty on the last page."""
 
 
 class ExperimentStore(Protocol):
@@ -227,12 +238,15 @@ class ArtifactStore(Protocol):
             ArtifactNotFound: There is no such file.
         """
 
-    async def children(self, run: RunInfo, path: str, *, after: str, limit: int) -> list[Artifact]:
-        """Return at most `limit` files and folders directly below a path, ordered by name.
+    async def children(self, run: RunInfo, path: str, *, limit: int, token: str) -> ArtifactPage:
+        """Return a page of what lies directly below a path, by name as the store orders names.
 
         Args:
             run: The run.
-            path: The folder; the root when empty.
-            after: Path of the last one of the page before; empty for the first page.
-            limit: Number of entries.
+            path: The folder; the root when empty. An unknown one is empty.
+            limit: Most files and folders.
+            token: The `next_token` of the page before; empty for the first page.
+
+        Raises:
+            InvalidArgument: The token was not made by this listing.
         """

@@ -9,7 +9,6 @@ from typing import Any, Final
 import grpc
 
 from services.tracking import convert
-from services.tracking.domain.artifacts import check_artifact_path
 from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
 from services.tracking.domain.metrics import Point
 from services.tracking.errors import InvalidUpload, InvalidValue
@@ -270,22 +269,18 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         self, request: pb.ListArtifactsRequest, context: Context
     ) -> pb.ListArtifactsResponse:
         """Return a page of what lies directly below a path of a run's artifacts."""
-        size = page_size(request.page_size)
         scope = f"artifacts:{request.run_id}:{request.path}"
-        position = decode_page_token(request.page_token, scope)
-        after = check_artifact_path(str(position.get("p", ""))) if position else ""
-        found = await self._artifacts.children(
+        page = await self._artifacts.children(
             current_principal(),
             run_id=request.run_id,
             path=request.path,
-            after=after,
-            limit=size + 1,
+            limit=page_size(request.page_size),
+            token=str(decode_page_token(request.page_token, scope).get("c", "")),
         )
-        page, token = found[:size], ""
-        if len(found) > size:
-            token = encode_page_token({"p": page[-1].path}, scope)
+        token = encode_page_token({"c": page.next_token}, scope) if page.next_token else ""
         return pb.ListArtifactsResponse(
-            artifacts=[convert.artifact_message(one) for one in page], next_page_token=token
+            artifacts=[convert.artifact_message(one) for one in page.artifacts],
+            next_page_token=token,
         )
 
 

@@ -74,6 +74,29 @@ class ObjectStoreContract:
         assert await whole(store.stream(key, len(BIG) - 5, 100)) == BIG[-5:]
         assert await whole(store.stream(key, len(BIG))) == b""
 
+    async def test_a_level_lists_objects_and_folders_once(
+        self, store: ObjectStore, folder: str
+    ) -> None:
+        for name in ("a/x", "a/y/z", "a-b", "a.txt", "b", "c/1", "é/ü x+%.txt"):
+            await store.put(f"{folder}/{name}", b"12")
+        objects, folders, pages, token = [], [], 0, ""
+        while True:
+            level = await store.list_level(f"{folder}/", limit=3, token=token)
+            assert 1 <= len(level.objects) + len(level.folders) <= 3
+            objects += [(info.key, info.size) for info in level.objects]
+            folders += level.folders
+            pages, token = pages + 1, level.next_token
+            if not token:
+                break
+        assert pages == 2
+        assert sorted(objects) == [(f"{folder}/{name}", 2) for name in ("a-b", "a.txt", "b")]
+        assert sorted(folders) == [f"{folder}/{name}/" for name in ("a", "c", "é")]
+        below = await store.list_level(f"{folder}/a/")
+        assert [info.key for info in below.objects] == [f"{folder}/a/x"]
+        assert list(below.folders) == [f"{folder}/a/y/"]
+        empty = await store.list_level(f"{folder}/none/")
+        assert (list(empty.objects), list(empty.folders), empty.next_token) == ([], [], "")
+
     async def test_a_stream_that_fails_leaves_what_was_there(
         self, store: ObjectStore, folder: str
     ) -> None:

@@ -27,8 +27,8 @@ __all__ = [
     "InMemoryObjectStore",
     "InvalidKey",
     "ObjectChanged",
-    "ObjectLevel",
     "ObjectInfo",
+    "ObjectLevel",
     "ObjectNotFound",
     "ObjectStore",
     "ObjectStoreFailure",
@@ -175,9 +175,7 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """The objects whose keys begin with `prefix` (may be empty), in order of their keys."""
 
-    async def list_level(
-        self, prefix: str, *, limit: int = 1000, token: str = ""
-    ) -> ObjectLevel:
+    async def list_level(self, prefix: str, *, limit: int = 1000, token: str = "") -> ObjectLevel:
         """What lies directly below a prefix that is empty or ends in `/`, a page at a time.
 
         Args:
@@ -311,9 +309,7 @@ class InMemoryObjectStore:
         for key in sorted(key for key in self._objects if key.startswith(prefix)):
             yield self._objects[key][1]
 
-    async def list_level(
-        self, prefix: str, *, limit: int = 1000, token: str = ""
-    ) -> ObjectLevel:
+    async def list_level(self, prefix: str, *, limit: int = 1000, token: str = "") -> ObjectLevel:
         """See `ObjectStore.list_level`."""
         found: dict[str, ObjectInfo | None] = {}
         async for info in self.list(prefix):
@@ -322,7 +318,7 @@ class InMemoryObjectStore:
         names = sorted(name for name in found if name > token)
         page = names[:limit]
         return ObjectLevel(
-            [info for name in page if (info := found[name]) is not None],
+            [one for name in page if (one := found[name]) is not None],
             [name for name in page if found[name] is None],
             page[-1] if len(names) > limit else "",
         )

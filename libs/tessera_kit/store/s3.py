@@ -165,9 +165,7 @@ class S3ObjectStore:
                 for entry in page.get("Contents", ()):
                     yield _listed(entry)
 
-    async def list_level(
-        self, prefix: str, *, limit: int = 1000, token: str = ""
-    ) -> ObjectLevel:
+    async def list_level(self, prefix: str, *, limit: int = 1000, token: str = "") -> ObjectLevel:
         """See `ObjectStore.list_level`."""
         check_prefix(prefix)
         client = await self._opened()

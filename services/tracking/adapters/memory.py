@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cmp_to_key
 from typing import Any
 
-from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
@@ -23,13 +22,11 @@ from services.tracking.domain.search.evaluate import (
 )
 from services.tracking.domain.search.paging import Position, position_after
 from services.tracking.domain.search.syntax import OrderKey
-from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound, ExperimentNameTaken
+from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery
 from tessera_kit.bus.event import Event
 
-__all__ = ["InMemoryArtifacts", "InMemoryStore"]
-
-_PIECE = 1 << 20
+__all__ = ["InMemoryStore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,46 +212,6 @@ class _Metrics:
         if after is not None:
             points = [point for point in points if _identity(point) > _identity(after)]
         return points[:limit]
-
-
-class InMemoryArtifacts:
-    """Files as bytes."""
-
-    def __init__(self) -> None:
-        self._files: dict[tuple[str, str], bytes] = {}
-
-    async def write(self, run: RunInfo, path: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store a file when all its bytes have come."""
-        parts = path.split("/")
-        above = {"/".join(parts[:count]) for count in range(1, len(parts))}
-        names = self._names(run)
-        if above & names or any(name.startswith(f"{path}/") for name in names):
-            raise ArtifactIsDirectory(f"{path} is a folder, or lies below a file")
-        content = b"".join([chunk async for chunk in chunks])
-        self._files[run.run_id, path] = content
-        return len(content)
-
-    async def read(self, run: RunInfo, path: str) -> AsyncIterator[bytes]:
-        """Yield a file's bytes."""
-        content = self._files.get((run.run_id, path))
-        if content is None:
-            raise ArtifactNotFound(f"run {run.run_id} has no artifact {path}")
-        for at in range(0, len(content), _PIECE):
-            yield content[at : at + _PIECE]
-
-    async def children(self, run: RunInfo, path: str, *, after: str, limit: int) -> list[Artifact]:
-        """Return files and folders directly below a path."""
-        prefix = f"{path}/" if path else ""
-        found: dict[str, Artifact] = {}
-        for name in self._names(run):
-            if name.startswith(prefix):
-                head, slash, _ = name.removeprefix(prefix).partition("/")
-                size = 0 if slash else len(self._files[run.run_id, name])
-                found[prefix + head] = Artifact(prefix + head, bool(slash), size)
-        return [found[name] for name in sorted(found) if name > after][:limit]
-
-    def _names(self, run: RunInfo) -> set[str]:
-        return {name for run_id, name in self._files if run_id == run.run_id}
 
 
 def _identity(point: Point) -> tuple[int, int, bool, float]:

@@ -11,7 +11,7 @@ from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.run import RunInfo
 from services.tracking.errors import ChecksumMismatch, RunNotActive, RunNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import ArtifactStore, Store
+from services.tracking.ports import ArtifactPage, ArtifactStore, Store
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Artifacts", "StoredArtifact"]
@@ -84,19 +84,20 @@ class Artifacts:
         return self._files.read(await self._run(run_id), path)
 
     async def children(
-        self, principal: Principal, *, run_id: str, path: str, after: str, limit: int
-    ) -> list[Artifact]:
-        """Return at most `limit` files and folders directly below a path, ordered by name.
+        self, principal: Principal, *, run_id: str, path: str, limit: int, token: str
+    ) -> ArtifactPage:
+        """Return a page of the files and folders directly below a path.
 
         Raises:
             InvalidArtifactPath: The path leaves the run's artifacts.
+            InvalidArgument: The token was not made by this listing.
             RunNotFound: There is no such run.
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path, allow_root=True)
         await self._access.read_run(principal, run_id)
         run = await self._run(run_id)
-        return await self._files.children(run, path, after=after, limit=limit)
+        return await self._files.children(run, path, limit=limit, token=token)
 
     async def _run(self, run_id: str) -> RunInfo:
         async with self._store.read() as view:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from services.tracking.adapters.memory import InMemoryArtifacts
+
+from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.app import binding, use_cases
 from services.tracking.servicers import UseCases
@@ -20,6 +21,7 @@ from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.server import build_server
 from tessera_kit.store.migrate import migrate
+from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 
 
@@ -56,7 +58,10 @@ async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator
     await migrate(config.url, "tracking")
     async with Database(config) as database:
         cases = use_cases(
-            SqlStore(database), InMemoryArtifacts(), authority, artifact_root="s3://test/tracking"
+            SqlStore(database),
+            ObjectArtifacts(InMemoryObjectStore()),
+            authority,
+            artifact_root="s3://test/tracking",
         )
         await cases.experiments.ensure_default()
         rpc_config = RpcConfig(listen="127.0.0.1:0", drain_seconds=1.0)

@@ -13,6 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import catalog_events_pb2, tracking_events_pb2
 from tessera.tracking.v1 import tracking_pb2 as pb

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 
