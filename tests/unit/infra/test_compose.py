@@ -107,13 +107,9 @@ def test_both_profiles_set_the_same_variables(
         (home.credentials / file).write_text(f'{{"user": "{keys[0]}", "secret": "{keys[1]}"}}')
     service = SERVICES[name]
     ports = {port: index for index, port in enumerate(service.ports, 1)}
-    doors = dict.fromkeys(
-        (
-            *("kafka", "s3", "clickhouse", "triton_grpc", "triton_http", "triton_metrics"),
-            *("catalog", "tracking", "training", "inference", "gateway", "monitoring"),
-        ),
-        "127.0.0.1:1",
-    )
+    engines = ("kafka", "s3", "clickhouse", "triton_grpc", "triton_http", "triton_metrics")
+    platform = ("catalog", "tracking", "training", "inference", "gateway", "monitoring")
+    doors = dict.fromkeys((*engines, *platform), "127.0.0.1:1")
     started = service_spec(home, service, ports, doors, ())
     embedded = {key for key in started.environment if key.startswith("TESSERA_")}
     embedded -= {"TESSERA_STACK_HOME"}
