@@ -11,9 +11,11 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.inference.domain.endpoint import Endpoint, InferenceTable
+from services.inference.runtime.bundle import ModelBundle
 from tessera_kit.bus.event import Event
 
 __all__ = [
+    "Bundles",
     "Capture",
     "Endpoints",
     "ModelRegistry",
@@ -22,6 +24,7 @@ __all__ = [
     "Runtime",
     "RuntimeModels",
     "TableCatalog",
+    "TableReader",
     "TableStatistics",
     "Tables",
 ]
@@ -148,6 +151,19 @@ class RuntimeModels(Protocol):
 
     async def loaded(self) -> frozenset[str]:
         """Names of the models that answer."""
+
+
+class Bundles(Protocol):
+    """Keeps the bundles of served models at hand; what it loses can be made again."""
+
+    async def get(self, name: str) -> ModelBundle | None:
+        """The bundle of a model of the runtime; None when it is not here."""
+
+    async def put(self, name: str, bundle: ModelBundle) -> None:
+        """Keep a bundle."""
+
+    async def keep_only(self, names: frozenset[str]) -> None:
+        """Remove the bundles of all other models."""
 
 
 class Runtime(Protocol):

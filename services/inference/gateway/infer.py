@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
@@ -20,6 +21,7 @@ from services.inference.errors import (
     InferenceTimeout,
     InvalidInference,
     ModelFailed,
+    RuntimeUnavailable,
     SpoolFull,
     TooManyInferences,
 )
@@ -74,6 +76,7 @@ class InferenceHandler:
         calls: Records spans and durations.
         metrics: Counts by endpoint and version.
         limits: Bounds.
+        lost: Told when the runtime does not have a model that it should have.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class InferenceHandler:
         calls: MethodCalls,
         metrics: GatewayMetrics,
         limits: InferenceLimits,
+        lost: Callable[[], None],
     ) -> None:
         self._routes = routes
         self._authority = authority
@@ -94,6 +98,7 @@ class InferenceHandler:
         self._calls = calls
         self._metrics = metrics
         self._limits = limits
+        self._lost = lost
         self._in_flight = 0
 
     @property
@@ -125,6 +130,8 @@ class InferenceHandler:
             status = _status(error)
             code = _CODES[status.code].name
             self._keep_failure(exchange, status.code, status.message)
+            if isinstance(error, RuntimeUnavailable):
+                self._lost()
             context.set_trailing_metadata(
                 ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
             )
@@ -165,6 +172,7 @@ class InferenceHandler:
         self._capture.append(
             record_of(exchange, reply, status, message, self._limits.largest_logged_body)
         )
+        self._metrics.appended.inc()
 
     def _keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
         if exchange.endpoint not in self._routes.routes:

@@ -1,0 +1,102 @@
+"""Inference tables in ClickHouse: written by the sink, counted for callers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from services.inference.domain.endpoint import InferenceTable
+from services.inference.domain.table import COLUMNS
+from services.inference.ports import RowCount, TableStatistics
+from services.inference.sink.rows import Row
+from tessera_kit.store.clickhouse import ClickHouse, qualified_name, quote_identifier
+
+__all__ = ["ClickHousePayloads"]
+
+_NAMES: Final = ", ".join(quote_identifier(column.name) for column in COLUMNS)
+_SPARE_ROWS: Final = 1000
+_IDS_PER_QUERY: Final = 500
+_INSERT_SETTINGS: Final = {"async_insert": 0, "input_format_import_nested_json": 0}
+
+
+class ClickHousePayloads:
+    """See `sink.writer.PayloadStore` and `ports.TableReader`.
+
+    Args:
+        client: Any database; names are qualified.
+    """
+
+    def __init__(self, client: ClickHouse) -> None:
+        self._client = client
+
+    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
+        """Which of the request ids have a row."""
+        # Ids of one batch lie side by side in the table's order: one short read finds them all.
+        # Where strangers' ids lie far apart, they are asked for one by one.
+        most = 2 * len(request_ids) + _SPARE_ROWS
+        result = await self._client.query(
+            f"SELECT tessera_request_id FROM {_name(table)} WHERE tessera_request_id >= "  # noqa: S608
+            "{first:String} AND tessera_request_id <= {last:String} LIMIT {most:UInt64}",
+            {"first": min(request_ids), "last": max(request_ids), "most": most},
+        )
+        wanted = frozenset(request_ids)
+        if len(result.rows) < most:
+            return wanted.intersection(row[0] for row in result.rows)
+        found: set[str] = set()
+        for start in range(0, len(request_ids), _IDS_PER_QUERY):
+            result = await self._client.query(
+                f"SELECT DISTINCT tessera_request_id FROM {_name(table)} "  # noqa: S608
+                "WHERE tessera_request_id IN {ids:Array(String)}",
+                {"ids": list(request_ids[start : start + _IDS_PER_QUERY])},
+            )
+            found.update(row[0] for row in result.rows)
+        return wanted & found
+
+    async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
+        """Write rows; they can be read when it returns."""
+        now_us = time.time_ns() // 1000
+        now = f"{now_us // 1_000_000}.{now_us % 1_000_000:06d}"
+        lines = b"\n".join(orjson.dumps({**row.values, "ingested_at": now}) for row in rows)
+        await self._client.insert_bytes(
+            f"INSERT INTO {_name(table)} ({_NAMES}) FORMAT JSONEachRow",
+            lines,
+            deduplication_token=token,
+            settings=_INSERT_SETTINGS,
+        )
+
+    async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
+        """Count the rows of requests from `since` on."""
+        parameters = {"since": since or datetime(1970, 1, 1, tzinfo=UTC)}
+        where = "WHERE request_time >= {since:DateTime64(6, 'UTC')}"
+        lag = "greatest(dateDiff('microsecond', response_time, ingested_at), 0)"
+        result = await self._client.query(
+            "SELECT count() AS rows, uniqExact(tessera_request_id) AS requests, "  # noqa: S608
+            f"countIf(status_code != 0) AS errors, quantileExact(0.5)({lag}) AS p50, "
+            f"quantileExact(0.99)({lag}) AS p99, max({lag}) AS worst, "
+            f"max(request_time) AS newest FROM {_name(table)} {where}",
+            parameters,
+        )
+        totals: dict[str, Any] = result.dicts()[0]
+        entities = await self._client.query(
+            "SELECT served_entity_id, model_version, count() AS rows "  # noqa: S608
+            f"FROM {_name(table)} {where} GROUP BY 1, 2 ORDER BY 1, 2",
+            parameters,
+        )
+        return TableStatistics(
+            rows=totals["rows"],
+            distinct_requests=totals["requests"],
+            errors=totals["errors"],
+            lag_p50=timedelta(microseconds=int(totals["p50"])),
+            lag_p99=timedelta(microseconds=int(totals["p99"])),
+            lag_max=timedelta(microseconds=int(totals["worst"])),
+            by_served_entity=tuple(RowCount(*row) for row in entities.rows),
+            newest_request=totals["newest"] if totals["rows"] else None,
+        )
+
+
+def _name(table: InferenceTable) -> str:
+    return qualified_name(table.database, table.table)

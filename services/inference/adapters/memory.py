@@ -1,0 +1,270 @@
+"""Twins of the ports in memory, for tests and for embedding."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.inference.domain.endpoint import Endpoint, InferenceTable
+from services.inference.errors import (
+    EndpointExists,
+    EndpointNotFound,
+    InferenceTimeout,
+    ModelNotServable,
+    RuntimeUnavailable,
+    SpoolFull,
+    StaleEtag,
+)
+from services.inference.ports import ModelVersionFacts
+from services.inference.runtime.bundle import ModelBundle
+from tessera_kit.bus.event import Event
+from tessera_kit.errors import AlreadyExists, NotFound, PermissionDenied
+
+__all__ = [
+    "InMemoryBundles",
+    "InMemoryCapture",
+    "InMemoryEndpoints",
+    "InMemoryModels",
+    "InMemoryRuntime",
+    "InMemoryTables",
+]
+
+
+class InMemoryEndpoints:
+    """`ports.Endpoints` and `ports.Tables`; `told` holds the events of committed calls."""
+
+    def __init__(self) -> None:
+        self.told: list[Event] = []
+        self._endpoints: dict[str, Endpoint] = {}
+        self._requests: dict[tuple[str, str], str] = {}
+        self._tables: dict[str, InferenceTable] = {}
+
+    async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
+        """Store a new endpoint."""
+        earlier = await self.find_request(endpoint.created_by, request_id)
+        if earlier is not None:
+            return earlier
+        if endpoint.name in self._endpoints:
+            raise EndpointExists(f"there is an endpoint {endpoint.name!r} already")
+        self._endpoints[endpoint.name] = endpoint
+        self._tables[endpoint.name] = endpoint.table
+        if request_id:
+            self._requests[endpoint.created_by, request_id] = endpoint.endpoint_id
+        self.told.extend(tells)
+        return endpoint
+
+    async def find_request(self, principal: str, request_id: str) -> Endpoint | None:
+        """The endpoint of an earlier `add` of this creator with this request id."""
+        wanted = self._requests.get((principal, request_id)) if request_id else None
+        return next((one for one in self._endpoints.values() if one.endpoint_id == wanted), None)
+
+    async def get(self, name: str) -> Endpoint:
+        """Read an endpoint."""
+        found = self._endpoints.get(name)
+        if found is None:
+            raise EndpointNotFound(f"there is no endpoint {name!r}")
+        return found
+
+    async def page(self, after: str, limit: int) -> Sequence[Endpoint]:
+        """Endpoints with names above `after`, by name."""
+        return [one for one in await self.all() if one.name > after][:limit]
+
+    async def all(self) -> Sequence[Endpoint]:
+        """Every endpoint, by name."""
+        return sorted(self._endpoints.values(), key=lambda endpoint: endpoint.name)
+
+    async def save(self, endpoint: Endpoint, read_etag: str, tells: Sequence[Event]) -> None:
+        """Store a changed endpoint."""
+        self._check(endpoint, read_etag)
+        self._endpoints[endpoint.name] = endpoint
+        self.told.extend(tells)
+
+    async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
+        """Delete the endpoint; the place of its table stays known."""
+        self._check(endpoint, endpoint.etag)
+        del self._endpoints[endpoint.name]
+        self.told.extend(tells)
+
+    async def table_of(self, endpoint: str) -> InferenceTable | None:
+        """The newest table of an endpoint of this name; None when there never was one."""
+        return self._tables.get(endpoint)
+
+    def _check(self, endpoint: Endpoint, etag: str) -> None:
+        stored = self._endpoints.get(endpoint.name)
+        if stored is None or stored.endpoint_id != endpoint.endpoint_id or stored.etag != etag:
+            raise StaleEtag(f"endpoint {endpoint.name!r} changed since it was read")
+
+
+@dataclass
+class _Version:
+    ready: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class InMemoryModels:
+    """`ports.ModelRegistry` with versions that a test puts in."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[str, int], _Version] = {}
+        self._aliases: dict[tuple[str, str], int] = {}
+        self._denied: set[tuple[str, str]] = set()
+
+    def put(
+        self, model_name: str, number: int, files: Mapping[str, bytes], *, ready: bool = True
+    ) -> None:
+        """Store a version with its files."""
+        self._versions[model_name, number] = _Version(ready, dict(files))
+
+    def put_alias(self, model_name: str, alias: str, number: int) -> None:
+        """Point an alias at a version."""
+        self._aliases[model_name, alias] = number
+
+    def deny(self, principal: str, model_name: str) -> None:
+        """Take a principal's rights on a model away."""
+        self._denied.add((principal, model_name))
+
+    async def version(self, principal: str, model_name: str, number: int) -> ModelVersionFacts:
+        """Read a version by its number."""
+        found = self._version(principal, model_name, number)
+        return ModelVersionFacts(model_name, number, found.ready)
+
+    async def version_by_alias(
+        self, principal: str, model_name: str, alias: str
+    ) -> ModelVersionFacts:
+        """Read the version that an alias points at."""
+        number = self._aliases.get((model_name, alias))
+        if number is None:
+            raise NotFound(f"{model_name} has no alias {alias!r}")
+        return await self.version(principal, model_name, number)
+
+    async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
+        """Read a file of a version."""
+        files = self._version(principal, model_name, number).files
+        if path not in files:
+            raise NotFound(f"version {number} of {model_name} has no file {path!r}")
+        return files[path]
+
+    def _version(self, principal: str, model_name: str, number: int) -> _Version:
+        if (principal, model_name) in self._denied:
+            raise PermissionDenied(f"{principal}: needs EXECUTE on model {model_name}")
+        found = self._versions.get((model_name, number))
+        if found is None:
+            raise NotFound(f"there is no version {number} of {model_name}")
+        return found
+
+
+class InMemoryTables:
+    """`ports.TableCatalog`; `owners` tells who made which table."""
+
+    def __init__(self, schemas: Sequence[str] = ()) -> None:
+        self.owners: dict[str, str] = {}
+        self._schemas = set(schemas)
+        self._requests: dict[str, InferenceTable] = {}
+
+    async def create_inference_table(
+        self, principal: str, full_name: str, comment: str, request_id: str
+    ) -> InferenceTable:
+        """Create a table."""
+        if request_id in self._requests:
+            return self._requests[request_id]
+        schema, _, name = full_name.rpartition(".")
+        if schema not in self._schemas:
+            raise NotFound(f"there is no schema {schema!r}")
+        if full_name in self.owners:
+            raise AlreadyExists(f"there is a table {full_name!r} already")
+        self.owners[full_name] = principal
+        table = InferenceTable(full_name, schema.replace(".", "_"), name)
+        self._requests[request_id] = table
+        return table
+
+
+class InMemoryBundles:
+    """`ports.Bundles`."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[str, ModelBundle] = {}
+
+    async def get(self, name: str) -> ModelBundle | None:
+        """The bundle of a model; None when it is not here."""
+        return self._bundles.get(name)
+
+    async def put(self, name: str, bundle: ModelBundle) -> None:
+        """Keep a bundle."""
+        self._bundles[name] = bundle
+
+    async def keep_only(self, names: frozenset[str]) -> None:
+        """Remove the bundles of all other models."""
+        self._bundles = {name: one for name, one in self._bundles.items() if name in names}
+
+
+class InMemoryRuntime:
+    """`ports.RuntimeModels` and `ports.Runtime`: models are functions of the request's bytes.
+
+    Args:
+        answer: What every loaded model answers.
+    """
+
+    def __init__(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._answer = answer
+        self._models: dict[str, tuple[str, Mapping[str, bytes]]] = {}
+        self._broken: dict[str, str] = {}
+        self.up = True
+
+    def refuse(self, content: bytes, reason: str) -> None:
+        """Let every load of a model that holds this content fail."""
+        self._broken[content.hex()] = reason
+
+    def restart(self) -> None:
+        """Lose every model, as a killed runtime does."""
+        self._models.clear()
+
+    async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
+        """Load a model."""
+        self._check_up()
+        for content in files.values():
+            if content.hex() in self._broken:
+                raise ModelNotServable(self._broken[content.hex()])
+        self._models[name] = (config, files)
+
+    async def unload(self, name: str) -> None:
+        """Unload a model."""
+        self._check_up()
+        self._models.pop(name, None)
+
+    async def loaded(self) -> frozenset[str]:
+        """Names of the models that answer."""
+        self._check_up()
+        return frozenset(self._models)
+
+    async def infer(self, request: bytes, timeout: float | None) -> bytes:
+        """Answer with the function."""
+        self._check_up()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._answer(request)
+        except TimeoutError:
+            raise InferenceTimeout("the deadline passed before the model answered") from None
+
+    def _check_up(self) -> None:
+        if not self.up:
+            raise RuntimeUnavailable("the model runtime does not answer")
+
+
+class InMemoryCapture:
+    """`ports.Capture` as a list.
+
+    Args:
+        room: Most bytes that it holds.
+    """
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.records: list[bytes] = []
+        self._room = room
+
+    def append(self, record: bytes) -> None:
+        """Keep a record."""
+        if len(record) > self._room:
+            raise SpoolFull("the log of payloads is full", retry_after=5.0)
+        self._room -= len(record)
+        self.records.append(record)

@@ -1,0 +1,142 @@
+"""Endpoints as rows of SQL, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from services.inference.domain.endpoint import (
+    Endpoint,
+    EndpointConfig,
+    InferenceTable,
+    ServedEntity,
+    UpdateState,
+)
+from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
+
+__all__ = ["config_row", "config_value", "endpoint_row", "endpoint_value"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
+    """The columns of an endpoint."""
+    return {
+        "endpoint_id": endpoint.endpoint_id,
+        "name": endpoint.name,
+        "comment": endpoint.comment,
+        "table_prefix": endpoint.table_prefix,
+        "table_full_name": endpoint.table.full_name,
+        "table_database": endpoint.table.database,
+        "table_name": endpoint.table.table,
+        "created_by": endpoint.created_by,
+        "created_at": _micros(endpoint.created_at),
+        "updated_at": _micros(endpoint.updated_at),
+        "etag": endpoint.etag,
+        "config_version": None if endpoint.config is None else endpoint.config.version,
+        "pending_version": None if endpoint.pending is None else endpoint.pending.version,
+        "last_config_version": endpoint.last_config_version,
+        "update_state": endpoint.update_state.value,
+        "update_message": endpoint.update_message,
+    }
+
+
+def endpoint_value(row: Mapping[Any, Any], configs: Mapping[int, EndpointConfig]) -> Endpoint:
+    """The endpoint of a row, with those of its configurations that it names."""
+    return Endpoint(
+        endpoint_id=row["endpoint_id"],
+        name=row["name"],
+        comment=row["comment"],
+        table_prefix=row["table_prefix"],
+        table=InferenceTable(row["table_full_name"], row["table_database"], row["table_name"]),
+        created_by=row["created_by"],
+        created_at=_moment(row["created_at"]),
+        updated_at=_moment(row["updated_at"]),
+        etag=row["etag"],
+        config=configs.get(row["config_version"]),
+        pending=configs.get(row["pending_version"]),
+        update_state=UpdateState(row["update_state"]),
+        update_message=row["update_message"],
+        last_config_version=row["last_config_version"],
+    )
+
+
+def config_row(endpoint_id: str, config: EndpointConfig) -> dict[str, Any]:
+    """The columns of a configuration."""
+    return {
+        "endpoint_id": endpoint_id,
+        "version": config.version,
+        "created_at": _micros(config.created_at),
+        "entities": json.dumps([_entity(entity) for entity in config.entities]),
+    }
+
+
+def config_value(row: Mapping[Any, Any]) -> EndpointConfig:
+    """The configuration of a row."""
+    return EndpointConfig(
+        version=row["version"],
+        entities=tuple(_entity_value(entry) for entry in json.loads(row["entities"])),
+        created_at=_moment(row["created_at"]),
+    )
+
+
+def _entity(entity: ServedEntity) -> dict[str, Any]:
+    signature = entity.signature
+    return {
+        "name": entity.name,
+        "model_name": entity.model_name,
+        "model_version": entity.model_version,
+        "model_alias": entity.model_alias,
+        "traffic_percent": entity.traffic_percent,
+        "instance_count": entity.instance_count,
+        "runtime_name": entity.runtime_name,
+        "signature": {
+            "flavor": signature.flavor.value,
+            "file": signature.file,
+            "inputs": [_spec(spec) for spec in signature.inputs],
+            "outputs": [_spec(spec) for spec in signature.outputs],
+        },
+    }
+
+
+def _entity_value(entry: dict[str, Any]) -> ServedEntity:
+    told = entry.pop("signature")
+    signature = Signature(
+        Flavor(told["flavor"]),
+        told["file"],
+        tuple(_spec_value(spec) for spec in told["inputs"]),
+        tuple(_spec_value(spec) for spec in told["outputs"]),
+    )
+    return ServedEntity(**entry, signature=signature)
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "datatype": spec.datatype,
+        "shape": list(spec.shape),
+        "role": spec.role.value,
+        "vocabulary": None if spec.vocabulary is None else list(spec.vocabulary),
+    }
+
+
+def _spec_value(entry: dict[str, Any]) -> TensorSpec:
+    words = entry["vocabulary"]
+    return TensorSpec(
+        entry["name"],
+        entry["datatype"],
+        tuple(entry["shape"]),
+        Role(entry["role"]),
+        None if words is None else tuple(words),
+    )
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + micros * _MICROSECOND

@@ -1,0 +1,232 @@
+"""Inference's own database: SQLite or PostgreSQL through SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.inference.adapters.rows import (
+    config_row,
+    config_value,
+    endpoint_row,
+    endpoint_value,
+)
+from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
+from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
+from tessera_kit.bus.event import Event
+from tessera_kit.bus.tables import outbox_tables
+from tessera_kit.store.sql import Database, UnitOfWork
+
+__all__ = ["METADATA", "SqlEndpoints"]
+
+METADATA = sa.MetaData()
+outbox_tables(METADATA)
+
+_ENDPOINT = sa.Table(
+    "endpoint",
+    METADATA,
+    sa.Column("endpoint_id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False, unique=True),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("table_prefix", sa.String(128), nullable=False),
+    sa.Column("table_full_name", sa.String(512), nullable=False),
+    sa.Column("table_database", sa.String(255), nullable=False),
+    sa.Column("table_name", sa.String(255), nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("etag", sa.String(64), nullable=False),
+    sa.Column("config_version", sa.BigInteger, nullable=True),
+    sa.Column("pending_version", sa.BigInteger, nullable=True),
+    sa.Column("last_config_version", sa.BigInteger, nullable=False),
+    sa.Column("update_state", sa.String(32), nullable=False),
+    sa.Column("update_message", sa.Text, nullable=False),
+    sa.UniqueConstraint("created_by", "request_id", name="uq_endpoint_request"),
+)
+
+_CONFIG = sa.Table(
+    "endpoint_config",
+    METADATA,
+    sa.Column(
+        "endpoint_id",
+        sa.String(36),
+        sa.ForeignKey("endpoint.endpoint_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("entities", sa.Text, nullable=False),
+)
+
+_TABLE = sa.Table(
+    "inference_table",
+    METADATA,
+    sa.Column("endpoint", sa.String(128), primary_key=True),
+    sa.Column("full_name", sa.String(512), nullable=False),
+    sa.Column("database_name", sa.String(255), nullable=False),
+    sa.Column("table_name", sa.String(255), nullable=False),
+)
+
+
+class SqlEndpoints:
+    """`ports.Endpoints` and `ports.Tables` in a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
+        """Store a new endpoint."""
+        async with UnitOfWork(self._database) as uow:
+            try:
+                await self._insert(uow.session, endpoint, request_id)
+            except IntegrityError:
+                await uow.rollback()
+                earlier = await self.find_request(endpoint.created_by, request_id)
+                if earlier is not None:
+                    return earlier
+                raise EndpointExists(f"there is an endpoint {endpoint.name!r} already") from None
+            for event in tells:
+                uow.publish(event)
+            await uow.commit()
+        return endpoint
+
+    async def find_request(self, principal: str, request_id: str) -> Endpoint | None:
+        """The endpoint of an earlier `add` of this creator with this request id."""
+        if not request_id:
+            return None
+        found = await self._select(
+            sa.select(_ENDPOINT).where(
+                _ENDPOINT.c.created_by == principal, _ENDPOINT.c.request_id == request_id
+            )
+        )
+        return found[0] if found else None
+
+    async def get(self, name: str) -> Endpoint:
+        """Read an endpoint."""
+        found = await self._select(sa.select(_ENDPOINT).where(_ENDPOINT.c.name == name))
+        if not found:
+            raise EndpointNotFound(f"there is no endpoint {name!r}")
+        return found[0]
+
+    async def page(self, after: str, limit: int) -> Sequence[Endpoint]:
+        """Endpoints with names above `after`, by name."""
+        return await self._select(
+            sa.select(_ENDPOINT)
+            .where(_ENDPOINT.c.name > after)
+            .order_by(_ENDPOINT.c.name)
+            .limit(limit)
+        )
+
+    async def all(self) -> Sequence[Endpoint]:
+        """Every endpoint, by name."""
+        return await self._select(sa.select(_ENDPOINT).order_by(_ENDPOINT.c.name))
+
+    async def save(self, endpoint: Endpoint, read_etag: str, tells: Sequence[Event]) -> None:
+        """Store a changed endpoint."""
+        async with UnitOfWork(self._database) as uow:
+            result = await uow.session.execute(
+                sa.update(_ENDPOINT)
+                .where(
+                    _ENDPOINT.c.endpoint_id == endpoint.endpoint_id, _ENDPOINT.c.etag == read_etag
+                )
+                .values(**endpoint_row(endpoint))
+            )
+            _check_changed(result, endpoint)
+            for config in _configs_of(endpoint):
+                await self._put_config(uow.session, endpoint.endpoint_id, config)
+            for event in tells:
+                uow.publish(event)
+            await uow.commit()
+
+    async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
+        """Delete the endpoint; the place of its table stays known."""
+        async with UnitOfWork(self._database) as uow:
+            result = await uow.session.execute(
+                sa.delete(_ENDPOINT).where(
+                    _ENDPOINT.c.endpoint_id == endpoint.endpoint_id,
+                    _ENDPOINT.c.etag == endpoint.etag,
+                )
+            )
+            _check_changed(result, endpoint)
+            for event in tells:
+                uow.publish(event)
+            await uow.commit()
+
+    async def table_of(self, endpoint: str) -> InferenceTable | None:
+        """The newest table of an endpoint of this name; None when there never was one."""
+        async with self._database.sessions() as session:
+            row = (
+                await session.execute(sa.select(_TABLE).where(_TABLE.c.endpoint == endpoint))
+            ).first()
+        if row is None:
+            return None
+        return InferenceTable(row.full_name, row.database_name, row.table_name)
+
+    async def _insert(self, session: AsyncSession, endpoint: Endpoint, request_id: str) -> None:
+        await session.execute(
+            sa.insert(_ENDPOINT).values(**endpoint_row(endpoint), request_id=request_id or None)
+        )
+        for config in _configs_of(endpoint):
+            await self._put_config(session, endpoint.endpoint_id, config)
+        table = endpoint.table
+        await session.execute(sa.delete(_TABLE).where(_TABLE.c.endpoint == endpoint.name))
+        await session.execute(
+            sa.insert(_TABLE).values(
+                endpoint=endpoint.name,
+                full_name=table.full_name,
+                database_name=table.database,
+                table_name=table.table,
+            )
+        )
+
+    async def _put_config(
+        self, session: AsyncSession, endpoint_id: str, config: EndpointConfig
+    ) -> None:
+        row = config_row(endpoint_id, config)
+        updated = await session.execute(
+            sa.update(_CONFIG)
+            .where(_CONFIG.c.endpoint_id == endpoint_id, _CONFIG.c.version == config.version)
+            .values(entities=row["entities"])
+        )
+        if cast("sa.CursorResult[Any]", updated).rowcount == 0:
+            await session.execute(sa.insert(_CONFIG).values(**row))
+
+    async def _select(self, query: sa.Select[Any]) -> list[Endpoint]:
+        async with self._database.sessions() as session:
+            rows = (await session.execute(query)).mappings().all()
+            configs = await self._configs(session, rows)
+        return [endpoint_value(row, configs[row["endpoint_id"]]) for row in rows]
+
+    @staticmethod
+    async def _configs(
+        session: AsyncSession, rows: Sequence[Mapping[Any, Any]]
+    ) -> Mapping[str, dict[int, EndpointConfig]]:
+        """The configurations that the rows name, by endpoint id and version."""
+        configs: defaultdict[str, dict[int, EndpointConfig]] = defaultdict(dict)
+        wanted = [
+            (row["endpoint_id"], version)
+            for row in rows
+            for version in (row["config_version"], row["pending_version"])
+            if version is not None
+        ]
+        if wanted:
+            key = sa.tuple_(_CONFIG.c.endpoint_id, _CONFIG.c.version)
+            found = await session.execute(sa.select(_CONFIG).where(key.in_(wanted)))
+            for row in found.mappings():
+                configs[row["endpoint_id"]][row["version"]] = config_value(row)
+        return configs
+
+
+def _configs_of(endpoint: Endpoint) -> list[EndpointConfig]:
+    return [config for config in (endpoint.config, endpoint.pending) if config is not None]
+
+
+def _check_changed(result: sa.Result[Any], endpoint: Endpoint) -> None:
+    if cast("sa.CursorResult[Any]", result).rowcount != 1:
+        raise StaleEtag(f"endpoint {endpoint.name!r} changed since it was read")

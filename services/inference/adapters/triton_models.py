@@ -1,0 +1,78 @@
+"""Loads and unloads models in Triton by its repository API; no disk is shared with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tritonclient.grpc import aio
+from tritonclient.utils import InferenceServerException
+
+from services.inference.errors import ModelNotServable, RuntimeUnavailable
+
+__all__ = ["TritonModels"]
+
+_LOAD_SECONDS: Final = 300.0
+_CALL_SECONDS: Final = 10.0
+_AWAY: Final = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "Timeout"})
+# Triton tells a Python error as "… state: Internal: <message>\n\nAt:\n  <file>(<line>): …;".
+_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|;|\Z)", re.DOTALL)
+_LONGEST_REASON: Final = 1000
+
+
+class TritonModels:
+    """`ports.RuntimeModels` over Triton's gRPC door.
+
+    Args:
+        target: `host:port` of the door.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._client = aio.InferenceServerClient(target)
+
+    async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
+        """Load a model and return when it can be asked."""
+        try:
+            await self._client.load_model(
+                name,
+                config=config,
+                files={f"file:{path}": content for path, content in files.items()},
+                client_timeout=_LOAD_SECONDS,
+            )
+        except InferenceServerException as error:
+            raise _away(error) or ModelNotServable(_reason(error)) from None
+
+    async def unload(self, name: str) -> None:
+        """Unload a model; requests in it end first."""
+        try:
+            await self._client.unload_model(name, client_timeout=_CALL_SECONDS)
+        except InferenceServerException as error:
+            away = _away(error)
+            if away is not None:
+                raise away from None
+
+    async def loaded(self) -> frozenset[str]:
+        """Names of the models that answer."""
+        try:
+            index: Any = await self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
+        except InferenceServerException as error:
+            raise _away(error) or RuntimeUnavailable(_reason(error)) from None
+        return frozenset(model.name for model in index.models if model.state == "READY")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+
+def _away(error: InferenceServerException) -> RuntimeUnavailable | None:
+    if error.status() in _AWAY:
+        return RuntimeUnavailable("the model runtime does not answer", retry_after=0.5)
+    return None
+
+
+def _reason(error: InferenceServerException) -> str:
+    message = error.message() or ""
+    found = _REASON.search(message)
+    text = found[1] if found is not None else message
+    return f"the model cannot be loaded: {text.strip()[:_LONGEST_REASON]}"

@@ -1,0 +1,126 @@
+"""The composition root: the only place that names concrete adapters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from services.inference.adapters.bundles import FileBundles
+from services.inference.adapters.catalog import GrpcCatalog
+from services.inference.adapters.clickhouse import ClickHousePayloads
+from services.inference.adapters.sql import SqlEndpoints
+from services.inference.adapters.triton_infer import TritonRuntime
+from services.inference.adapters.triton_models import TritonModels
+from services.inference.capture.spool import Spool
+from services.inference.config import Config, SinkConfig
+from services.inference.consumer import payload_consumer
+from services.inference.service import Outside, build_service
+from services.inference.sink.writer import PayloadSink
+from tessera_kit.bus.outbox import OutboxRelay
+from tessera_kit.bus.producer import EventProducer
+from tessera_kit.clock import SystemClock
+from tessera_kit.rpc.catalog_authority import CatalogAuthority
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.server import BackgroundTask, RpcServer
+from tessera_kit.rpc.watcher import GrantWatcher
+from tessera_kit.store.clickhouse import ClickHouse
+from tessera_kit.store.migrate import migrate
+from tessera_kit.store.sql import Database
+from tessera_kit.telemetry.setup import active_telemetry
+
+__all__ = ["App", "build_app", "build_sink"]
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What a process runs."""
+
+    servers: Sequence[RpcServer]
+    """The control plane's door and the gateway's; none in the sink."""
+    background: Sequence[BackgroundTask]
+    """The work beside them."""
+
+
+@asynccontextmanager
+async def build_app(config: Config) -> AsyncIterator[App]:
+    """The service's process: control plane, gateway and shipper."""
+    async with AsyncExitStack() as stack:
+        await migrate(config.database.url, "inference")
+        database = await stack.enter_async_context(Database(config.database))
+        producer = await stack.enter_async_context(
+            EventProducer(config.kafka, client_id="inference")
+        )
+        own = await stack.enter_async_context(
+            open_channel(config.targets.catalog, token=config.token, tls=config.tls)
+        )
+        plain = await stack.enter_async_context(
+            open_channel(config.targets.catalog, tls=config.tls)
+        )
+        clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
+        spool = Spool(
+            config.spool.directory,
+            segment_bytes=config.spool.segment_bytes,
+            max_bytes=config.spool.max_bytes,
+        )
+        spool.open()
+        stack.callback(spool.close)
+        models = TritonModels(config.triton.grpc_target)
+        stack.push_async_callback(models.close)
+        runtime = TritonRuntime(
+            config.triton.grpc_target, max_message_bytes=config.gateway_rpc.max_message_bytes
+        )
+        stack.push_async_callback(runtime.close)
+        authority = CatalogAuthority(own)
+        catalog = GrpcCatalog(own, plain, largest_file=config.largest_model_file)
+        service = build_service(
+            config,
+            Outside(
+                endpoints=SqlEndpoints(database),
+                models=catalog,
+                tables=catalog,
+                reader=ClickHousePayloads(clickhouse),
+                runtime=runtime,
+                runtime_models=models,
+                bundles=FileBundles(config.models_directory),
+                spool=spool,
+                publisher=producer,
+                authority=authority,
+                clock=SystemClock(),
+            ),
+        )
+        await service.deployer.start()
+        yield App(
+            servers=(service.control, service.gateway),
+            background=(
+                *service.background,
+                BackgroundTask("outbox", OutboxRelay(database, producer).run),
+                BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
+            ),
+        )
+
+
+@asynccontextmanager
+async def build_sink(config: SinkConfig) -> AsyncIterator[App]:
+    """The sink's process: payload records become rows of inference tables."""
+    async with AsyncExitStack() as stack:
+        await migrate(config.database.url, "inference")
+        database = await stack.enter_async_context(Database(config.database))
+        producer = await stack.enter_async_context(
+            EventProducer(config.kafka, client_id="inference-sink")
+        )
+        clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
+        sink = PayloadSink(
+            SqlEndpoints(database),
+            ClickHousePayloads(clickhouse),
+            producer,
+            active_telemetry().metrics,
+        )
+        consumer = payload_consumer(
+            config.kafka,
+            sink,
+            producer,
+            max_records=config.max_rows,
+            max_wait=config.max_wait_seconds,
+        )
+        yield App(servers=(), background=(BackgroundTask("sink", consumer.run),))

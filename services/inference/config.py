@@ -1,0 +1,181 @@
+"""Settings of the inference service and of its sink, read from the environment once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tessera_kit.config import (
+    ClickHouseConfig,
+    ConfigError,
+    DatabaseConfig,
+    Env,
+    KafkaConfig,
+    RpcConfig,
+    Secret,
+    Source,
+    TargetsConfig,
+    TelemetryConfig,
+    TritonConfig,
+)
+from tessera_kit.rpc.tls import ClientTls
+
+__all__ = ["Config", "GatewayConfig", "SinkConfig", "SpoolConfig"]
+
+_LARGEST_LOGGED_BODY = 7 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolConfig:
+    """The log of payloads on local disk."""
+
+    directory: Path
+    """Where the segments lie."""
+    segment_bytes: int
+    """Size after which a new segment is begun."""
+    max_bytes: int
+    """Most bytes that wait for the bus; requests beyond them are refused."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read TESSERA_DATA_DIR and TESSERA_INFERENCE_SPOOL_*."""
+        env = Env.of(source)
+        config = cls(
+            directory=env.path("TESSERA_DATA_DIR").absolute() / "spool",
+            segment_bytes=env.integer("TESSERA_INFERENCE_SPOOL_SEGMENT_MIB", 32) << 20,
+            max_bytes=env.integer("TESSERA_INFERENCE_SPOOL_MAX_MIB", 4096) << 20,
+        )
+        if not 0 < config.segment_bytes <= config.max_bytes:
+            raise ConfigError(
+                "TESSERA_INFERENCE_SPOOL_SEGMENT_MIB must be above 0 and at most "
+                "TESSERA_INFERENCE_SPOOL_MAX_MIB"
+            )
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Bounds of the gateway."""
+
+    max_in_flight: int
+    """Requests at once; more are refused."""
+    largest_logged_body: int
+    """Bytes of a request or response above which the log holds a code instead of the body."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read TESSERA_INFERENCE_MAX_IN_FLIGHT and TESSERA_INFERENCE_LOGGED_BODY_BYTES."""
+        env = Env.of(source)
+        config = cls(
+            max_in_flight=env.integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512),
+            largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 4 << 20),
+        )
+        if config.max_in_flight < 1:
+            raise ConfigError("TESSERA_INFERENCE_MAX_IN_FLIGHT must be at least 1")
+        # A record holds two bodies, and the bus takes 16 MiB.
+        if not 0 <= config.largest_logged_body <= _LARGEST_LOGGED_BODY:
+            raise ConfigError(
+                f"TESSERA_INFERENCE_LOGGED_BODY_BYTES must be 0 to {_LARGEST_LOGGED_BODY}"
+            )
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of the service's process: control plane, gateway and shipper."""
+
+    rpc: RpcConfig
+    """The control plane's door."""
+    gateway_rpc: RpcConfig
+    """The gateway's door."""
+    gateway: GatewayConfig
+    """The gateway's bounds."""
+    spool: SpoolConfig
+    """The log of payloads."""
+    models_directory: Path
+    """Where the files of served models are kept for the runtime's restarts."""
+    largest_model_file: int
+    """Bytes of the largest model file that is served."""
+    reconcile_seconds: float
+    """How often the runtime's models are looked at without a cause."""
+    database: DatabaseConfig
+    """Where endpoints are kept."""
+    kafka: KafkaConfig
+    """The bus."""
+    clickhouse: ClickHouseConfig
+    """Where inference tables are counted."""
+    triton: TritonConfig
+    """The model runtime."""
+    targets: TargetsConfig
+    """The other services."""
+    token: Secret
+    """This service's own token."""
+    tls: ClientTls | None
+    """How the other services' certificates are checked."""
+    telemetry: TelemetryConfig
+    """Where telemetry goes."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read every setting.
+
+        Raises:
+            ConfigError: A variable is missing or wrong; the text names it.
+        """
+        env = Env.of(source)
+        return cls(
+            rpc=RpcConfig.from_env(env, "inference"),
+            gateway_rpc=RpcConfig.from_env(env, "gateway"),
+            gateway=GatewayConfig.from_env(env),
+            spool=SpoolConfig.from_env(env),
+            models_directory=env.path("TESSERA_DATA_DIR").absolute() / "models",
+            largest_model_file=env.integer("TESSERA_INFERENCE_MODEL_FILE_MIB", 1024) << 20,
+            reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),
+            database=DatabaseConfig.from_env(env, "inference"),
+            kafka=KafkaConfig.from_env(env),
+            clickhouse=ClickHouseConfig.from_env(env),
+            triton=TritonConfig.from_env(env),
+            targets=TargetsConfig.from_env(env, "catalog"),
+            token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
+            tls=ClientTls.from_env(env),
+            telemetry=TelemetryConfig.from_env(env, "inference"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """All settings of the sink's process."""
+
+    database: DatabaseConfig
+    """Where the service keeps which table is which endpoint's."""
+    kafka: KafkaConfig
+    """The bus."""
+    clickhouse: ClickHouseConfig
+    """Where the tables are."""
+    max_rows: int
+    """Most records of a batch."""
+    max_wait_seconds: float
+    """How long the first record of a batch waits for others."""
+    telemetry: TelemetryConfig
+    """Where telemetry goes; metrics at TESSERA_INFERENCE_SINK_METRICS_LISTEN."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read every setting.
+
+        Raises:
+            ConfigError: A variable is missing or wrong; the text names it.
+        """
+        env = Env.of(source)
+        config = cls(
+            database=DatabaseConfig.from_env(env, "inference"),
+            kafka=KafkaConfig.from_env(env),
+            clickhouse=ClickHouseConfig.from_env(env),
+            max_rows=env.integer("TESSERA_INFERENCE_SINK_MAX_ROWS", 5000),
+            max_wait_seconds=env.duration("TESSERA_INFERENCE_SINK_MAX_WAIT", 0.2),
+            telemetry=TelemetryConfig.from_env(env, "inference-sink"),
+        )
+        if config.max_rows < 1:
+            raise ConfigError("TESSERA_INFERENCE_SINK_MAX_ROWS must be at least 1")
+        return config

@@ -1,0 +1,59 @@
+"""The inference table: its columns and layout, the same for every endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["COLUMNS", "ORDER_BY", "PARTITION_BY", "VERSION_COLUMN", "TableColumn"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """One column."""
+
+    name: str
+    data_type: str
+    """In ClickHouse's notation."""
+    comment: str
+
+
+_TIME: Final = "DateTime64(6, 'UTC')"
+
+COLUMNS: Final = tuple(
+    TableColumn(*column)
+    for column in (
+        ("tessera_request_id", "String", "The request's unique id, a UUID of version 7"),
+        ("request_date", "Date", "The day on which the request arrived, in UTC"),
+        ("request_time", _TIME, "When the request arrived"),
+        ("response_time", _TIME, "When the response was ready"),
+        ("client_request_id", "String", "The caller's own id of the request"),
+        ("endpoint", "LowCardinality(String)", "The endpoint that was asked"),
+        ("served_entity_id", "LowCardinality(String)", "The served entity that answered"),
+        ("model_name", "LowCardinality(String)", "The registered model that answered"),
+        ("model_version", "Int64", "Its version's number; 0 when the request reached none"),
+        ("config_version", "Int64", "The endpoint's configuration that was in force"),
+        ("status_code", "Int32", "The gRPC status code of the answer; 0 for success"),
+        ("status_message", "String", "The error's public text"),
+        ("duration_ms", "Float64", "From the request's arrival to its response"),
+        ("execution_duration_ms", "Float64", "The model's part of it"),
+        ("requester", "LowCardinality(String)", "The principal that asked"),
+        ("trace_id", "String", "The trace that the request belongs to, in hexadecimal"),
+        ("sampling_fraction", "Float64", "The share of requests that is kept, 0 to 1"),
+        ("logging_error_codes", "Array(String)", "Why a body is missing or could not be read"),
+        ("inputs", "String", "JSON object: each input's name with its values, one per row"),
+        ("outputs", "String", "JSON object: each output's name with its values, one per row"),
+        ("request", "String", "The request as JSON of the Open Inference Protocol"),
+        ("response", "String", "The response as JSON of the Open Inference Protocol"),
+        ("kafka_partition", "Int32", "The bus partition that the record came through"),
+        ("kafka_offset", "Int64", "The record's place in it"),
+        ("ingested_at", _TIME, "When the row was written"),
+    )
+)
+"""Every column, in order."""
+
+ORDER_BY: Final = ("tessera_request_id",)
+"""Ids of version 7 begin with the time, so rows lie in the order of their requests."""
+PARTITION_BY: Final = "request_date"
+VERSION_COLUMN: Final = "ingested_at"
+"""Rows of one request id would collapse to the latest: the backstop behind the sink's own check."""

@@ -1,0 +1,53 @@
+"""The events that changes of endpoints tell."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.inference.convert import endpoint_message
+from services.inference.domain.endpoint import Endpoint
+from tessera.catalog.v1 import lineage_service_pb2 as lineage
+from tessera.events.v1 import catalog_events_pb2, inference_events_pb2
+from tessera_kit.bus.event import Event, new_event
+
+__all__ = ["changed", "deleted", "serving"]
+
+_SOURCE: Final = "tessera/inference"
+
+
+def changed(endpoint: Endpoint) -> Event:
+    """An endpoint is as it is now."""
+    message = inference_events_pb2.EndpointChanged(endpoint=endpoint_message(endpoint))
+    return new_event(message, source=_SOURCE, key=endpoint.name)
+
+
+def deleted(endpoint: Endpoint, principal: str) -> Event:
+    """An endpoint is gone."""
+    message = inference_events_pb2.EndpointDeleted(name=endpoint.name, principal=principal)
+    return new_event(message, source=_SOURCE, key=endpoint.name)
+
+
+def serving(endpoint: Endpoint) -> Event:
+    """The lineage of what answers now: model versions to endpoint, endpoint to inference table."""
+    target = lineage.LineageNode(type=lineage.LINEAGE_NODE_TYPE_ENDPOINT, name=endpoint.name)
+    table = lineage.LineageNode(type=lineage.LINEAGE_NODE_TYPE_TABLE, name=endpoint.table.full_name)
+    entities = () if endpoint.config is None else endpoint.config.entities
+    edges = [
+        lineage.LineageEdge(
+            source=lineage.LineageNode(
+                type=lineage.LINEAGE_NODE_TYPE_MODEL_VERSION,
+                name=f"{entity.model_name}/{entity.model_version}",
+            ),
+            target=target,
+            principal=endpoint.created_by,
+        )
+        for entity in entities
+    ]
+    edges.append(lineage.LineageEdge(source=target, target=table, principal=endpoint.created_by))
+    for edge in edges:
+        edge.observed_at.FromDatetime(endpoint.updated_at)
+    return new_event(
+        catalog_events_pb2.LineageObserved(edges=edges),
+        source=_SOURCE,
+        key=f"ENDPOINT/{endpoint.name}",
+    )

@@ -1,0 +1,120 @@
+"""Finds the model versions that a configuration asks for, and reads what they take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from services.inference.domain.endpoint import (
+    EndpointConfig,
+    EntityRequest,
+    ServedEntity,
+    check_entities,
+    runtime_name,
+)
+from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
+from services.inference.errors import InvalidConfig, ModelNotServable
+from services.inference.ports import ModelRegistry
+from tessera.catalog.v1 import securable_pb2
+from tessera_kit.errors import FieldViolation, NotFound
+from tessera_kit.rpc.authority import Authority
+from tessera_kit.rpc.identity import Principal
+
+__all__ = ["Resolver"]
+
+
+class Resolver:
+    """Turns asked-for entities into a configuration that can be made ready.
+
+    Args:
+        models: The catalog's models.
+        authority: What principals may do.
+    """
+
+    def __init__(self, models: ModelRegistry, authority: Authority) -> None:
+        self._models = models
+        self._authority = authority
+
+    async def resolve(
+        self,
+        creator: Principal,
+        endpoint_id: str,
+        version: int,
+        entities: Sequence[EntityRequest],
+        now: datetime,
+    ) -> EndpointConfig:
+        """The configuration, with aliases resolved to what they point at now.
+
+        Args:
+            creator: With whose rights the models are read.
+            endpoint_id: The endpoint's.
+            version: The configuration's number.
+            entities: What is asked for.
+            now: When.
+
+        Raises:
+            InvalidConfig: The entities do not fit together.
+            NotFound: A model, version or alias does not exist, or the creator may not see it.
+            AccessDenied: The creator lacks EXECUTE on a model.
+            ModelNotServable: A version is not ready or has no manifest.
+            InvalidSignature: A manifest is not valid.
+        """
+        check_entities(entities)
+        found = [
+            await self._entity(creator, entity, runtime_name(endpoint_id, version, index))
+            for index, entity in enumerate(entities)
+        ]
+        self._check_together(found)
+        return EndpointConfig(version, tuple(found), now)
+
+    async def _entity(
+        self, creator: Principal, asked: EntityRequest, in_runtime: str
+    ) -> ServedEntity:
+        model = asked.model_name
+        await self._authority.require(
+            creator, securable_pb2.PRIVILEGE_EXECUTE, securable_pb2.SECURABLE_TYPE_MODEL, model
+        )
+        if asked.model_alias:
+            facts = await self._models.version_by_alias(creator.name, model, asked.model_alias)
+        else:
+            facts = await self._models.version(creator.name, model, asked.model_version)
+        if not facts.ready:
+            raise ModelNotServable(f"version {facts.version} of {model} is not ready")
+        return ServedEntity(
+            name=asked.name or f"{model.rpartition('.')[2]}-{facts.version}",
+            model_name=model,
+            model_version=facts.version,
+            model_alias=asked.model_alias,
+            traffic_percent=asked.traffic_percent,
+            instance_count=asked.instance_count,
+            runtime_name=in_runtime,
+            signature=await self._signature(creator.name, model, facts.version),
+        )
+
+    async def _signature(self, principal: str, model: str, version: int) -> Signature:
+        try:
+            manifest = await self._models.read_file(principal, model, version, MANIFEST)
+        except NotFound:
+            raise ModelNotServable(
+                f"version {version} of {model} has no {MANIFEST}, which says how to serve it"
+            ) from None
+        return parse_manifest(manifest)
+
+    @staticmethod
+    def _check_together(entities: Sequence[ServedEntity]) -> None:
+        wrong = []
+        seen: set[str] = set()
+        for index, entity in enumerate(entities):
+            path = f"config.served_entities[{index}]"
+            if entity.name in seen:
+                wrong.append(FieldViolation(f"{path}.name", f"{entity.name!r} is given twice"))
+            seen.add(entity.name)
+            if not entity.signature.same_interface(entities[0].signature):
+                wrong.append(
+                    FieldViolation(
+                        f"{path}.model_name",
+                        f"takes or gives other tensors than {entities[0].name!r} does",
+                    )
+                )
+        if wrong:
+            raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)

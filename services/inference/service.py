@@ -1,0 +1,125 @@
+"""Puts the service together from its ports; names no concrete adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from services.inference.capture.shipper import SpoolShipper
+from services.inference.capture.spool import Spool
+from services.inference.config import Config
+from services.inference.gateway.infer import InferenceHandler, InferenceLimits
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
+from services.inference.gateway.routing import RouteTable
+from services.inference.handlers.changes import Changes
+from services.inference.handlers.deployment import Deployer
+from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.resolution import Resolver
+from services.inference.ports import (
+    Bundles,
+    Endpoints,
+    ModelRegistry,
+    Runtime,
+    RuntimeModels,
+    TableCatalog,
+    TableReader,
+)
+from services.inference.servicer import InferenceServicer
+from tessera.inference.v1 import inference_service_pb2_grpc as rpc
+from tessera_kit.bus.producer import Publisher
+from tessera_kit.clock import Clock
+from tessera_kit.rpc.authority import Authority
+from tessera_kit.rpc.server import BackgroundTask, Binding, RawBinding, RpcServer, build_server
+from tessera_kit.telemetry.setup import active_telemetry
+
+__all__ = ["Outside", "Service", "build_service"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the service stands on."""
+
+    endpoints: Endpoints
+    models: ModelRegistry
+    tables: TableCatalog
+    reader: TableReader
+    runtime: Runtime
+    runtime_models: RuntimeModels
+    bundles: Bundles
+    spool: Spool
+    """Opened."""
+    publisher: Publisher
+    authority: Authority
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service, not started."""
+
+    control: RpcServer
+    """The control plane's door."""
+    gateway: RpcServer
+    """The Open Inference Protocol's door."""
+    deployer: Deployer
+    """Keeps the runtime in order; `start` it before the doors open."""
+    background: tuple[BackgroundTask, ...]
+    """The work beside the doors."""
+
+
+def build_service(config: Config, outside: Outside) -> Service:
+    """Bind the doors; call it where an event loop runs."""
+    telemetry = active_telemetry()
+    routes, changes = RouteTable(), Changes()
+    deployer = Deployer(
+        endpoints=outside.endpoints,
+        models=outside.models,
+        runtime=outside.runtime_models,
+        bundles=outside.bundles,
+        routes=routes,
+        changes=changes,
+        clock=outside.clock,
+        interval_seconds=config.reconcile_seconds,
+    )
+    handlers = EndpointHandlers(
+        endpoints=outside.endpoints,
+        tables=outside.tables,
+        reader=outside.reader,
+        resolver=Resolver(outside.models, outside.authority),
+        deployer=deployer,
+        authority=outside.authority,
+        changes=changes,
+        clock=outside.clock,
+    )
+    infer = InferenceHandler(
+        routes,
+        authority=outside.authority,
+        runtime=outside.runtime,
+        capture=outside.spool,
+        calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
+        metrics=GatewayMetrics(telemetry.metrics),
+        limits=InferenceLimits(config.gateway.max_in_flight, config.gateway.largest_logged_body),
+        lost=deployer.suspect,
+    )
+    protocol = InferenceProtocol(routes, outside.authority, infer, version("tessera-ml"))
+    control = Binding(
+        rpc.add_InferenceServiceServicer_to_server,
+        InferenceServicer(handlers),
+        "tessera.inference.v1.InferenceService",
+    )
+    shipper = SpoolShipper(outside.spool, outside.publisher, telemetry.metrics)
+    return Service(
+        control=build_server(config.rpc, [control], authenticator=outside.authority),
+        gateway=build_server(
+            config.gateway_rpc,
+            [],
+            authenticator=outside.authority,
+            raw=[RawBinding(protocol, SERVICE_NAME)],
+        ),
+        deployer=deployer,
+        background=(
+            BackgroundTask("deployer", deployer.run),
+            BackgroundTask("shipper", shipper.run),
+        ),
+    )

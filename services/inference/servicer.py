@@ -1,0 +1,107 @@
+"""`tessera.inference.v1.InferenceService`: messages to values, a handler, values to messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from services.inference.convert import (
+    endpoint_message,
+    entity_requests,
+    optional_time,
+    statistics_message,
+)
+from services.inference.handlers.endpoints import EndpointHandlers
+from tessera.inference.v1 import inference_service_pb2 as pb
+from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from tessera_kit.rpc.identity import current_principal
+from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
+
+__all__ = ["InferenceServicer"]
+
+_PAGE_SCOPE: Final = "inference.endpoints"
+
+
+class InferenceServicer(InferenceServiceServicer):
+    """Translates between the contract and the handlers."""
+
+    def __init__(self, handlers: EndpointHandlers) -> None:
+        self._handlers = handlers
+
+    async def CreateEndpoint(
+        self, request: pb.CreateEndpointRequest, context: Any
+    ) -> pb.CreateEndpointResponse:
+        """Create an endpoint."""
+        endpoint = await self._handlers.create(
+            current_principal(),
+            request.name,
+            request.comment,
+            entity_requests(request.config),
+            request.inference_table.schema_full_name,
+            request.inference_table.table_name_prefix,
+            request.request_id,
+        )
+        return pb.CreateEndpointResponse(endpoint=endpoint_message(endpoint))
+
+    async def GetEndpoint(
+        self, request: pb.GetEndpointRequest, context: Any
+    ) -> pb.GetEndpointResponse:
+        """Read an endpoint."""
+        endpoint = await self._handlers.get(current_principal(), request.name)
+        return pb.GetEndpointResponse(endpoint=endpoint_message(endpoint))
+
+    async def ListEndpoints(
+        self, request: pb.ListEndpointsRequest, context: Any
+    ) -> pb.ListEndpointsResponse:
+        """List endpoints, by name."""
+        after = ""
+        if request.page_token:
+            after = str(decode_page_token(request.page_token, _PAGE_SCOPE)["after"])
+        found, following = await self._handlers.page(
+            current_principal(), after, page_size(request.page_size)
+        )
+        token = encode_page_token({"after": following}, _PAGE_SCOPE) if following else ""
+        return pb.ListEndpointsResponse(
+            endpoints=[endpoint_message(endpoint) for endpoint in found], next_page_token=token
+        )
+
+    async def UpdateEndpointConfig(
+        self, request: pb.UpdateEndpointConfigRequest, context: Any
+    ) -> pb.UpdateEndpointConfigResponse:
+        """Begin to change what an endpoint serves."""
+        endpoint = await self._handlers.update_config(
+            current_principal(), request.name, entity_requests(request.config), request.etag
+        )
+        return pb.UpdateEndpointConfigResponse(endpoint=endpoint_message(endpoint))
+
+    async def UpdateTraffic(
+        self, request: pb.UpdateTrafficRequest, context: Any
+    ) -> pb.UpdateTrafficResponse:
+        """Change traffic shares."""
+        endpoint = await self._handlers.update_traffic(
+            current_principal(), request.name, dict(request.traffic_percent), request.etag
+        )
+        return pb.UpdateTrafficResponse(endpoint=endpoint_message(endpoint))
+
+    async def WatchEndpoint(
+        self, request: pb.WatchEndpointRequest, context: Any
+    ) -> AsyncIterator[pb.WatchEndpointResponse]:
+        """Stream an endpoint's state."""
+        async for endpoint in self._handlers.watch(current_principal(), request.name):
+            yield pb.WatchEndpointResponse(endpoint=endpoint_message(endpoint))
+
+    async def DeleteEndpoint(
+        self, request: pb.DeleteEndpointRequest, context: Any
+    ) -> pb.DeleteEndpointResponse:
+        """Delete an endpoint."""
+        await self._handlers.delete(current_principal(), request.name, request.etag)
+        return pb.DeleteEndpointResponse()
+
+    async def GetInferenceTableStatistics(
+        self, request: pb.GetInferenceTableStatisticsRequest, context: Any
+    ) -> pb.GetInferenceTableStatisticsResponse:
+        """Count an inference table."""
+        counts = await self._handlers.statistics(
+            current_principal(), request.name, optional_time(request.since)
+        )
+        return statistics_message(counts)

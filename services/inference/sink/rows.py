@@ -1,0 +1,153 @@
+"""A payload record from the bus becomes a row of an inference table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, NamedTuple
+
+import orjson
+
+from services.inference.sink.tensors import (
+    DecodedBody,
+    UndecodableBody,
+    decode_request,
+    decode_response,
+    undecoded,
+)
+from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.bus.envelope import ConsumedRecord, from_record
+from tessera_kit.errors import FieldViolation, InvalidArgument
+
+__all__ = ["InvalidPayload", "Row", "UnknownEndpoint", "row_of"]
+
+_FIRST_SECOND: Final = 0
+_LAST_SECOND: Final = int(datetime(2149, 1, 1, tzinfo=UTC).timestamp())
+_LONGEST_DURATION_US: Final = 10**13
+REQUEST_NOT_DECODED: Final = "REQUEST_NOT_DECODED"
+"""The request's body is kept as base64, as it is no message of its encoding."""
+
+
+class InvalidPayload(InvalidArgument):
+    """A payload record cannot become a row; the message names the field at fault."""
+
+    reason: ClassVar[str] = "INVALID_PAYLOAD"
+
+
+class UnknownEndpoint(InvalidArgument):
+    """A payload record is of an endpoint that never was."""
+
+    reason: ClassVar[str] = "UNKNOWN_ENDPOINT"
+
+
+class Row(NamedTuple):
+    """One row, without the time of its writing."""
+
+    request_id: str
+    endpoint: str
+    request_us: int
+    """When the request arrived, in Unix microseconds."""
+    response_us: int
+    """When its response was ready, in Unix microseconds."""
+    record: ConsumedRecord
+    """Where it came from."""
+    values: dict[str, Any]
+    """By column, as JSON takes them."""
+
+
+def row_of(record: ConsumedRecord) -> Row:
+    """The row of a record.
+
+    Raises:
+        MalformedEvent: It is no valid event.
+        InvalidPayload: It is no payload that fits a table.
+    """
+    payload = from_record(record).data
+    if not isinstance(payload, pb.PayloadRecord):
+        raise InvalidPayload("the record holds no tessera.events.v1.PayloadRecord")
+    time = payload.request_time
+    if not _FIRST_SECOND <= time.seconds < _LAST_SECOND:
+        raise _invalid("request_time", "must lie between 1970 and 2149")
+    if max(payload.duration_us, payload.execution_duration_us) > _LONGEST_DURATION_US:
+        raise _invalid("duration_us", f"must be at most {_LONGEST_DURATION_US}")
+    request_us = time.seconds * 1_000_000 + time.nanos // 1000
+    response_us = request_us + payload.duration_us
+    codes = list(payload.logging_error_codes)
+    request, response = _bodies(payload, codes)
+    values: dict[str, Any] = {
+        "tessera_request_id": payload.tessera_request_id,
+        "request_date": request_us // 86_400_000_000,
+        "request_time": _time(request_us),
+        "response_time": _time(response_us),
+        "client_request_id": payload.client_request_id,
+        "endpoint": payload.endpoint,
+        "served_entity_id": payload.served_entity,
+        "model_name": payload.model_name,
+        "model_version": payload.model_version,
+        "config_version": payload.config_version,
+        "status_code": payload.status_code,
+        "status_message": payload.status_message,
+        "duration_ms": payload.duration_us / 1000,
+        "execution_duration_ms": payload.execution_duration_us / 1000,
+        "requester": payload.requester,
+        "trace_id": payload.trace_id,
+        "sampling_fraction": payload.sampling_fraction or 1.0,
+        "logging_error_codes": codes,
+        "inputs": request.columns,
+        "outputs": response.columns,
+        "request": request.message,
+        "response": response.message,
+        "kafka_partition": record.partition,
+        "kafka_offset": record.offset,
+    }
+    return Row(
+        payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values
+    )
+
+
+def _bodies(payload: pb.PayloadRecord, codes: list[str]) -> tuple[DecodedBody, DecodedBody]:
+    if payload.encoding == pb.PAYLOAD_ENCODING_JSON:
+        return (
+            _json_body("request", "inputs", payload.request),
+            _json_body("response", "outputs", payload.response),
+        )
+    request = undecoded(b"")
+    if payload.request:
+        try:
+            request = decode_request(payload.request)
+        except UndecodableBody as error:
+            if payload.status_code == 0:
+                raise _invalid("request", str(error)) from None
+            # A request that was refused for what it is must be found in the table all the same.
+            request = undecoded(payload.request)
+            codes.append(REQUEST_NOT_DECODED)
+    response = undecoded(b"")
+    if payload.response:
+        try:
+            response = decode_response(payload.response)
+        except UndecodableBody as error:
+            raise _invalid("response", str(error)) from None
+    return request, response
+
+
+def _json_body(field: str, tensors: str, body: bytes) -> DecodedBody:
+    """A body that is JSON already: an object that holds an object of lists."""
+    if not body:
+        return undecoded(b"")
+    try:
+        whole = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _invalid(field, "is not JSON in UTF-8") from None
+    columns = whole.get(tensors) if isinstance(whole, dict) else None
+    if not isinstance(columns, dict) or not all(
+        isinstance(values, list) for values in columns.values()
+    ):
+        raise _invalid(field, f'must be {{"{tensors}": {{"name": [value of each row]}}}}')
+    return DecodedBody(orjson.dumps(columns).decode(), body.decode("utf-8"))
+
+
+def _time(microseconds: int) -> str:
+    return f"{microseconds // 1_000_000}.{microseconds % 1_000_000:06d}"
+
+
+def _invalid(field: str, description: str) -> InvalidPayload:
+    return InvalidPayload(f"{field} {description}", violations=[FieldViolation(field, description)])

@@ -1,0 +1,168 @@
+"""The sink's handler: a batch of records becomes rows of several tables, each row once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.inference.domain.endpoint import InferenceTable
+from services.inference.ports import Tables
+from services.inference.sink.rows import Row, UnknownEndpoint, row_of
+from tessera.events.v1 import inference_events_pb2
+from tessera_kit.bus.dead_letters import DeadLetters
+from tessera_kit.bus.envelope import ConsumedRecord
+from tessera_kit.bus.event import Event, new_event
+from tessera_kit.bus.producer import Publisher
+from tessera_kit.errors import InvalidArgument
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import Metrics
+
+__all__ = ["GROUP", "PayloadSink", "PayloadStore"]
+
+_log = logging.getLogger(__name__)
+
+GROUP: Final = "inference-sink"
+"""Consumer group of the sink."""
+_SOURCE: Final = "tessera/inference-sink"
+_KNOWN_SECONDS: Final = 60.0
+
+
+class PayloadStore(Protocol):
+    """Where rows go."""
+
+    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
+        """Which of the request ids have a row."""
+
+    async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
+        """Write rows; they can be read when it returns.
+
+        A second insert with the same token is passed over.
+
+        Raises:
+            Unavailable: They may or may not have been written.
+            InvalidArgument: A value was refused; none was written.
+        """
+
+
+class PayloadSink:
+    """Handles batches of payload records; see `tessera_kit.bus.batches.BatchConsumer`.
+
+    A record may come again: after a crash of this process or of the broker, and when the gateway's
+    shipper repeats what was not acknowledged. So before every insert the table is asked which of
+    the batch's ids it has. A retried insert is told by its token as well, which covers an insert
+    that is still running in the database when it is asked.
+
+    Args:
+        tables: Where each endpoint's rows go.
+        store: Where rows are written.
+        publisher: Tells `InferenceRowsWritten`, and takes the dead letters.
+        metrics: Where rows and lags are counted.
+    """
+
+    def __init__(
+        self, tables: Tables, store: PayloadStore, publisher: Publisher, metrics: Metrics
+    ) -> None:
+        self._tables = tables
+        self._store = store
+        self._publisher = publisher
+        self._dead_letters = DeadLetters(publisher)
+        self._rows = metrics.counter(names.SINK_ROWS)
+        self._lag = metrics.histogram(names.TABLE_LAG)
+        self._duplicates = metrics.counter(names.BUS_DUPLICATES)
+        self._known: dict[str, tuple[float, InferenceTable]] = {}
+
+    async def handle(self, records: Sequence[ConsumedRecord]) -> None:
+        """Write the records' rows; returns when all can be read, or are dead letters."""
+        refused: list[tuple[ConsumedRecord, InvalidArgument]] = []
+        by_table: defaultdict[InferenceTable, dict[str, Row]] = defaultdict(dict)
+        for record in records:
+            try:
+                row = row_of(record)
+                table = await self._table(row.endpoint)
+            except InvalidArgument as error:
+                refused.append((record, error))
+                continue
+            if by_table[table].setdefault(row.request_id, row) is not row:
+                self._duplicates.labels(record.topic, GROUP).inc()
+        events = [await self._write(table, rows) for table, rows in by_table.items()]
+        if events:
+            await self._publisher.publish_many(events)
+        for record, reason in refused:
+            await self._dead_letters.put(record, GROUP, reason, 1)
+
+    async def _table(self, endpoint: str) -> InferenceTable:
+        known = self._known.get(endpoint)
+        now = time.monotonic()
+        if known is not None and now - known[0] < _KNOWN_SECONDS:
+            return known[1]
+        table = await self._tables.table_of(endpoint)
+        if table is None:
+            raise UnknownEndpoint(f"endpoint: there is no endpoint {endpoint!r}")
+        self._known[endpoint] = (now, table)
+        return table
+
+    async def _write(self, table: InferenceTable, rows: Mapping[str, Row]) -> Event:
+        present = await self._store.existing(table, list(rows))
+        new = [row for request_id, row in rows.items() if request_id not in present]
+        if present:
+            topic = next(iter(rows.values())).record.topic
+            self._duplicates.labels(topic, GROUP).inc(len(present))
+            _log.info("%s: %d rows were written before", table.full_name, len(present))
+        token = _token(list(rows.values()))
+        if new:
+            await self._store.insert(table, new, token)
+            self._observe(new)
+        return _rows_written(table, list(rows.values()), token)
+
+    def _observe(self, rows: Sequence[Row]) -> None:
+        now_us = time.time_ns() // 1000
+        lag = self._lag.labels(rows[0].endpoint)
+        for row in rows:
+            lag.observe((now_us - row.response_us) / 1e6)
+        self._rows.labels(rows[0].endpoint).inc(len(rows))
+
+
+def _token(rows: Sequence[Row]) -> str:
+    """The same for the same rows at the same places of the log, and for no others."""
+    places: dict[tuple[str, int], list[int]] = defaultdict(list)
+    digest = hashlib.sha256()
+    for row in rows:
+        places[row.record.topic, row.record.partition].append(row.record.offset)
+        digest.update(row.request_id.encode() + b"\0")
+    ranges = ";".join(
+        f"{topic}/{partition}/{min(offsets)}-{max(offsets)}"
+        for (topic, partition), offsets in sorted(places.items())
+    )
+    return f"{ranges}:{digest.hexdigest()[:32]}"
+
+
+def _rows_written(table: InferenceTable, rows: Sequence[Row], token: str) -> Event:
+    """Told for rows that were there before too: the process may have died before it told."""
+    ids = [row.request_id for row in rows]
+    times = [row.request_us for row in rows]
+    return new_event(
+        inference_events_pb2.InferenceRowsWritten(
+            endpoint=rows[0].endpoint,
+            table_full_name=table.full_name,
+            row_count=len(rows),
+            first_request_time=_timestamp(min(times)),
+            last_request_time=_timestamp(max(times)),
+            first_request_id=min(ids),
+            last_request_id=max(ids),
+        ),
+        source=_SOURCE,
+        key=rows[0].endpoint,
+        event_id=hashlib.sha256(token.encode()).hexdigest()[:36],
+    )
+
+
+def _timestamp(microseconds: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(microseconds)
+    return stamp
