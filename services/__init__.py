@@ -1,0 +1,1 @@
+"""The platform's services; each is a process of its own."""

@@ -1,0 +1,1 @@
+"""The ports' implementations: in memory, in SQL, in ClickHouse."""

@@ -1,0 +1,52 @@
+"""The statements that make managed tables; everything in them was parsed and is written anew."""
+
+from __future__ import annotations
+
+from services.catalog.domain.column_types import parse_type, quote_literal
+from services.catalog.domain.details import Column, PhysicalTable, TableLayout
+from services.catalog.domain.tables import TableDefinition
+from tessera_kit.store.clickhouse import qualified_name, quote_identifier
+
+__all__ = ["DEDUPLICATION_WINDOW", "create_table"]
+
+DEDUPLICATION_WINDOW = 10_000
+"""How many of the last inserts a table remembers, to pass over one that is repeated."""
+
+
+def create_table(physical: PhysicalTable, definition: TableDefinition) -> str:
+    """The CREATE TABLE statement of a managed table."""
+    layout = definition.layout
+    columns = ",\n".join(f"    {_column(column)}" for column in definition.columns)
+    parts = [
+        f"CREATE TABLE {qualified_name(physical.database, physical.table)} (\n{columns}\n)",
+        f"ENGINE = {_engine(layout)}",
+    ]
+    if layout.partition_by_month_of:
+        parts.append(f"PARTITION BY toYYYYMM({quote_identifier(layout.partition_by_month_of)})")
+    parts.append(f"ORDER BY ({', '.join(quote_identifier(name) for name in layout.order_by)})")
+    if layout.retention_days:
+        parts.append(_retention(layout, definition.columns))
+    parts.append(f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
+    if definition.comment:
+        parts.append(f"COMMENT {quote_literal(definition.comment)}")
+    return "\n".join(parts)
+
+
+def _column(column: Column) -> str:
+    text = f"{quote_identifier(column.name)} {parse_type(column.data_type)}"
+    return f"{text} COMMENT {quote_literal(column.comment)}" if column.comment else text
+
+
+def _engine(layout: TableLayout) -> str:
+    if layout.replacing_version_column:
+        return f"ReplacingMergeTree({quote_identifier(layout.replacing_version_column)})"
+    return "MergeTree"
+
+
+def _retention(layout: TableLayout, columns: tuple[Column, ...]) -> str:
+    name = layout.partition_by_month_of
+    kind = next(parse_type(column.data_type) for column in columns if column.name == name)
+    quoted = quote_identifier(name)
+    # A TTL's expression must be a Date or DateTime.
+    moment = quoted if kind.name in ("Date", "DateTime") else f"toDateTime({quoted})"
+    return f"TTL {moment} + INTERVAL {int(layout.retention_days)} DAY DELETE"

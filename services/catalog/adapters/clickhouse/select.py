@@ -1,0 +1,127 @@
+"""The statements that read rows: values travel as bound parameters, names are quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from services.catalog.domain.column_types import ColumnType, parse_type, quote_literal
+from services.catalog.domain.details import Column
+from services.catalog.domain.rows import Operator, Predicate, RowQuery
+from services.catalog.ports import RowSource
+from tessera_kit.store.clickhouse import quote_identifier
+
+__all__ = ["Statement", "count_rows", "readable", "select_rows"]
+
+_SIGNS: Mapping[Operator, str] = {
+    Operator.EQUAL: "=",
+    Operator.NOT_EQUAL: "!=",
+    Operator.LESS: "<",
+    Operator.LESS_OR_EQUAL: "<=",
+    Operator.GREATER: ">",
+    Operator.GREATER_OR_EQUAL: ">=",
+}
+_AS_TEXT = frozenset(
+    {"UUID", "IPv4", "IPv6", "Enum8", "Enum16", "JSON", "Int128", "Int256", "UInt128", "UInt256"}
+)
+
+
+@dataclass(slots=True)
+class Statement:
+    """SQL with the values that its placeholders stand for."""
+
+    sql: str
+    parameters: dict[str, object] = field(default_factory=dict)
+
+
+def readable(kind: ColumnType) -> ColumnType:
+    """The type that a column is read as: what Arrow has no word for becomes text or a timestamp."""
+    if kind.name in _AS_TEXT:
+        return ColumnType("String")
+    if kind.name == "BFloat16":
+        return ColumnType("Float32")
+    if kind.name == "DateTime":
+        return ColumnType("DateTime64", numbers=(0,), texts=kind.texts or ("UTC",))
+    if kind.name == "DateTime64" and not kind.texts:
+        return replace(kind, texts=("UTC",))
+    return replace(kind, arguments=tuple(readable(inner) for inner in kind.arguments))
+
+
+def select_rows(source: RowSource, query: RowQuery, origin: Statement) -> Statement:
+    """The SELECT of a checked query; `origin` is what stands after FROM."""
+    types = {column.name: parse_type(column.data_type) for column in source.columns}
+    names = query.columns or tuple(types)
+    columns = ", ".join(_selected(name, types[name]) for name in names)
+    statement = Statement(f"SELECT {columns} FROM {origin.sql}", dict(origin.parameters))
+    _where(statement, query, types)
+    if query.order_by:
+        terms = (
+            f"{quote_identifier(term.column)} {'DESC' if term.descending else 'ASC'}"
+            for term in query.order_by
+        )
+        statement.sql += f" ORDER BY {', '.join(terms)}"
+    if query.limit:
+        statement.sql += " LIMIT {row_limit:UInt64}"
+        statement.parameters["row_limit"] = query.limit
+    return statement
+
+
+def count_rows(source: RowSource, query: RowQuery, origin: Statement) -> Statement:
+    """The SELECT that counts the rows of a checked query."""
+    types = {column.name: parse_type(column.data_type) for column in source.columns}
+    statement = Statement(f"SELECT count() FROM {origin.sql}", dict(origin.parameters))
+    _where(statement, query, types)
+    return statement
+
+
+def structure(columns: tuple[Column, ...]) -> str:
+    """Columns as table functions take them."""
+    return ", ".join(
+        f"{quote_identifier(column.name)} {parse_type(column.data_type)}" for column in columns
+    )
+
+
+def _selected(name: str, kind: ColumnType) -> str:
+    quoted, wanted = quote_identifier(name), readable(kind)
+    if wanted == kind:
+        return quoted
+    return f"CAST({quoted}, {quote_literal(str(wanted))}) AS {quoted}"
+
+
+def _where(statement: Statement, query: RowQuery, types: Mapping[str, ColumnType]) -> None:
+    conditions = [
+        _condition(statement, predicate, types[predicate.column], index)
+        for index, predicate in enumerate(query.predicates)
+    ]
+    if conditions:
+        statement.sql += f" WHERE {' AND '.join(conditions)}"
+
+
+def _condition(statement: Statement, predicate: Predicate, kind: ColumnType, index: int) -> str:
+    quoted = quote_identifier(predicate.column)
+    match predicate.operator:
+        case Operator.IS_NULL:
+            return f"{quoted} IS NULL"
+        case Operator.IS_NOT_NULL:
+            return f"{quoted} IS NOT NULL"
+        case Operator.IN:
+            marks = [
+                _bound(statement, value, kind.base, f"p{index}_{position}")
+                for position, value in enumerate(predicate.values)
+            ]
+            return f"{quoted} IN ({', '.join(marks)})"
+        case operator:
+            mark = _bound(statement, predicate.values[0], kind.base, f"p{index}")
+            return f"{quoted} {_SIGNS[operator]} {mark}"
+
+
+def _bound(statement: Statement, value: object, kind: ColumnType, name: str) -> str:
+    """The placeholder of a value; times were written in UTC."""
+    if kind.name in ("DateTime", "DateTime64"):
+        wanted = ColumnType("DateTime64", numbers=(6,), texts=("UTC",))
+    elif kind.name in ("FixedString", "Enum8", "Enum16"):
+        wanted = ColumnType("String")
+    else:
+        wanted = kind
+    statement.parameters[name] = value
+    return f"{{{name}:{wanted}}}"

@@ -1,0 +1,72 @@
+"""The events that the catalog tells, from the domain."""
+
+from __future__ import annotations
+
+from services.catalog.convert.lineage import edge_to_proto
+from services.catalog.convert.models import version_to_proto
+from services.catalog.convert.securables import key_to_proto, securable_to_proto
+from services.catalog.domain.lineage import LineageEdge
+from services.catalog.domain.models import ModelVersion
+from services.catalog.domain.securables import Entity, SecurableKey
+from tessera.events.v1 import catalog_events_pb2 as events
+from tessera_kit.bus.event import Event, new_event
+
+__all__ = [
+    "access_changed",
+    "alias_changed",
+    "lineage_observed",
+    "securable_created",
+    "securable_deleted",
+    "securable_updated",
+    "version_changed",
+]
+
+SOURCE = "tessera/catalog"
+
+
+def securable_created(entity: Entity, principal: str) -> Event:
+    """An object was created."""
+    data = events.SecurableCreated(securable=securable_to_proto(entity), principal=principal)
+    return new_event(data, source=SOURCE, key=entity.key.full_name)
+
+
+def securable_updated(entity: Entity, principal: str) -> Event:
+    """An object was changed."""
+    data = events.SecurableUpdated(securable=securable_to_proto(entity), principal=principal)
+    return new_event(data, source=SOURCE, key=entity.key.full_name)
+
+
+def securable_deleted(key: SecurableKey, principal: str) -> Event:
+    """An object was deleted."""
+    data = events.SecurableDeleted(securable=key_to_proto(key), principal=principal)
+    return new_event(data, source=SOURCE, key=key.full_name)
+
+
+def access_changed(principal: str = "", key: SecurableKey | None = None) -> Event:
+    """Somebody's rights changed; an empty principal means anybody's."""
+    data = events.AccessChanged(principal=principal)
+    if key is not None:
+        data.securable.CopyFrom(key_to_proto(key))
+    return new_event(data, source=SOURCE, key=principal)
+
+
+def version_changed(version: ModelVersion, aliases: list[str], principal: str) -> Event:
+    """A model version was created or changed its status."""
+    data = events.ModelVersionStatusChanged(
+        model_version=version_to_proto(version, aliases), principal=principal
+    )
+    return new_event(data, source=SOURCE, key=version.model_name)
+
+
+def alias_changed(model_name: str, alias: str, version: int, principal: str) -> Event:
+    """An alias was set or moved, or removed when `version` is 0."""
+    data = events.ModelAliasChanged(
+        model_name=model_name, alias=alias, version=version, principal=principal
+    )
+    return new_event(data, source=SOURCE, key=model_name)
+
+
+def lineage_observed(edge: LineageEdge) -> Event:
+    """Something was made from something."""
+    data = events.LineageObserved(edges=[edge_to_proto(edge)])
+    return new_event(data, source=SOURCE, key=f"{edge.target.type.name}/{edge.target.name}")
