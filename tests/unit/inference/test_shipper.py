@@ -1,0 +1,84 @@
+"""The shipper: every record reaches the bus in order, over its outages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from services.inference.capture import shipper as module
+from services.inference.capture.shipper import PAYLOAD_TOPIC, SpoolShipper
+from services.inference.capture.spool import Spool
+from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.bus.envelope import Record
+from tessera_kit.bus.memory import InMemoryBus
+from tessera_kit.bus.producer import BusUnavailable
+from tessera_kit.ids import new_id
+from tessera_kit.telemetry.metrics import Metrics
+from tests.helpers import eventually
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path, segment_bytes=2000, max_bytes=1 << 20)
+    spool.open()
+    yield spool
+    spool.close()
+
+
+def payload() -> bytes:
+    record = pb.PayloadRecord(tessera_request_id=new_id(), endpoint="flights", request=b"r" * 100)
+    record.request_time.GetCurrentTime()
+    return record.SerializeToString()
+
+
+class FlakyBus(InMemoryBus):
+    """Writes what it gets and then, for the first times, says that it did not."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    async def publish_records(self, records: Sequence[Record]) -> None:
+        await super().publish_records(records)
+        if self.failures:
+            self.failures -= 1
+            raise BusUnavailable("no acknowledgement")
+
+
+async def test_records_become_events_of_their_topic(spool: Spool) -> None:
+    bus = InMemoryBus()
+    sent = [payload() for _ in range(50)]
+    for record in sent:
+        spool.append(record)
+    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    events = bus.events(PAYLOAD_TOPIC)
+    assert [event.data.SerializeToString() for event in events] == sent
+    assert all(event.key == event.id == event.data.tessera_request_id for event in events)
+    assert spool.pending_bytes == 0
+
+
+async def test_what_is_not_acknowledged_is_sent_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    bus = FlakyBus(failures=2)
+    sent = [payload() for _ in range(5)]
+    for record in sent:
+        spool.append(record)
+    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    values = [record.value for record in bus.records(PAYLOAD_TOPIC)]
+    assert values == sent * 3
+    assert spool.pending_bytes == 0
+
+
+async def test_it_goes_on_with_what_comes_later(spool: Spool) -> None:
+    bus = InMemoryBus()
+    task = asyncio.create_task(SpoolShipper(spool, bus, Metrics(), linger_seconds=0).run())
+    for count in (1, 2, 3):
+        spool.append(payload())
+        await eventually(lambda count=count: len(bus.records(PAYLOAD_TOPIC)) == count)
+    task.cancel()
+    await asyncio.wait([task])

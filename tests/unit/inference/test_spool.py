@@ -1,0 +1,193 @@
+"""The spool: what was appended is read in order, once the process was killed too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.inference.capture.frames import HEADER_BYTES, frame_header
+from services.inference.capture.spool import Position, Spool
+from services.inference.errors import SpoolFull, StoreUnavailable
+
+
+def make(path: Path, *, segment_bytes: int = 1 << 20, max_bytes: int = 1 << 24) -> Spool:
+    spool = Spool(path, segment_bytes=segment_bytes, max_bytes=max_bytes)
+    spool.open()
+    return spool
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = make(tmp_path / "spool")
+    yield spool
+    spool.close()
+
+
+def drain(spool: Spool, *, max_records: int = 1000, max_bytes: int = 1 << 20) -> list[bytes]:
+    """Everything that was not shipped, without shipping it."""
+    found, position = [], spool.shipped
+    while batch := spool.read(position, max_bytes=max_bytes, max_records=max_records):
+        if not batch.records:
+            return found
+        found += batch.records
+        position = batch.end
+    return found
+
+
+def segments(path: Path) -> list[Path]:
+    return sorted(path.glob("*.spool"))
+
+
+def test_records_come_back_in_order(spool: Spool) -> None:
+    records = [b"record %d" % number for number in range(100)]
+    for record in records:
+        spool.append(record)
+    assert drain(spool, max_records=7) == records
+    assert drain(spool, max_bytes=64) == records
+
+
+def test_a_record_larger_than_the_read_is_read_whole(spool: Spool) -> None:
+    spool.append(b"x" * 5000)
+    assert drain(spool, max_bytes=100) == [b"x" * 5000]
+
+
+def test_what_was_not_shipped_outlives_the_process(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    for number in range(10):
+        first.append(b"%d" % number)
+    batch = first.read(first.shipped, max_bytes=1 << 20, max_records=4)
+    first.ship(batch.end)
+    first.close()
+    second = make(tmp_path)
+    assert drain(second) == [b"%d" % number for number in range(4, 10)]
+    second.append(b"new")
+    assert drain(second)[-1] == b"new"
+    second.close()
+
+
+@pytest.mark.parametrize("torn", [1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 3])
+def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: int) -> None:
+    first = make(tmp_path)
+    first.append(b"whole")
+    first.close()
+    frame = frame_header(b"torn record") + b"torn record"
+    with segments(tmp_path)[-1].open("ab") as file:
+        file.write(frame[:torn])
+    second = make(tmp_path)
+    second.append(b"after")
+    assert drain(second) == [b"whole", b"after"]
+    second.close()
+
+
+def test_damage_in_the_middle_loses_no_later_segment(tmp_path: Path) -> None:
+    first = make(tmp_path, segment_bytes=64)
+    for number in range(12):
+        first.append(b"record %02d" % number)
+    first.close()
+    damaged = segments(tmp_path)[1]
+    content = bytearray(damaged.read_bytes())
+    lost = len(content) // (HEADER_BYTES + 9)
+    content[HEADER_BYTES] ^= 0xFF
+    damaged.write_bytes(content)
+    second = make(tmp_path)
+    found = drain(second)
+    assert len(found) == 12 - lost
+    assert found[-1] == b"record 11"
+    second.close()
+
+
+def test_shipped_segments_go_away(tmp_path: Path) -> None:
+    spool = make(tmp_path, segment_bytes=100)
+    for number in range(50):
+        spool.append(b"record %02d" % number)
+    assert len(segments(tmp_path)) > 5
+    position = spool.shipped
+    while (batch := spool.read(position, max_bytes=1 << 20, max_records=1000)).records:
+        position = batch.end
+    spool.ship(batch.end)
+    assert len(segments(tmp_path)) == 1
+    assert spool.pending_bytes == 0
+    spool.close()
+
+
+def test_beyond_its_bound_it_refuses_and_recovers(tmp_path: Path) -> None:
+    spool = make(tmp_path, segment_bytes=200, max_bytes=200)
+    record = b"x" * (60 - HEADER_BYTES)
+    for _ in range(3):
+        spool.append(record)
+    with pytest.raises(SpoolFull) as caught:
+        spool.append(record)
+    assert caught.value.retry_after is not None
+    assert len(drain(spool)) == 3
+    batch = spool.read(spool.shipped, max_bytes=1 << 20, max_records=2)
+    spool.ship(batch.end)
+    spool.append(record)
+    assert len(drain(spool)) == 2
+    spool.close()
+
+
+def test_a_full_disk_leaves_no_half_record(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append(b"first")
+    whole = os.writev
+
+    def short(descriptor: int, buffers: tuple[bytes, ...]) -> int:
+        return whole(descriptor, (buffers[0], buffers[1][:2]))
+
+    monkeypatch.setattr(os, "writev", short)
+    with pytest.raises(SpoolFull):
+        spool.append(b"second")
+    monkeypatch.setattr(os, "writev", whole)
+    spool.append(b"third")
+    assert drain(spool) == [b"first", b"third"]
+
+
+def test_two_processes_cannot_share_it(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        make(tmp_path / "spool")
+
+
+def test_a_damaged_position_sends_everything_again(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.append(b"one")
+    first.append(b"two")
+    batch = first.read(first.shipped, max_bytes=1 << 20, max_records=1)
+    first.ship(batch.end)
+    first.close()
+    (tmp_path / "position.json").write_text("{")
+    second = make(tmp_path)
+    assert drain(second) == [b"one", b"two"]
+    second.close()
+
+
+def test_a_position_in_a_lost_segment_starts_at_the_next(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.append(b"one")
+    first.ship(Position(1, HEADER_BYTES + 3))
+    first.close()
+    for path in segments(tmp_path):
+        path.unlink()
+    second = make(tmp_path)
+    second.append(b"two")
+    assert drain(second) == [b"two"]
+    second.close()
+
+
+async def test_waiting_ends_with_the_next_append(spool: Spool) -> None:
+    assert spool.read(spool.shipped, max_bytes=1, max_records=1).records == []
+    waiting = asyncio.create_task(spool.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    spool.append(b"record")
+    await asyncio.wait_for(waiting, 5)
+
+
+@pytest.mark.parametrize("record", [b"", b"x" * ((64 << 20) + 1)])
+def test_records_of_impossible_size_are_refused(spool: Spool, record: bytes) -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        spool.append(record)
