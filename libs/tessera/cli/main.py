@@ -16,7 +16,14 @@ import typer
 from tessera.cli.output import describe_error, print_error
 
 MODULES: Mapping[str, tuple[str, ...]] = {
+    "tessera.cli.quickstart": ("quickstart",),
     "tessera.cli.stack": ("up", "down", "status", "logs"),
+    "tessera.cli.catalog": (
+        *("catalogs", "schemas", "tables", "models", "versions", "search", "rows", "lineage"),
+        *("grants", "grant", "revoke", "token"),
+    ),
+    "tessera.cli.runs": ("experiments", "runs", "run", "jobs", "job-logs", "cancel"),
+    "tessera.cli.serving": ("endpoints", "predict", "monitors", "windows", "alerts"),
 }
 """Each module of verbs and the verbs it registers, in the order of `tessera --help`."""
 

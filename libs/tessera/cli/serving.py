@@ -1,0 +1,134 @@
+"""The verbs of serving and monitoring: endpoints, predict, monitors, windows, alerts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from tessera.cli.messages import age, enum_word, rows, when
+from tessera.cli.output import Column, JsonOption, print_json, print_rows
+from tessera.client.sync.client import Client
+
+_SERVING, _MONITORING = "Serving", "Monitoring"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs to the application."""
+    for verb in (endpoints, predict, monitors, windows, alerts):
+        panel = _SERVING if verb in (endpoints, predict) else _MONITORING
+        app.command(verb.__name__, rich_help_panel=panel)(verb)
+
+
+def endpoints(as_json: JsonOption = False) -> None:
+    """List serving endpoints."""
+    with Client() as client:
+        found = rows(client.inference.list_endpoints())
+    columns = [
+        Column("name", "Name"),
+        Column("state", "State", enum_word),
+        Column("update_state", "Update", enum_word),
+        Column("config", "Serves", _served),
+        Column("inference_table_full_name", "Inference table"),
+        Column("updated_at", "Changed", age),
+    ]
+    print_rows(found, columns, as_json=as_json)
+
+
+def predict(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    inputs: Annotated[
+        str, typer.Argument(help='JSON, or @file: {"carrier": {"datatype": "BYTES", "values": …}}')
+    ],
+) -> None:
+    """Ask an endpoint; prints its outputs and the request's id as JSON."""
+    text = Path(inputs[1:]).read_text() if inputs.startswith("@") else inputs
+    arrays = {name: _array(name, given) for name, given in json.loads(text).items()}
+    with Client() as client:
+        prediction = client.inference.predict(endpoint, arrays)
+    outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
+    print_json({"outputs": outputs, "tessera_request_id": prediction.request_id})
+
+
+def monitors(as_json: JsonOption = False) -> None:
+    """List monitors."""
+    with Client() as client:
+        found = rows(client.monitoring.list_monitors())
+    columns = [
+        Column("name", "Name"),
+        Column("table_full_name", "Watches"),
+        Column("alert_rules", "Rules", lambda value: str(len(value)), "right"),
+        Column("drift_table_full_name", "Drift table"),
+        Column("created_at", "Created", age),
+    ]
+    print_rows(found, columns, as_json=as_json)
+
+
+def windows(
+    monitor: Annotated[str, typer.Argument(help="A monitor's name.")], as_json: JsonOption = False
+) -> None:
+    """List a monitor's windows, the earliest first."""
+    with Client() as client:
+        found = rows(client.monitoring.windows(monitor))
+    columns = [
+        Column("start", "From", when),
+        Column("end", "Until", when),
+        Column("state", "State", enum_word),
+        Column("row_count", "Rows", justify="right"),
+        Column("label_count", "Labels", justify="right"),
+        Column("revision", "Revision", justify="right"),
+    ]
+    print_rows(found, columns, as_json=as_json)
+
+
+def alerts(
+    monitor: Annotated[str, typer.Argument(help="Only of this monitor.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List alerts, the newest first."""
+    with Client() as client:
+        found = rows(client.monitoring.alerts(monitor))
+    columns = [
+        Column("monitor", "Monitor"),
+        Column("rule", "Rule"),
+        Column("state", "State", enum_word),
+        Column("message", "What happened"),
+        Column("fired_at", "Fired", age),
+    ]
+    print_rows(found, columns, as_json=as_json, empty="no alert has fired")
+
+
+def _served(config: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{entity['name']} {entity['traffic_percent']} %" for entity in config["served_entities"]
+    )
+
+
+_DTYPES = {
+    "BOOL": np.bool_,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "BYTES": np.object_,
+}
+
+
+def _array(name: str, given: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(given, dict) or "values" not in given:
+        raise typer.BadParameter(f'input {name!r} must be {{"datatype": …, "values": [[…]]}}')
+    datatype = given.get("datatype", "FP32")
+    if datatype not in _DTYPES:
+        known = ", ".join(_DTYPES)
+        raise typer.BadParameter(f"input {name!r}: {datatype!r} is not one of {known}")
+    values = given["values"]
+    if datatype == "BYTES":
+        flat = np.array(values, dtype=np.str_)
+        return np.char.encode(flat, "utf-8").astype(np.object_)
+    return np.array(values, dtype=_DTYPES[datatype])
