@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from devstack import child
 from devstack.backoff import Backoff
@@ -163,10 +163,10 @@ class Keeper:
             return str(error) or type(error).__name__
         return None
 
-    def measure(self) -> None:
+    def measure(self, children: Mapping[int, Sequence[int]] | None = None) -> None:
         """Takes the memory of the process and its descendants into its state."""
         if self.state.pid is not None:
-            memory = child.memory_of(self.state.pid)
+            memory = child.memory_of(self.state.pid, children)
             self.state.rss_bytes, self.state.pss_bytes = memory.rss, memory.pss
 
     def _became_healthy(self, seconds: float) -> None:

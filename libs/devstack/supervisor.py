@@ -8,8 +8,6 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
-import psutil
-
 from devstack import child, logs, settings, sweep
 from devstack.events import EventLog, timestamp
 from devstack.files import read_json
@@ -141,19 +139,20 @@ class Supervisor:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
+            children = child.children_by_parent()
             for keeper in self._keepers.values():
-                keeper.measure()
+                keeper.measure(children)
                 logs.rotate(self._home.log_file(keeper.spec.name))
-            self._state.supervisor.rss_bytes = psutil.Process().memory_info().rss
+            self._state.supervisor.rss_bytes = child.memory_of(os.getpid(), {}).rss
             for name in ("supervisor.log", "events.jsonl"):
                 logs.rotate(self._home.logs / name)
-            self._reap_adopted()
+            self._reap_adopted(children.get(os.getpid(), ()))
             self._note()
 
-    def _reap_adopted(self) -> None:
+    def _reap_adopted(self, children: Sequence[int]) -> None:
         """Collects the exit of adopted descendants; keepers wait for our own children."""
         own = {keeper.state.pid for keeper in self._keepers.values()}
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(process.pid, os.WNOHANG)
+        for pid in children:
+            if pid not in own:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 from devstack.clickhouse.body import Body, ClientDisconnectedError
 from devstack.clickhouse.codec import decoder
 from devstack.clickhouse.errors import UNKNOWN_FORMAT, QueryError
-from devstack.clickhouse.request import Envelope, authenticate, read_envelope
+from devstack.clickhouse.form import external_tables, read_form, setting_names
+from devstack.clickhouse.request import Envelope, authenticate, read_envelope, with_fields
 from devstack.clickhouse.response import Response
 from devstack.clickhouse.session import Answer, Request, Session
 from devstack.clickhouse.statement import Statement, read_statement
@@ -60,6 +62,9 @@ class ClickHouseApp:
 
     async def _answer(self, envelope: Envelope, receive: Receive, response: Response) -> None:
         body = Body(receive, decoder(envelope.content_encoding))
+        if envelope.content_type.startswith("multipart/form-data"):
+            await self._answer_form(envelope, body, response)
+            return
         prefix = f"{envelope.query}\n".encode() if envelope.query else b""
         text = prefix + await body.read(INSERT_BUFFER)
         statement = read_statement(text)
@@ -78,6 +83,16 @@ class ClickHouseApp:
         else:
             answer = await self._run(envelope, request)
             await response.whole(answer.data, output_format, answer.summary)
+
+    async def _answer_form(self, envelope: Envelope, body: Body, response: Response) -> None:
+        form = read_form(envelope.content_type, await body.read(LARGEST_STATEMENT))
+        tables = external_tables(form, envelope.settings)
+        envelope = with_fields(envelope, form.fields, without=setting_names(tables))
+        statement = read_statement(envelope.query.encode())
+        request = replace(_make_request(envelope, statement), tables=tables)
+        answer = await self._run(envelope, request)
+        output_format = statement.output_format or envelope.default_format
+        await response.whole(answer.data, output_format, answer.summary)
 
     async def _run(self, envelope: Envelope, request: Request) -> Answer:
         def job(session: Session) -> Answer:

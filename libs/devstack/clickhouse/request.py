@@ -7,7 +7,7 @@ import binascii
 import hmac
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from devstack.clickhouse.errors import AUTHENTICATION_FAILED, NOT_IMPLEMENTED, QueryError
@@ -87,6 +87,24 @@ def read_envelope(method: str, query_string: bytes, headers: Mapping[str, str]) 
         accepted_encoding=headers.get("accept-encoding", "") if compressed else "",
         content_encoding=headers.get("content-encoding", ""),
         content_type=headers.get("content-type", ""),
+    )
+
+
+def with_fields(
+    envelope: Envelope, fields: Mapping[str, str], *, without: frozenset[str]
+) -> Envelope:
+    """The envelope with a form's fields, which may hold the query and its parameters."""
+    parameters = {
+        name.removeprefix("param_"): value
+        for name, value in fields.items()
+        if name.startswith("param_")
+    }
+    settings = {name: text for name, text in envelope.settings.items() if name not in without}
+    return replace(
+        envelope,
+        query=fields.get("query", "") + envelope.query,
+        parameters={**envelope.parameters, **parameters},
+        settings=settings,
     )
 
 

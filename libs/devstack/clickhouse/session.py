@@ -10,6 +10,7 @@ from typing import Any
 import chdb
 
 from devstack.clickhouse.errors import READONLY, SYNTAX_ERROR, QueryError
+from devstack.clickhouse.form import ExternalTable
 from devstack.clickhouse.statement import Statement
 
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -27,6 +28,8 @@ class Request:
     readonly: bool
     keeps: bool = False
     """What the statement leaves on the connection stays there, for a named session."""
+    tables: tuple[ExternalTable, ...] = ()
+    """Tables that the request brings with it."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,17 @@ class Session:
         """
         with _Engine():
             self._prepare(request)
-            result = self._connection.query(
-                request.statement.text.decode(errors="surrogateescape"),
-                request.default_format,
-                params=dict(request.parameters),
-            )
-            if request.statement.changes_session and not request.keeps:
-                self.reset()
+            try:
+                for table in request.tables:
+                    self._bring(table)
+                result = self._connection.query(
+                    request.statement.text.decode(errors="surrogateescape"),
+                    request.default_format,
+                    params=dict(request.parameters),
+                )
+            finally:
+                if request.tables or (request.statement.changes_session and not request.keeps):
+                    self.reset()
             return Answer(bytes(result.bytes()), _read_summary(result))
 
     def stream(self, request: Request) -> Iterator[bytes]:
@@ -117,6 +124,13 @@ class Session:
                     self.reset()
         written = {"written_rows": done.rows_written, "written_bytes": done.bytes_written}
         return Answer(b"", {**written, "elapsed_ns": int(done.elapsed * 1e9)})
+
+    def _bring(self, table: ExternalTable) -> None:
+        self._connection.query(f"CREATE TEMPORARY TABLE {table.name} ({table.structure})")
+        statement = f"INSERT INTO {table.name}"
+        with self._connection.send_insert(statement, table.format) as inserter:
+            inserter.append(table.data)
+            inserter.finish()
 
     def _prepare(self, request: Request) -> None:
         self._check(request)
