@@ -35,6 +35,7 @@ __all__ = [
 PROTOBUF = "application/protobuf"
 JSON = "application/json"
 
+_LATEST_MS = 253_402_300_799_999  # The last millisecond of the year 9999.
 _MAX_ATTRIBUTE = {"ce_id": 128, "ce_source": 1024, "ce_type": 255, "ce_time": 64}
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -172,7 +173,7 @@ def _format_time(time: datetime) -> str:
 
 def _parse_time(text: str | None, timestamp_ms: int | None) -> datetime:
     if text is None:
-        if timestamp_ms is None or timestamp_ms < 0:
+        if timestamp_ms is None or not 0 <= timestamp_ms <= _LATEST_MS:
             raise MalformedEvent("header ce_time is missing")
         return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
     try:
