@@ -37,8 +37,8 @@ class RowBatch:
     """Requests that became readable in an inference table together; both ends are included."""
 
     requests: RequestRange
-    first_request_id: str
-    last_request_id: str
+    request_ids: tuple[str, str] | None = None
+    """The least and the greatest id; any when None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +275,19 @@ class Transaction(Protocol):
     ) -> None:
         """Keep what is read of the rows, and by what the baseline is sliced, for its version."""
 
-    async def save_windows(self, monitor_id: str, records: Sequence[WindowRecord]) -> None:
+    async def save_windows(
+        self, monitor_id: str, records: Sequence[WindowRecord], *, computed: bool
+    ) -> None:
         """Add or replace windows.
 
-        A window's revision must be that which is stored, or one more: then the stored one must be
-        one less, so that of two workers that computed it one wins. Label marks only grow.
+        Args:
+            monitor_id: The monitor.
+            records: The windows. `label_marks` of those that are stored stays as it is there.
+            computed: Whether each is one revision ahead of what is stored, and not at the same: of
+                two workers that computed a window, one wins.
 
         Raises:
-            WindowRaced: It is not.
+            WindowRaced: What is stored has another revision.
         """
 
     async def mark_labels(self, monitor_id: str, starts: Collection[int]) -> int:
@@ -291,8 +296,8 @@ class Transaction(Protocol):
     async def save_verdict(self, monitor_id: str, rule: str, verdict: Verdict) -> None:
         """Keep a window's verdict, in place of an earlier one."""
 
-    async def drop_verdict(self, monitor_id: str, rule: str, start_us: int) -> None:
-        """Forget a window's verdict."""
+    async def drop_verdicts(self, monitor_id: str, rule: str, start_us: int | None = None) -> None:
+        """Forget a window's verdict, or all of a rule."""
 
     async def last_verdicts(self, monitor_id: str, rule: str, count: int) -> list[Verdict]:
         """The verdicts of the latest windows, the earliest first."""

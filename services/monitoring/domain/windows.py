@@ -117,17 +117,20 @@ class StreamState:
 
     watermark_us: int | None = None
     """The latest event time seen."""
+    latest_request_us: int | None = None
+    """The latest request time seen."""
     pending: Mapping[int, RequestRange] = field(default_factory=lambda: MappingProxyType({}))
     """Windows with rows that were not computed yet, by start."""
 
     def observe(self, touches: Iterable[Touch]) -> Self:
         """The state after rows were found."""
         pending = dict(self.pending)
-        watermark = self.watermark_us
+        watermark, request = self.watermark_us, self.latest_request_us
         for touch in touches:
             pending[touch.start_us] = touch.requests.merge(pending.get(touch.start_us))
-            watermark = touch.latest_us if watermark is None else max(watermark, touch.latest_us)
-        return type(self)(watermark, MappingProxyType(pending))
+            watermark = _later(watermark, touch.latest_us)
+            request = _later(request, touch.requests.last_us)
+        return type(self)(watermark, request, MappingProxyType(pending))
 
     def ready(self, granularity_us: int, lateness_us: int) -> list[int]:
         """Starts of the windows that no row is expected for any more, the earliest first."""
@@ -140,12 +143,13 @@ class StreamState:
         """The state without windows that are dealt with."""
         gone = set(starts)
         pending = {start: seen for start, seen in self.pending.items() if start not in gone}
-        return type(self)(self.watermark_us, MappingProxyType(pending))
+        return type(self)(self.watermark_us, self.latest_request_us, MappingProxyType(pending))
 
     def to_json(self) -> dict[str, object]:
         """The state as plain lists and numbers."""
         return {
             "watermark_us": self.watermark_us,
+            "latest_request_us": self.latest_request_us,
             "pending": [
                 [start, seen.first_us, seen.last_us] for start, seen in self.pending.items()
             ],
@@ -158,10 +162,19 @@ class StreamState:
         Raises:
             ValueError: The data is no such state.
         """
-        watermark, pending = data.get("watermark_us"), data.get("pending")
-        if not (watermark is None or isinstance(watermark, int)) or not isinstance(pending, list):
+        watermark, request = data.get("watermark_us"), data.get("latest_request_us")
+        pending = data.get("pending")
+        if not isinstance(pending, list):
             raise ValueError("not a stream state")
+        if not all(time is None or isinstance(time, int) for time in (watermark, request)):
+            raise ValueError("not a stream state")
+        ranges = {start: RequestRange(first, last) for start, first, last in pending}
         return cls(
-            watermark,
-            MappingProxyType({start: RequestRange(first, last) for start, first, last in pending}),
+            watermark if isinstance(watermark, int) else None,
+            request if isinstance(request, int) else None,
+            MappingProxyType(ranges),
         )
+
+
+def _later(known: int | None, time_us: int) -> int:
+    return time_us if known is None else max(known, time_us)

@@ -7,17 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from services.monitoring.adapters.clickhouse import metric_rows, profile, quality, windows
+from services.monitoring.adapters.clickhouse.discovery import json_keys_select
 from services.monitoring.adapters.clickhouse.drift import drift_select
 from services.monitoring.adapters.clickhouse.engine import Engine, Query, Result, quote
 from services.monitoring.adapters.clickhouse.rows import sampled_rows
-from services.monitoring.adapters.clickhouse.schemas import (
-    baseline_schema,
-    inference_schema,
-    json_keys_select,
-    table_schema,
-)
 from services.monitoring.domain.columns import RowSchema
 from services.monitoring.domain.monitor import Monitor, PhysicalTable
+from services.monitoring.domain.schemas import baseline_schema, inference_schema, table_schema
 from services.monitoring.domain.windows import RequestRange, Touch, WindowRecord
 from services.monitoring.errors import TableNotReadable
 from services.monitoring.ports import (

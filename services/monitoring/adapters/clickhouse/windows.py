@@ -77,7 +77,7 @@ def touched_select(monitor: Monitor, schema: RowSchema, batch: RowBatch | None) 
         monitor,
         _times_only(schema),
         ranges=None if batch is None else [batch.requests],
-        request_ids=None if batch is None else (batch.first_request_id, batch.last_request_id),
+        request_ids=None if batch is None else batch.request_ids,
     )
     request = "request_us" if monitor.inference is not None else "event_us"
     return Query(

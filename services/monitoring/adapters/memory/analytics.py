@@ -9,11 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from services.monitoring.adapters.clickhouse.schemas import (
-    baseline_schema,
-    inference_schema,
-    table_schema,
-)
 from services.monitoring.adapters.memory import statistics
 from services.monitoring.adapters.memory.statistics import Sample
 from services.monitoring.domain.columns import Column, ColumnKind, ColumnPlace, RowSchema
@@ -25,6 +20,7 @@ from services.monitoring.domain.monitor import (
     ProblemType,
     SnapshotProfile,
 )
+from services.monitoring.domain.schemas import baseline_schema, inference_schema, table_schema
 from services.monitoring.domain.windows import (
     RequestRange,
     Touch,
@@ -144,10 +140,10 @@ class InMemoryAnalytics:
         """The windows that rows of a batch are in; of the whole table when None."""
         found: dict[int, Touch] = {}
         for row in self._rows(monitor, schema, None if batch is None else [batch.requests]):
-            if batch is not None and row.request is not None:
-                ident = row.request.tessera_request_id
-                if not batch.first_request_id <= ident <= batch.last_request_id:
-                    continue
+            ids = None if batch is None else batch.request_ids
+            own = None if row.request is None else row.request.tessera_request_id
+            if ids is not None and own is not None and not ids[0] <= own <= ids[1]:
+                continue
             time = row.event_us if row.request is None else microseconds(row.request.request_time)
             before = found.get(row.start_us)
             found[row.start_us] = Touch(

@@ -1,13 +1,11 @@
-"""Finds out what the rows of a watched table hold."""
+"""What the rows of a watched table hold, by its columns' types and by the JSON of its requests."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from services.monitoring.adapters.clickhouse.engine import Query, quote
-from services.monitoring.adapters.clickhouse.rows import request_conditions
 from services.monitoring.domain.columns import (
     Column,
     ColumnKind,
@@ -16,21 +14,29 @@ from services.monitoring.domain.columns import (
     TimeKind,
     merge_columns,
 )
-from services.monitoring.domain.monitor import (
-    METADATA_SLICES,
-    Monitor,
-    PhysicalTable,
-    SnapshotProfile,
-)
-from services.monitoring.domain.windows import RequestRange
+from services.monitoring.domain.monitor import METADATA_SLICES, Monitor, SnapshotProfile
+from tessera_kit.errors import FieldViolation
 
-__all__ = ["inference_schema", "json_keys_select", "kind_of_type", "table_schema", "time_kind"]
+__all__ = [
+    "baseline_schema",
+    "baseline_violations",
+    "inference_schema",
+    "kind_of_type",
+    "table_schema",
+    "table_violations",
+    "time_kind",
+]
 
 _WRAPPED: Final = re.compile(r"(?:Nullable|LowCardinality)\((.*)\)\Z")
 _NUMERIC: Final = re.compile(r"(?:U?Int\d+|Float\d+|BFloat16|Decimal\d*(?:\(.*\))?)\Z")
 _CATEGORICAL: Final = re.compile(r"(?:String|Bool|UUID|FixedString\(.*\)|Enum\d*\(.*\)|IPv[46])\Z")
 _TIME: Final = re.compile(r"(?:Date|Date32|DateTime(?:\(.*\))?|DateTime64(?:\(.*\))?)\Z")
-_SAMPLED_REQUESTS: Final = 1000
+
+INFERENCE_COLUMNS: Final = (
+    *("endpoint", "tessera_request_id", "client_request_id", "request_time", "status_code"),
+    *("inputs", "outputs", *METADATA_SLICES),
+)
+"""The columns of an inference table that are read."""
 
 
 def _bare(data_type: str) -> str:
@@ -100,25 +106,6 @@ def baseline_schema(monitor: Monitor, types: Mapping[str, str]) -> RowSchema:
         if monitor.inference is None or name not in METADATA_SLICES
     ]
     return RowSchema(columns=tuple(columns), slices=_table_slices(sliced, types))
-
-
-def json_keys_select(table: PhysicalTable, ranges: Sequence[RequestRange] | None) -> Query:
-    """The keys of inputs and outputs of some requests, each with the JSON types of its values."""
-    conditions, parameters = request_conditions(ranges, None)
-    # A number that JSON cannot say is written as text.
-    kind = (
-        "arrayMap(e -> if(e IN ('\"NaN\"', '\"Infinity\"', '\"-Infinity\"'), 'Double', "
-        "toString(JSONType(e))), JSONExtractArrayRaw(pair.2))"
-    )
-    return Query(
-        f"SELECT part, pair.1 AS key, groupUniqArrayArray({kind}) AS types FROM ("
-        "SELECT body.1 AS part, arrayJoin(JSONExtractKeysAndValuesRaw(body.2)) AS pair FROM ("
-        f"SELECT inputs, outputs FROM {quote(table.database)}.{quote(table.table)} "
-        f"WHERE {' AND '.join(conditions)} LIMIT {_SAMPLED_REQUESTS}"
-        ") ARRAY JOIN [('input', inputs), ('output', outputs)] AS body"
-        ") GROUP BY part, key ORDER BY part, key",
-        parameters,
-    )
 
 
 _NUMBERS: Final = frozenset({"Int64", "UInt64", "Double", "Null"})
@@ -191,3 +178,36 @@ def _slices(monitor: Monitor, columns: Sequence[Column]) -> list[Column]:
         elif name in places:
             found.append(Column(name, ColumnKind.CATEGORICAL, places[name]))
     return found
+
+
+def table_violations(monitor: Monitor, types: Mapping[str, str]) -> Iterator[FieldViolation]:
+    """What contradicts the columns of the watched table."""
+    table = monitor.table_full_name
+    if monitor.inference is not None:
+        missing = [name for name in INFERENCE_COLUMNS if name not in types]
+        if missing:
+            rule = f"must be an inference table; {table} has no column {missing[0]!r}"
+            yield FieldViolation("monitor.table_full_name", rule)
+        return
+    profile = monitor.profile
+    if (
+        not isinstance(profile, SnapshotProfile)
+        and time_kind(types.get(profile.timestamp_column, "")) is None
+    ):
+        rule = f"must be a column of {table} that says a time"
+        yield FieldViolation("monitor.time_series.timestamp_column", rule)
+    for index, name in enumerate(monitor.columns):
+        if kind_of_type(types.get(name, "")) is None:
+            rule = f"must be a column of {table} that holds numbers or texts"
+            yield FieldViolation(f"monitor.columns[{index}]", rule)
+    for index, name in enumerate(monitor.slicing_columns):
+        if name not in types:
+            rule = f"must be a column of {table}"
+            yield FieldViolation(f"monitor.slicing_columns[{index}]", rule)
+
+
+def baseline_violations(monitor: Monitor, types: Mapping[str, str]) -> Iterator[FieldViolation]:
+    """What contradicts the columns of the baseline."""
+    if monitor.baseline is not None and not baseline_schema(monitor, types).columns:
+        rule = f"must have watched columns; {monitor.baseline.table_full_name} has none"
+        yield FieldViolation("monitor.baseline.table_full_name", rule)

@@ -1,0 +1,1 @@
+"""Watches tables: profiles, drift and quality in windows of time, and alerts."""

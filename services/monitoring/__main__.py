@@ -1,0 +1,21 @@
+"""Runs the monitoring service: settings, wiring, then serving until a signal."""
+
+from __future__ import annotations
+
+import os
+
+from services.monitoring.app import build_app
+from services.monitoring.config import Config
+from tessera_kit.rpc.server import run, serve
+from tessera_kit.telemetry.setup import telemetry
+
+
+async def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = Config.from_env(os.environ)
+    async with telemetry(config.telemetry, "monitoring"), build_app(config) as app:
+        await serve(app.server, app.background)
+
+
+if __name__ == "__main__":
+    run(main)

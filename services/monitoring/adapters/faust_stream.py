@@ -1,0 +1,152 @@
+"""A Faust application inside the service: one agent over one topic, and a table of its state.
+
+Faust runs as a mode service on the process's own loop. Its one agent has a concurrency of 1 and
+handles one event at a time, so an offset is committed only after its event had its effect. The
+table is in memory, with a changelog topic behind it; what it holds can be rebuilt, so neither a
+lost topic nor a changelog that is read to an early end does harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+
+from services.monitoring.domain.windows import StreamState
+from tessera_kit.bus.envelope import ConsumedRecord
+from tessera_kit.bus.retry import RetryPolicy
+from tessera_kit.bus.topics import ensure_topics
+from tessera_kit.config import KafkaConfig
+
+__all__ = ["FaustStream"]
+
+_log = logging.getLogger(__name__)
+
+_APP: Final = "tessera-monitoring"
+_BACKOFF: Final = RetryPolicy(initial_seconds=0.5, maximum_seconds=10.0, budget_seconds=None)
+
+Handle = Callable[[ConsumedRecord], Awaitable[None]]
+
+
+class FaustStream:
+    """Reads a topic of one partition with Faust, and keeps states in its table.
+
+    The table is there while `run` runs.
+
+    Args:
+        kafka: Brokers.
+        topic: What to read.
+        data_dir: Where Faust keeps its local files.
+        app_id: Consumer group, and the beginning of the changelog's name.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        topic: str,
+        data_dir: Path,
+        app_id: str = _APP,
+    ) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._data_dir = data_dir
+        self._app_id = app_id
+        self._table: Any = None
+
+    def get(self, monitor_id: str) -> StreamState | None:
+        """The state; None when it is not known."""
+        document = None if self._table is None else self._table.get(monitor_id)
+        if document is None:
+            return None
+        try:
+            return StreamState.from_json(document)
+        except (ValueError, TypeError):
+            _log.warning("the state of monitor %s is not readable; it is rebuilt", monitor_id)
+            return None
+
+    def put(self, monitor_id: str, state: StreamState) -> None:
+        """Replace the state. Only while a record is handled."""
+        self._table[monitor_id] = state.to_json()
+
+    def drop(self, monitor_id: str) -> None:
+        """Forget the state. Only while a record is handled."""
+        self._table.pop(monitor_id, None)
+
+    async def run(self, handle: Handle) -> None:
+        """Consume until cancelled; outages of the broker are waited out.
+
+        Args:
+            handle: Gives a record its effect. What it raises ends the stream, which starts anew.
+        """
+        failures = 0
+        while True:
+            try:
+                await ensure_topics(self._kafka)
+                await self._run_once(handle)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                _log.warning("the stream of %s ended, it starts anew: %r", self._topic, error)
+                await asyncio.sleep(_BACKOFF.delay(failures, 0.0) or 0.0)
+
+    async def _run_once(self, handle: Handle) -> None:
+        """One life of the application."""
+        application = self._build(handle)
+        try:
+            await application.start()
+            await application.wait_until_stopped()
+            if application.crash_reason is not None:
+                raise application.crash_reason
+        finally:
+            await application.stop()
+
+    def _build(self, handle: Handle) -> Any:
+        application = faust.App(
+            self._app_id,
+            broker=[f"kafka://{broker}" for broker in self._kafka.bootstrap.split(",")],
+            store="memory://",
+            datadir=str(self._data_dir / "faust"),
+            autodiscover=False,
+            web_enabled=False,
+            consumer_auto_offset_reset="earliest",
+            topic_partitions=1,
+            topic_disable_leader=True,
+            broker_commit_interval=1.0,
+            # An event that was not handled to its end is handled again.
+            stream_ack_cancelled_tasks=False,
+            stream_ack_exceptions=False,
+            stream_wait_empty=False,
+            worker_redirect_stdouts=False,
+        )
+        topic = application.topic(
+            self._topic,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=1,
+        )
+        self._table = application.Table("windows", partitions=1)
+
+        async def follow(stream: Any) -> None:
+            async for event in stream.events():
+                await handle(_record(event.message))
+
+        application.agent(topic, name="rows", concurrency=1)(follow)
+        return application
+
+
+def _record(message: Any) -> ConsumedRecord:
+    return ConsumedRecord(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp_ms=None if message.timestamp is None else int(message.timestamp * 1000),
+        key=message.key,
+        value=message.value,
+        headers=tuple(message.headers or ()),
+    )

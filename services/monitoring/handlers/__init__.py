@@ -1,0 +1,1 @@
+"""The use cases: no gRPC, no SQL text."""

@@ -1,0 +1,7 @@
+"""Alembic's environment of monitoring's database."""
+
+from __future__ import annotations
+
+from tessera_kit.store.migrate import run_migrations
+
+run_migrations()
