@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -75,14 +74,13 @@ class TableData:
             SchemaMismatch: The rows do not fit; the violations name the columns.
             LimitReached: A batch is too large.
             StorageUnavailable: The engine does not answer.
-            RequestIdReused: The id was used for another table.
         """
         await self._context.guard.require(caller, key, Privilege.MODIFY)
         table_id, details = await self._table(key)
         if details.type is not TableType.MANAGED:
             raise NotManaged(f"{key} is external; write its files where they lie")
-        fingerprint = hashlib.sha256(table_id.encode()).digest()
-        request = RequestKey("AppendRows", request_id, fingerprint)
+        # Ids are the table's own: what was done under one is known by the table, not by the rows.
+        request = RequestKey(f"AppendRows/{table_id}", request_id)
         async with self._context.store.read() as tx:
             if (done := await recall(tx, caller, request)) is not None:
                 return int(done)

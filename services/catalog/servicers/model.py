@@ -23,6 +23,7 @@ from services.catalog.handlers.models import Aliases
 from services.catalog.handlers.removal import Removal
 from services.catalog.handlers.tree import Tree
 from services.catalog.handlers.versions import VersionDraft, Versions, VersionView
+from services.catalog.servicers.drain import drained
 from tessera.catalog.v1 import model_pb2
 from tessera.catalog.v1 import model_service_pb2 as pb
 from tessera.catalog.v1 import model_service_pb2_grpc as rpc
@@ -128,12 +129,13 @@ class ModelServicer(rpc.ModelServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadModelFileRequest], context: Any
     ) -> pb.UploadModelFileResponse:
         """Write one file of a pending version."""
-        first = await anext(aiter(request_iterator), None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise of_field(InvalidUpload, "header", "must come first")
-        header = first.header
-        target = FileTarget(_key(header.model_name), header.version, header.path, header.sha256)
-        file = await self._files.upload(current_principal(), target, _chunks(request_iterator))
+        async with drained(request_iterator):
+            first = await anext(aiter(request_iterator), None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise of_field(InvalidUpload, "header", "must come first")
+            header = first.header
+            target = FileTarget(_key(header.model_name), header.version, header.path, header.sha256)
+            file = await self._files.upload(current_principal(), target, _chunks(request_iterator))
         return pb.UploadModelFileResponse(file=file_to_proto(file))
 
     async def DownloadModelFile(

@@ -9,6 +9,7 @@ from services.catalog.convert.rows import count_query, read_query
 from services.catalog.domain.securables import SecurableKey, SecurableType
 from services.catalog.errors import InvalidUpload, of_field
 from services.catalog.handlers.table_data import TableData
+from services.catalog.servicers.drain import drained
 from tessera.catalog.v1 import table_data_service_pb2 as pb
 from tessera.catalog.v1 import table_data_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal
@@ -43,16 +44,17 @@ class TableDataServicer(rpc.TableDataServiceServicer):
         self, request_iterator: AsyncIterator[pb.AppendRowsRequest], context: Any
     ) -> pb.AppendRowsResponse:
         """Append rows."""
-        first = await anext(aiter(request_iterator), None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise of_field(InvalidUpload, "header", "must come first")
-        header = first.header
-        count = await self._table_data.append(
-            current_principal(),
-            _key(header.full_name),
-            header.request_id,
-            _pieces(request_iterator),
-        )
+        async with drained(request_iterator):
+            first = await anext(aiter(request_iterator), None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise of_field(InvalidUpload, "header", "must come first")
+            header = first.header
+            count = await self._table_data.append(
+                current_principal(),
+                _key(header.full_name),
+                header.request_id,
+                _pieces(request_iterator),
+            )
         return pb.AppendRowsResponse(row_count=count)
 
     async def CountRows(self, request: pb.CountRowsRequest, context: Any) -> pb.CountRowsResponse:

@@ -25,7 +25,9 @@ def create_table(physical: PhysicalTable, definition: TableDefinition) -> str:
         parts.append(f"PARTITION BY toYYYYMM({quote_identifier(layout.partition_by_month_of)})")
     parts.append(f"ORDER BY ({', '.join(quote_identifier(name) for name in layout.order_by)})")
     if layout.retention_days:
-        parts.append(_retention(layout, definition.columns))
+        # Date32, as Date and DateTime end in 2149 and 2106 and what lies beyond wraps into the past.
+        day = f"toDate32({quote_identifier(layout.partition_by_month_of)})"
+        parts.append(f"TTL {day} + INTERVAL {int(layout.retention_days)} DAY DELETE")
     parts.append(f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
     if definition.comment:
         parts.append(f"COMMENT {quote_literal(definition.comment)}")
@@ -41,12 +43,3 @@ def _engine(layout: TableLayout) -> str:
     if layout.replacing_version_column:
         return f"ReplacingMergeTree({quote_identifier(layout.replacing_version_column)})"
     return "MergeTree"
-
-
-def _retention(layout: TableLayout, columns: tuple[Column, ...]) -> str:
-    name = layout.partition_by_month_of
-    kind = next(parse_type(column.data_type) for column in columns if column.name == name)
-    quoted = quote_identifier(name)
-    # A TTL's expression must be a Date or DateTime.
-    moment = quoted if kind.name in ("Date", "DateTime") else f"toDateTime({quoted})"
-    return f"TTL {moment} + INTERVAL {int(layout.retention_days)} DAY DELETE"
