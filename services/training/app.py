@@ -92,7 +92,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 variables,
                 config.jobs.keep_checkpoints,
                 config.jobs.checkpoint_file_bytes,
-                preempt_seconds=config.jobs.grace_seconds + 5.0,
+                preempt_seconds=config.jobs.grace_seconds + 3.0,
             ),
         )
         server = build_server(config.rpc, service.bindings(), authenticator=authority)

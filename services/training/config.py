@@ -68,7 +68,7 @@ class JobConfig:
             folder=env.path("TESSERA_DATA_DIR").absolute() / "jobs",
             slots=slots,
             gpus=env.integer("TESSERA_TRAINING_GPUS", 0),
-            grace_seconds=env.duration("TESSERA_TRAINING_STOP_GRACE", 10.0),
+            grace_seconds=env.duration("TESSERA_TRAINING_STOP_GRACE", 8.0),
             log_limit_bytes=env.integer("TESSERA_TRAINING_LOG_LIMIT_MIB", 256) << 20,
             log_days=env.number("TESSERA_TRAINING_LOG_DAYS", 30.0),
             checkpoint_file_bytes=env.integer("TESSERA_TRAINING_CHECKPOINT_LIMIT_MIB", 65_536)

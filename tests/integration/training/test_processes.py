@@ -1,4 +1,4 @@
-"""Attempts as real processes: isolated, watched, ended whole, and found again by another service."""
+"""Attempts as real processes: isolated, watched, ended whole, found again by another service."""
 
 from __future__ import annotations
 
@@ -209,9 +209,7 @@ async def test_too_much_memory_ends_it(root: Path, processes: LocalProcesses) ->
 async def test_another_life_of_the_service_finds_it_running(
     root: Path, processes: LocalProcesses
 ) -> None:
-    await processes.start(
-        plan("import sys\nprint('ready', flush=True)\nimport time\ntime.sleep(600)")
-    )
+    await processes.start(plan("import time\nprint('ready')\ntime.sleep(600)"))
     await logged(root, "ready")
     later = new_processes(root)
     assert await later.adopt(KEY)
