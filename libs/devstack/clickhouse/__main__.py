@@ -55,7 +55,6 @@ def main() -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    workers.close()
 
 
 def _timezone(target: str, settings: dict[str, str]) -> str:

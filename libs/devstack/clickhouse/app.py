@@ -39,7 +39,7 @@ class ClickHouseApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._live(receive, send)
             return
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
@@ -59,6 +59,16 @@ class ClickHouseApp:
             await response.error(error)
         except ClientDisconnectedError:
             return
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Closes the engine at the end, for the server leaves with the signal that ended it."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await asyncio.to_thread(self._workers.close)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            await send({"type": "lifespan.startup.complete"})
 
     async def _answer(self, envelope: Envelope, receive: Receive, response: Response) -> None:
         body = Body(receive, decoder(envelope.content_encoding))
@@ -169,11 +179,3 @@ async def _ok(send: Send) -> None:
     headers = [(b"content-type", b"text/html; charset=UTF-8"), (b"content-length", b"4")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"Ok.\n"})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -230,9 +230,9 @@ async def test_tables_may_come_with_the_request(client: Any) -> None:
 
 
 async def test_a_synchronous_client_connects_as_well(stack: Stack) -> None:
-    def ask() -> tuple[str, int]:
+    def ask() -> tuple[str, object]:
         with clickhouse_connect.get_client(**clickhouse_arguments(stack)) as client:
-            return client.server_version, client.command("SELECT 40 + 2")
+            return str(client.server_version), client.command("SELECT 40 + 2")
 
     version, answer = await asyncio.to_thread(ask)
     assert version.startswith("26.")

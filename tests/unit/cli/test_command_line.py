@@ -1,0 +1,126 @@
+"""The command line without a stack: help, wrong verbs, clear errors, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, SupervisorState
+from devstack.state import write_state as write
+from tessera.cli import main as command
+from tessera.cli.output import Column, describe_error, human_bytes, human_duration, print_rows
+from tessera_kit.errors import FieldViolation, InvalidArgument
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def stopped_state(home: Path) -> StackState:
+    state = StackState(str(home), SupervisorState(1, "2026-11-23T06:00:00Z"), {"admin_token": "x"})
+    state.state = StackPhase.RUNNING
+    doors = {"kafka": "127.0.0.1:9092"}
+    kafka = ProcessState("kafka", "engine", doors, str(home / "kafka.log"), pid=1)
+    kafka.state = ProcessPhase.HEALTHY
+    state.processes, state.doors = [kafka], doors
+    return state
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verbs in command.MODULES.values():
+        for verb in verbs:
+            assert verb in out
+
+
+def test_every_listed_verb_exists() -> None:
+    import typer
+
+    for verbs in command.MODULES.values():
+        for verb in verbs:
+            group = typer.main.get_command(command.build_app(verb))
+            assert verb in getattr(group, "commands", {})
+
+
+def test_a_wrong_verb_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "statsu")
+    assert code == 2
+    assert "status" in err
+
+
+def test_an_error_is_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "status", "--home", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert "no stack has run in" in err.replace("\n", " ")
+    assert "Traceback" not in err
+
+
+def test_the_status_of_a_killed_stack_says_stopped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write(tmp_path / "stack.json", stopped_state(tmp_path))
+    code, out, _ = run(capsys, "status", "--home", str(tmp_path), "--json")
+    described = json.loads(out)
+    assert code == 3
+    assert described["state"] == "stopped"
+    assert described["processes"][0]["state"] == "stopped"
+    assert described["doors"] == {"kafka": "127.0.0.1:9092"}
+
+
+def test_down_where_nothing_runs_is_no_failure(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "down", "--home", str(tmp_path))
+    assert code == 0
+    assert "no stack runs" in err
+
+
+def test_logs_are_the_last_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "kafka.log").write_text("one\ntwo\nthree\n")
+    code, out, _ = run(capsys, "logs", "kafka", "-n", "2", "--home", str(tmp_path))
+    assert (code, out) == (0, "two\nthree\n")
+    code, _, err = run(capsys, "logs", "nothing", "--home", str(tmp_path))
+    assert code == 1
+    assert "kafka" in err
+
+
+def test_a_listing_is_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": "a[b]", "size": 1_400_000_000, "note": None}]
+    columns = [Column("name", "name"), Column("size", "size", human_bytes), Column("note", "note")]
+    print_rows(rows, columns, as_json=True)
+    assert json.loads(capsys.readouterr().out) == rows
+    print_rows(rows, columns, as_json=False)
+    table = capsys.readouterr().out
+    assert "a[b]" in table
+    assert "1.4 GB" in table
+    print_rows([], columns, as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+    print_rows([], columns, as_json=False, empty="no runs yet")
+    assert "no runs yet" in capsys.readouterr().out
+
+
+def test_violations_are_told_field_by_field() -> None:
+    wrong = FieldViolation("metrics[3].key", "must not be empty")
+    error = InvalidArgument("2 fields are wrong", violations=[wrong])
+    assert describe_error(error) == "2 fields are wrong\n  metrics[3].key: must not be empty"
+    assert describe_error(ValueError("a defect")) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.41, "0.4 s"), (12.3, "12 s"), (185, "3 m 5 s"), (7800, "2 h 10 m"), (356400, "4 d 3 h")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert human_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500_000, "2 MB")])
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert human_bytes(count) == text
