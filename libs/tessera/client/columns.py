@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 from tessera.catalog.v1 import catalog_pb2
@@ -27,13 +29,14 @@ _SCALARS = {
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
-def columns_from_arrow(schema: pa.Schema) -> list[catalog_pb2.Column]:
-    """The columns that hold rows of an Arrow schema.
+def columns_from_arrow(schema: pa.Schema, keys: Collection[str] = ()) -> list[catalog_pb2.Column]:
+    """The columns that hold rows of an Arrow schema; those in `keys` hold no nulls.
 
     Raises:
         ValueError: A column's type has no counterpart; the text names both.
     """
-    return [catalog_pb2.Column(name=field.name, data_type=_column_type(field)) for field in schema]
+    fields = [field.with_nullable(False) if field.name in keys else field for field in schema]
+    return [catalog_pb2.Column(name=field.name, data_type=_column_type(field)) for field in fields]
 
 
 def _column_type(field: pa.Field) -> str:

@@ -113,11 +113,13 @@ class AsyncCatalog:
             full_name: The table's three-part name.
             columns: An Arrow schema, or columns with ClickHouse types.
             comment: What the table holds.
-            order_by: Columns that rows are ordered by on disk; the first ones make lookups fast.
+            order_by: Columns that rows are ordered by on disk, which hold no nulls; the first ones
+                make lookups fast.
             partition_by_month_of: A date or time column that months of data are kept apart by.
             exist_ok: Return the table that is there in place of raising AlreadyExists.
         """
-        declared = columns_from_arrow(columns) if isinstance(columns, pa.Schema) else columns
+        keys = {*order_by, partition_by_month_of}
+        declared = columns_from_arrow(columns, keys) if isinstance(columns, pa.Schema) else columns
         table = catalog_pb2.Table(
             full_name=full_name,
             type=catalog_pb2.TABLE_TYPE_MANAGED,

@@ -79,7 +79,8 @@ class Catalog:
             full_name: The table's three-part name.
             columns: An Arrow schema, or columns with ClickHouse types.
             comment: What the table holds.
-            order_by: Columns that rows are ordered by on disk; the first ones make lookups fast.
+            order_by: Columns that rows are ordered by on disk, which hold no nulls; the first ones
+                make lookups fast.
             partition_by_month_of: A date or time column that months of data are kept apart by.
             exist_ok: Return the table that is there in place of raising AlreadyExists.
         """

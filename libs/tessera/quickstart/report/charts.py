@@ -124,7 +124,7 @@ def phases(seconds: Mapping[str, float]) -> str:
 
 
 def _reliability(rows: pa.Table) -> Records:
-    """Mean prediction and observed share, in each tenth of the probabilities with enough flights."""
+    """Mean prediction and observed share, in tenths of the probabilities."""
     scores, labels = rows["probability"].to_numpy(), rows["delayed"].to_numpy()
     versions = rows["model_version"].to_numpy()
     known = np.isfinite(scores) & np.isfinite(labels) & (versions > 0)
