@@ -1,1 +1,1 @@
-"""The catalog: the tree of governed objects, who may do what with them, and where they come from."""
+"""The catalog: the tree of governed objects, who may do what with them, and their lineage."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from services.catalog.adapters.clickhouse import ClickHouseTableEngine
 from services.catalog.adapters.sql import SqlStore
-from services.catalog.config import Config
+from services.catalog.config import Config, Places
 from services.catalog.consumer import GROUP, HANDLERS
 from services.catalog.handlers.access_cache import AccessCache
 from services.catalog.handlers.bootstrap import bootstrap
 from services.catalog.handlers.context import Context
 from services.catalog.handlers.decisions import Decisions
+from services.catalog.handlers.external_tables import ExternalTables
 from services.catalog.handlers.files import Files
 from services.catalog.handlers.grants import Grants
 from services.catalog.handlers.guard import Guard
@@ -24,7 +25,7 @@ from services.catalog.handlers.reconcile import Reconciler
 from services.catalog.handlers.removal import Removal
 from services.catalog.handlers.storage import Storage
 from services.catalog.handlers.table_data import TableData
-from services.catalog.handlers.tables import TablePolicy, Tables
+from services.catalog.handlers.tables import Tables
 from services.catalog.handlers.tokens import Tokens
 from services.catalog.handlers.tree import Tree
 from services.catalog.handlers.versions import Versions
@@ -63,17 +64,18 @@ class UseCases:
 
 
 def build_use_cases(
-    store: Store, engine: TableEngine, objects: ObjectStore, policy: TablePolicy, clock: Clock
+    store: Store, engine: TableEngine, objects: ObjectStore, places: Places, clock: Clock
 ) -> UseCases:
     """Put the use cases together over any adapters."""
     cache = AccessCache(store)
     context = Context(store, Guard(cache), clock)
-    storage = Storage(store, engine, objects, policy.database_prefix)
+    storage = Storage(store, engine, objects, places.database_prefix)
     tree, tokens = Tree(context), Tokens(context, cache)
+    external = ExternalTables(context, engine, places.external_prefixes)
     removal, versions = Removal(context, storage), Versions(context, storage, objects)
     doors = bindings(
         tree=tree,
-        tables=Tables(context, engine, policy, storage.locks),
+        tables=Tables(context, engine, external, places.database_prefix, storage.locks),
         removal=removal,
         versions=versions,
         aliases=Aliases(context),
@@ -100,8 +102,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         producer = await stack.enter_async_context(EventProducer(config.kafka))
         store = SqlStore(database)
         engine = ClickHouseTableEngine(clickhouse, config.engine_settings())
-        policy = TablePolicy(config.clickhouse.database, config.external_prefixes)
-        cases = build_use_cases(store, engine, objects, policy, clock)
+        cases = build_use_cases(store, engine, objects, config.places, clock)
         await bootstrap(store, config.tokens, clock)
         await cases.reconciler.at_start()
         consumer = ConsumerRunner(

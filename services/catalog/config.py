@@ -21,7 +21,17 @@ from tessera_kit.config import (
     TelemetryConfig,
 )
 
-__all__ = ["Config"]
+__all__ = ["Config", "Places"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where tables may lie."""
+
+    database_prefix: str
+    """What the names of all ClickHouse databases of managed tables start with."""
+    external_prefixes: tuple[str, ...]
+    """Prefixes of the bucket that external tables may read, beside volumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +49,11 @@ class Config:
     s3: S3Config
     """Files of models and volumes, and of external tables."""
     clickhouse: ClickHouseConfig
-    """Rows of managed tables; its database's name starts the names of all others."""
+    """Rows of managed tables."""
     tokens: BootstrapTokens
     """The first principals' tokens."""
-    external_prefixes: tuple[str, ...]
-    """Where external tables may lie in the bucket, beside volumes."""
+    places: Places
+    """Where tables may lie."""
     clickhouse_s3_endpoint: str
     """The object store as ClickHouse reaches it."""
     read_seconds: int
@@ -60,6 +70,7 @@ class Config:
         """
         env = Env.of(environment)
         s3 = S3Config.from_env(env)
+        clickhouse = ClickHouseConfig.from_env(env)
         prefixes = env.string("TESSERA_CATALOG_EXTERNAL_PREFIXES", "external/")
         return cls(
             rpc=RpcConfig.from_env(env, "catalog"),
@@ -67,12 +78,12 @@ class Config:
             database=DatabaseConfig.from_env(env, "catalog"),
             kafka=KafkaConfig.from_env(env),
             s3=s3,
-            clickhouse=ClickHouseConfig.from_env(env),
+            clickhouse=clickhouse,
             tokens=BootstrapTokens(
                 admin=env.secret_file("TESSERA_ADMIN_TOKEN_FILE"),
                 services=_service_tokens(env.path("TESSERA_SERVICE_TOKENS_DIR")),
             ),
-            external_prefixes=_prefixes(prefixes),
+            places=Places(clickhouse.database, _prefixes(prefixes)),
             clickhouse_s3_endpoint=env.string("TESSERA_CLICKHOUSE_S3_ENDPOINT", s3.endpoint),
             read_seconds=env.integer("TESSERA_CATALOG_READ_SECONDS", 300),
             read_memory_bytes=env.integer("TESSERA_CATALOG_READ_MEMORY_BYTES", 1 << 30),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from google.protobuf.message import Message
 
@@ -25,11 +26,10 @@ async def on_lineage_observed(event: Event, uow: UnitOfWork) -> None:
     """Store the edges; storing them again changes nothing.
 
     Raises:
-        InvalidEdge: One is not valid: none is stored, and the event becomes a dead letter that names the
-            field.
+        InvalidEdge: One is not valid: none is stored, and the event becomes a dead letter that
+            names the field.
     """
-    data = event.data
-    assert isinstance(data, catalog_events_pb2.LineageObserved)
+    data = cast("catalog_events_pb2.LineageObserved", event.data)
     if not 1 <= len(data.edges) <= _MOST_EDGES:
         raise of_field(InvalidEdge, "edges", f"must hold 1 to {_MOST_EDGES} edges")
     edges = [

@@ -248,7 +248,7 @@ class Requests(Protocol):
 
 
 class Transaction(Protocol):
-    """One consistent view of the store; written data and events are stored together or not at all."""
+    """One view of the store; what it writes and tells is stored together or not at all."""
 
     entities: Entities
     versions: Versions
@@ -288,10 +288,10 @@ class Store(Protocol):
         """Open a transaction that only reads; `publish` and `commit` are not for it."""
 
     def write(self) -> AbstractAsyncContextManager[Transaction]:
-        """Open a transaction that may write. Do not open a second one inside, nor wait for a network."""
+        """Open a transaction that may write; inside, open no other and await no network."""
 
     def on_commit(self, listener: Callable[[CommittedChange], None]) -> None:
-        """Call `listener` after each commit that changed something for decisions, before `commit` returns."""
+        """Call `listener` before a `commit` returns that changed something for decisions."""
 
     async def revision(self) -> int:
         """Grows with every commit, of any process, that changed something for decisions."""
@@ -346,7 +346,7 @@ class TableEngine(Protocol):
         """
 
     def read(self, source: RowSource, query: RowQuery) -> AsyncIterator[bytes]:
-        """Rows as the bytes of one Arrow IPC stream, never more than a few MiB of them at once in memory.
+        """Rows as the bytes of one Arrow IPC stream; few MiB of them are in memory at once.
 
         Raises:
             FilesUnreadable, LimitReached, StorageUnavailable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.catalog.convert.numbers import number
 from services.catalog.convert.securables import key_from_proto, key_to_proto, timestamp
 from services.catalog.domain.access import EffectivePrivilege
 from services.catalog.domain.principals import Grant, PrincipalKind, Token
@@ -50,7 +51,7 @@ def principal_to_proto(view: PrincipalView) -> pb.Principal:
     found = view.principal
     return pb.Principal(
         name=found.name,
-        kind=found.kind.value,
+        kind=number(found.kind),
         is_admin=found.is_admin,
         groups=sorted(view.groups),
         created_at=timestamp(found.created_at),
@@ -84,7 +85,7 @@ def grant_to_proto(grant: Grant) -> pb.Grant:
     """A direct grant."""
     return pb.Grant(
         principal=grant.principal,
-        privilege=grant.privilege.value,
+        privilege=number(grant.privilege),
         granted_by=grant.granted_by,
         granted_at=timestamp(grant.granted_at),
     )
@@ -102,7 +103,7 @@ def effective_to_proto(held: EffectivePrivilege) -> pb.EffectivePrivilege:
     """A privilege in effect."""
     origin = held.inherited_from
     return pb.EffectivePrivilege(
-        privilege=held.privilege.value,
+        privilege=number(held.privilege),
         through=held.through,
         inherited_from=None if origin is None else key_to_proto(origin),
         by_ownership=held.by_ownership,

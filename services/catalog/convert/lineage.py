@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from services.catalog.convert.numbers import number
 from services.catalog.convert.securables import moment, timestamp
 from services.catalog.domain.lineage import LineageEdge, LineageNode
 from services.catalog.errors import InvalidEdge, of_field
@@ -25,7 +26,7 @@ def node_from_proto(node: lineage.LineageNode, field: str) -> LineageNode:
 
 def node_to_proto(node: LineageNode) -> lineage.LineageNode:
     """A node."""
-    return lineage.LineageNode(type=node.type.value, name=node.name)
+    return lineage.LineageNode(type=number(node.type), name=node.name)
 
 
 def edge_from_proto(edge: lineage.LineageEdge, field: str, default: datetime) -> LineageEdge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from services.catalog.convert.numbers import number
 from services.catalog.convert.securables import timestamp
 from services.catalog.domain.models import ModelFile, ModelVersion
 from services.catalog.domain.securables import Entity
@@ -31,7 +32,7 @@ def version_to_proto(version: ModelVersion, aliases: Sequence[str]) -> model_pb2
     return model_pb2.ModelVersion(
         model_name=version.model_name,
         version=version.version,
-        status=version.status.value,
+        status=number(version.status),
         status_message=version.status_message,
         run_id=version.run_id,
         storage_location=version.storage_location,

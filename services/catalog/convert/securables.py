@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.catalog.convert.numbers import number
 from services.catalog.domain.changes import Changes
 from services.catalog.domain.details import (
     Column,
@@ -57,13 +59,13 @@ def key_from_proto(reference: securable_pb2.SecurableReference, field: str) -> S
 
 def key_to_proto(key: SecurableKey) -> securable_pb2.SecurableReference:
     """A reference to an object."""
-    return securable_pb2.SecurableReference(type=key.type.value, full_name=key.full_name)
+    return securable_pb2.SecurableReference(type=number(key.type), full_name=key.full_name)
 
 
 def securable_to_proto(entity: Entity) -> securable_pb2.Securable:
     """An object as discovery shows it."""
     return securable_pb2.Securable(
-        type=entity.key.type.value,
+        type=number(entity.key.type),
         full_name=entity.key.full_name,
         owner=entity.owner,
         comment=entity.comment,
@@ -100,8 +102,7 @@ def schema_to_proto(entity: Entity) -> catalog_pb2.Schema:
 
 def volume_to_proto(entity: Entity) -> catalog_pb2.Volume:
     """A volume."""
-    details = entity.details
-    assert isinstance(details, VolumeDetails)
+    details = cast("VolumeDetails", entity.details)
     return catalog_pb2.Volume(
         full_name=entity.key.full_name,
         comment=entity.comment,
@@ -116,11 +117,10 @@ def volume_to_proto(entity: Entity) -> catalog_pb2.Volume:
 
 def table_to_proto(entity: Entity) -> catalog_pb2.Table:
     """A table."""
-    details = entity.details
-    assert isinstance(details, TableDetails)
+    details = cast("TableDetails", entity.details)
     found = catalog_pb2.Table(
         full_name=entity.key.full_name,
-        type=details.type.value,
+        type=number(details.type),
         columns=[
             catalog_pb2.Column(name=c.name, data_type=c.data_type, comment=c.comment)
             for c in details.columns

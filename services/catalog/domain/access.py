@@ -8,8 +8,8 @@ The rules (those of Unity Catalog, where they are public):
   MANAGE, when it is checked.
 - An owner holds every privilege on what it owns. Ownership is not inherited, but the owner of a
   container may manage (MANAGE) whatever lies in it.
-- To use or manage what lies in a schema takes USE SCHEMA on the schema and USE CATALOG on the catalog
-  as well, for owners and managers too; who owns a container passes it, and who manages by
+- To use or manage what lies in a schema takes USE SCHEMA on the schema and USE CATALOG on the
+  catalog as well, for owners and managers too; who owns a container passes it, and who manages by
   owning a container further up passes those below it.
 - BROWSE shows that an object exists without any USE.
 """
@@ -127,7 +127,7 @@ def visible(subject: Subject, chain: Chain) -> bool:
 
 
 def effective(subject: Subject, chain: Chain) -> list[EffectivePrivilege]:
-    """Every privilege that means something on the chain's first object and is held, with its origin.
+    """Every privilege held that means something on the chain's first object, with its origin.
 
     ALL PRIVILEGES is listed as itself and as each privilege that it stands for now. Administrators
     are listed as if they owned everything. USE on the parents is not looked at.
@@ -167,13 +167,10 @@ def _granted(identities: frozenset[str], chain: Chain) -> set[Privilege]:
 def _holds(identities: frozenset[str], chain: Chain, privilege: Privilege) -> bool:
     if chain[0].owner in identities:
         return True
+    held = _granted(identities, chain)
     if privilege is Privilege.MANAGE:
-        if any(node.owner in identities for node in chain):
-            return True
-        accepted = {privilege}
-    else:
-        accepted = {privilege, Privilege.ALL_PRIVILEGES}
-    return not accepted.isdisjoint(_granted(identities, chain))
+        return privilege in held or any(node.owner in identities for node in chain)
+    return privilege in held or Privilege.ALL_PRIVILEGES in held
 
 
 def _closed_gates(

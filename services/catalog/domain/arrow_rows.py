@@ -202,8 +202,8 @@ def _raise(faults: Sequence[FieldViolation]) -> None:
 class BlockCutter:
     """Cuts a stream of batches into blocks by the rows alone, wherever the batches begin and end.
 
-    So a repeated stream makes the same blocks, and each is passed over where it was written. A block has
-    65,536 rows, or fewer whole multiples of 4,096 once they hold 32 MiB.
+    So a repeated stream makes the same blocks, and each is passed over where it was written. A
+    block has 65,536 rows, or fewer whole multiples of 4,096 once they hold 32 MiB.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The grammar of column types that tables may have: ClickHouse's notation, parsed and written anew.
 
-What is not in the grammar is refused, so text from outside never reaches a statement: statements are
-written from the parsed tree.
+What is not in the grammar is refused, so text from outside never reaches a statement: statements
+are written from the parsed tree.
 """
 
 from __future__ import annotations

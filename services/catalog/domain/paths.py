@@ -21,11 +21,11 @@ _WILDCARD = re.compile(r"[*?{]")
 def check_path(path: str, field: str = "path") -> str:
     """Return a relative path with forward slashes that stays below its root.
 
-    The path must be safe as it is and after one percent-decoding, since tools on the way may do one.
+    The path must be safe as it is and after one percent-decoding, which tools on the way may do.
 
     Raises:
-        InvalidPath: It is empty, absolute, too long, or holds `..`, `.`, an empty segment, a backslash,
-            a control character, a drive letter or what is not UTF-8.
+        InvalidPath: It is empty, absolute, too long, or holds `..`, `.`, an empty segment, a
+            backslash, a control character, a drive letter or what is not UTF-8.
     """
     try:
         decoded = unquote(path, errors="strict")
@@ -57,7 +57,7 @@ def check_location(location: str, allowed: Sequence[str]) -> str:
     """Return a key or glob of Parquet files that lies below one of the allowed prefixes.
 
     Raises:
-        InvalidLocation: It could reach outside, or holds a character that has another meaning in a URL.
+        InvalidLocation: It could reach outside, or holds a character that means something in a URL.
     """
     field = "table.storage_location"
     if not _LOCATION.match(location):

@@ -71,8 +71,8 @@ def check_query(query: RowQuery, columns: Sequence[Column]) -> RowQuery:
     """Return the query with every value as canonical text of its column's type.
 
     Raises:
-        InvalidPredicate: A column is not there, or a value does not fit its type; the violation names
-            the field.
+        InvalidPredicate: A column is not there, or a value does not fit its type; the violation
+            names the field.
     """
     types = {column.name: parse_type(column.data_type) for column in columns}
     for index, name in enumerate(query.columns):

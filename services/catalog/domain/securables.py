@@ -102,6 +102,11 @@ class SecurableKey:
         return METASTORE
 
     @property
+    def container(self) -> SecurableKey:
+        """The object that this one is made in; the metastore for itself."""
+        return self.parent or METASTORE
+
+    @property
     def chain(self) -> tuple[SecurableKey, ...]:
         """This object and its ancestors, up to the metastore."""
         found = [self]

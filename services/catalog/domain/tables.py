@@ -65,7 +65,7 @@ def check_columns(columns: Sequence[Column], *, may_be_empty: bool = False) -> t
 
 
 def check_layout(layout: TableLayout, columns: Sequence[Column]) -> TableLayout:
-    """Return the layout with its order filled in: by default the first columns that can be ordered by.
+    """Return the layout with its order filled in: by default the first columns that may order.
 
     Raises:
         InvalidLayout: It names a column that is not there or whose type does not serve.

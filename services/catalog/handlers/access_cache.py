@@ -35,8 +35,8 @@ class KnownToken:
 class AccessCache:
     """Read-through caches of owners, grants, principals and tokens.
 
-    A load that began before a commit and ends after it is not kept, so what is kept is never older than
-    the last commit of this process. Where other processes write to the same store, run `follow`.
+    A load that began before a commit and ends after it is not kept, so what is kept is never older
+    than the last commit of this process. Where other processes write to the store, run `follow`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -95,7 +95,7 @@ class AccessCache:
         return closure(name, memberships)
 
     async def token(self, sha256: bytes) -> KnownToken | None:
-        """Whose token it is; None for one that is unknown or revoked. Expiry is the caller's to check."""
+        """Whose token it is; None for one unknown or revoked. Expiry is the caller's to check."""
         found = self._tokens.get(sha256)
         if found is None:
             generation = self._generation

@@ -1,4 +1,4 @@
-"""Makes what must be there when the service starts: the root, the first principals, a first schema."""
+"""Makes what must be there from the start: the root, the first principals, a first schema."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class BootstrapTokens:
 
 
 async def bootstrap(store: Store, tokens: BootstrapTokens, clock: Clock) -> None:
-    """Make the root, the administrator, the platform's services and, the first time, `main.default`.
+    """Make the root, the administrator, the platform's services and, once, `main.default`.
 
-    A token that differs from the one that its file held at an earlier start takes that one's place.
+    A token that differs from the one that its file held before takes that one's place.
 
     Raises:
         ConfigError: A file does not hold a token, or the name of a service is taken by a user.

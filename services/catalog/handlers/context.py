@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
-from services.catalog.domain.securables import Entity, SecurableKey
+from services.catalog.domain.changes import Draft
+from services.catalog.domain.details import Details
+from services.catalog.domain.securables import Entity, EntityState, SecurableKey
 from services.catalog.errors import Busy, InvalidPrincipal, SecurableExists, StaleEtag, of_field
 from services.catalog.handlers.guard import Guard, not_found
 from services.catalog.ports import Store, Transaction
 from tessera_kit.clock import Clock
+from tessera_kit.ids import new_etag, new_id
 from tessera_kit.rpc.identity import Principal
 
 __all__ = [
@@ -20,7 +24,7 @@ __all__ = [
     "busy",
     "check_etag",
     "check_free",
-    "existing_owner",
+    "new_entity",
     "visible_page",
 ]
 
@@ -81,17 +85,38 @@ async def check_free(tx: Transaction, key: SecurableKey) -> Entity | None:
     return entity
 
 
-async def existing_owner(tx: Transaction, caller: Principal, owner: str) -> str:
-    """The owner of a new object: the caller, or whom an administrator or service names.
+async def new_entity(
+    tx: Transaction,
+    caller: Principal,
+    key: SecurableKey,
+    draft: Draft,
+    now: datetime,
+    *,
+    details: Details = None,
+    state: EntityState = EntityState.ACTIVE,
+) -> Entity:
+    """A new object of the caller's, or of whom an administrator or service names.
 
     Raises:
-        InvalidPrincipal: The one named is no principal.
+        InvalidPrincipal: The owner named is no principal.
     """
-    if not owner or not caller.is_admin:
-        return caller.name
-    if await tx.access.principal(owner) is None:
-        raise of_field(InvalidPrincipal, "owner", "is no principal")
-    return owner
+    owner = caller.name
+    if draft.owner and caller.is_admin:
+        owner = draft.owner
+        if await tx.access.principal(owner) is None:
+            raise of_field(InvalidPrincipal, "owner", "is no principal")
+    return Entity(
+        id=new_id(),
+        key=key,
+        owner=owner,
+        comment=draft.comment,
+        etag=new_etag(),
+        created_at=now,
+        updated_at=now,
+        tags=dict(draft.tags),
+        state=state,
+        details=details,
+    )
 
 
 async def visible_page(
@@ -101,7 +126,8 @@ async def visible_page(
 ) -> Page[Entity]:
     """Fill a page with what the caller may see.
 
-    Looks at a bounded number of objects, so a page may hold fewer than `size` and still have a next one.
+    Looks at a bounded number of objects, so a page may hold fewer than `size` and still not be the
+    last one.
 
     Args:
         fetch: Objects after a given one, at most so many, in the listing's order.

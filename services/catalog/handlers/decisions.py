@@ -69,7 +69,7 @@ class Decisions:
     async def register(
         self, caller: Principal, key: SecurableKey, owner: str, comment: str
     ) -> None:
-        """Record an object of another service; recording it again with the same owner changes nothing.
+        """Record an object of another service; again with the same owner, it changes nothing.
 
         Raises:
             NotAllowed: The caller is not one of the platform's services.

@@ -53,7 +53,7 @@ class Files:
 
         Raises:
             SecurableNotFound, PrivilegeMissing: The caller may not create versions of the model.
-            VersionNotFound, VersionNotPending: No such version, or its files do not change any more.
+            VersionNotFound, VersionNotPending: No such version, or its files are settled.
             InvalidPath: The path could leave the version.
             UploadRunning: The file is being written by somebody else.
             DigestMismatch: The content is not that announced; nothing is stored.

@@ -46,8 +46,8 @@ class Grants:
     ) -> list[Grant]:
         """Revoke and grant privileges on an object, and return all direct grants.
 
-        Revoking ALL PRIVILEGES revokes each privilege that it stands for as well. What is both revoked
-        and granted is granted.
+        Revoking ALL PRIVILEGES revokes each privilege that it stands for as well. What is both
+        revoked and granted is granted.
 
         Raises:
             SecurableNotFound, PrivilegeMissing: The caller may not manage the object.
@@ -84,8 +84,8 @@ class Grants:
     ) -> Page[Grant]:
         """Direct grants on an object, by principal and privilege.
 
-        ALL PRIVILEGES stands alone for what it implies; MANAGE is shown beside it. Who may not manage
-        the object is shown the grants to itself and its groups.
+        ALL PRIVILEGES stands alone for what it implies; MANAGE is shown beside it. Who may not
+        manage the object is shown the grants to itself and its groups.
 
         Raises:
             SecurableNotFound: The object is not there, or not for the caller.

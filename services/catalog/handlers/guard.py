@@ -56,7 +56,7 @@ class Guard:
     async def chains(
         self, keys: Collection[SecurableKey]
     ) -> dict[SecurableKey, tuple[AccessNode, ...]]:
-        """The objects that exist with their ancestors; those with a missing ancestor are left out."""
+        """The objects that exist, with their ancestors; none that has a missing ancestor."""
         wanted = {part for key in keys for part in key.chain}
         nodes = await self._cache.nodes(wanted)
         return {

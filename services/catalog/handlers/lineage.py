@@ -48,15 +48,14 @@ class Lineage:
     ) -> LineageGraph:
         """Walk the graph breadth first.
 
-        What the caller may not see is left out, and so is what only a way through it leads to. Runs, which
-        are no governed objects, are seen by who sees what they touch.
+        What the caller may not see is left out, and so is what only a way through it leads to.
+        Runs, which are no governed objects, are seen by who sees what they touch.
 
         Raises:
             SecurableNotFound: The start is not there for the caller.
         """
-        if not await self._seen(caller, [start]):
-            key = start.securable
-            assert key is not None  # a node without a securable is always seen
+        key = start.securable
+        if key is not None and not await self._seen(caller, [start]):
             raise not_found(key)
         walks = [
             await self._walk(caller, start, upstream, depth or _DEFAULT_DEPTH)

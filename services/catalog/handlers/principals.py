@@ -102,7 +102,9 @@ class Principals:
         return Page(tuple(views), views[-1] if len(found) > size else None)
 
     async def delete(self, caller: Principal, name: str) -> None:
-        """Delete a principal with its tokens, grants and memberships; what it owned is the caller's.
+        """Delete a principal with its tokens, grants and memberships.
+
+        What it owned is the caller's from then on.
 
         Raises:
             NotAllowed: The caller is no administrator.

@@ -15,7 +15,7 @@ class PulledFile(io.RawIOBase):
     Args:
         chunks: The stream, consumed on `loop`.
         loop: The event loop, which must not wait for the reading thread otherwise than in a task.
-        most: Largest single read; a length in the data beyond it is refused before anything is kept.
+        most: Largest single read; a length in the data beyond it is refused at once.
     """
 
     def __init__(

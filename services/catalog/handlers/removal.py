@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 class Removal:
     """Use cases of deletion.
 
-    An object is first marked, in one transaction with all that it holds: from then on nobody sees it
-    and its name is not free. Then its storage is removed, and at last its row. What a crash or an
-    unreachable engine leaves over is finished by the reconciler.
+    An object is first marked, in one transaction with all that it holds: from then on nobody sees
+    it and its name is not free. Then its storage is removed, and at last its row. What a crash or
+    an unreachable engine leaves over is finished by the reconciler.
     """
 
     def __init__(self, context: Context, storage: Storage) -> None:
@@ -79,8 +79,8 @@ class Removal:
 
 async def _require_empty(tx: Transaction, entity: Entity, below: list[Entity]) -> None:
     if below:
-        text = f"{entity.key} holds {len(below)} objects, {below[-1].key} among them; force deletes them"
-        raise NotEmpty(text)
+        some = f"{len(below)} objects, {below[-1].key} among them"
+        raise NotEmpty(f"{entity.key} holds {some}; force deletes them")
     if entity.key.type is SecurableType.MODEL:
         versions = await tx.versions.page(entity.id, below=None, limit=1)
         if versions:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar, cast
 
 import pyarrow as pa
 
 from services.catalog.domain.arrow_rows import BlockCutter, RowFitter, block_bytes
-from services.catalog.domain.details import TableDetails, TableType
+from services.catalog.domain.details import Column, PhysicalTable, TableDetails
 from services.catalog.domain.privileges import Privilege
 from services.catalog.domain.rows import RowQuery, check_query
 from services.catalog.domain.securables import SecurableKey
@@ -64,8 +64,8 @@ class TableData:
     ) -> int:
         """Append the rows of one Arrow IPC stream to a managed table, and return how many.
 
-        The rows are written block by block. When that fails midway, the same stream sent again under the
-        same request id writes only what is missing.
+        The rows are written block by block. When that fails midway, the same stream sent again
+        under the same request id writes only what is missing.
 
         Raises:
             SecurableNotFound, PrivilegeMissing: The caller may not write to the table.
@@ -77,7 +77,7 @@ class TableData:
         """
         await self._context.guard.require(caller, key, Privilege.MODIFY)
         table_id, details = await self._table(key)
-        if details.type is not TableType.MANAGED:
+        if details.physical is None:
             raise NotManaged(f"{key} is external; write its files where they lie")
         # Ids are the table's own: what was done under one is known by the table, not by the rows.
         request = RequestKey(f"AppendRows/{table_id}", request_id)
@@ -85,27 +85,29 @@ class TableData:
             if (done := await recall(tx, caller, request)) is not None:
                 return int(done)
         token = f"{caller.name}/{request_id or new_id()}"
-        count = await self._write(details, chunks, token)
+        count = await self._write(details.physical, details.columns, chunks, token)
         async with self._context.store.write() as tx:
             await remember(tx, caller, request, str(count), self._context.clock)
             await tx.commit()
         return count
 
-    async def _write(self, details: TableDetails, chunks: AsyncIterator[bytes], token: str) -> int:
-        assert details.physical is not None
+    async def _write(
+        self,
+        physical: PhysicalTable,
+        columns: Sequence[Column],
+        chunks: AsyncIterator[bytes],
+        token: str,
+    ) -> int:
         file = PulledFile(chunks, asyncio.get_running_loop(), _MOST_BATCH_BYTES)
         reader = await _decoded(lambda: pa.ipc.open_stream(file))
-        fitter = RowFitter(reader.schema, details.columns)
+        fitter = RowFitter(reader.schema, columns)
         cutter = BlockCutter()
         count = blocks = 0
 
         async def insert(block: pa.Table) -> None:
             nonlocal blocks
             data = await asyncio.to_thread(block_bytes, block)
-            assert details.physical is not None
-            await self._engine.insert(
-                details.physical, fitter.names, data, token=f"{token}/{blocks}"
-            )
+            await self._engine.insert(physical, fitter.names, data, token=f"{token}/{blocks}")
             blocks += 1
 
         while (batch := await _decoded(lambda: _next_batch(reader))) is not None:
@@ -120,8 +122,7 @@ class TableData:
     async def _table(self, key: SecurableKey) -> tuple[str, TableDetails]:
         async with self._context.store.read() as tx:
             entity = await active(tx, key)
-        assert isinstance(entity.details, TableDetails)
-        return entity.id, entity.details
+        return entity.id, cast("TableDetails", entity.details)
 
 
 def _source_of(details: TableDetails) -> RowSource:

@@ -44,7 +44,7 @@ class Tokens:
     async def create(
         self, caller: Principal, principal: str, comment: str, lifetime: timedelta | None
     ) -> NewToken:
-        """Make a token for the caller or, for administrators and the platform's services, for another.
+        """Make a token for the caller or, for administrators and services, for another.
 
         Raises:
             NotAllowed: It is for another and the caller may not.

@@ -9,7 +9,7 @@ from services.catalog.convert import events
 from services.catalog.domain.changes import Changes, Draft
 from services.catalog.domain.details import Details, VolumeDetails
 from services.catalog.domain.privileges import Privilege
-from services.catalog.domain.securables import METASTORE, Entity, SecurableKey, SecurableType
+from services.catalog.domain.securables import Entity, SecurableKey, SecurableType
 from services.catalog.errors import InvalidPrincipal, of_field
 from services.catalog.handlers.context import (
     Context,
@@ -18,13 +18,13 @@ from services.catalog.handlers.context import (
     busy,
     check_etag,
     check_free,
-    existing_owner,
+    new_entity,
     visible_page,
 )
 from services.catalog.handlers.guard import not_found
 from services.catalog.handlers.requests import RequestKey, recall, remember
 from tessera_kit.errors import InvalidArgument
-from tessera_kit.ids import new_etag, new_id
+from tessera_kit.ids import new_etag
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["MOST_TAGS", "Tree", "merged_tags"]
@@ -76,7 +76,7 @@ class Tree:
             RequestIdReused: The request's id was used for another request.
         """
         context = self._context
-        parent = key.parent or METASTORE
+        parent = key.container
         await context.guard.require(caller, parent, _CREATE[key.type])
         if key.type is SecurableType.VOLUME:
             details = VolumeDetails(f"{VOLUMES_PREFIX}{key.full_name.replace('.', '/')}/")
@@ -87,17 +87,7 @@ class Tree:
             if await check_free(tx, key) is not None:
                 raise busy(key)
             now = context.clock.now()
-            entity = Entity(
-                id=new_id(),
-                key=key,
-                owner=await existing_owner(tx, caller, draft.owner),
-                comment=draft.comment,
-                etag=new_etag(),
-                created_at=now,
-                updated_at=now,
-                tags=dict(draft.tags),
-                details=details,
-            )
+            entity = await new_entity(tx, caller, key, draft, now, details=details)
             await tx.entities.add(entity)
             tx.publish(events.securable_created(entity, caller.name))
             await remember(tx, caller, request, entity.id, context.clock)

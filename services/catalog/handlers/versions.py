@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import cast
 
 from services.catalog.convert import events
 from services.catalog.domain.details import ModelDetails
@@ -74,8 +75,7 @@ class Versions:
             model = await active(tx, key, lock=True)
             if (done := await recall(tx, caller, request)) is not None:
                 return await self._view(tx, model, await _present(tx, model, int(done)))
-            assert isinstance(model.details, ModelDetails)
-            number = model.details.next_version
+            number = cast("ModelDetails", model.details).next_version
             now = context.clock.now()
             await tx.entities.replace(
                 replace(model, details=ModelDetails(number + 1), updated_at=now, etag=new_etag())
@@ -264,7 +264,7 @@ def not_pending(version: ModelVersion) -> VersionNotPending:
     """The answer to a change of a version whose files do not change any more."""
     word = version.status.name.partition("_")[0].lower()
     return VersionNotPending(
-        f"version {version.version} of {version.model_name} is {word}; its files do not change any more",
+        f"version {version.version} of {version.model_name} is {word}; its files are settled",
         metadata={"status": version.status.name},
     )
 
@@ -300,9 +300,10 @@ async def stored_files(objects: ObjectStore, version: ModelVersion) -> list[Mode
 async def _settled_files(
     tx: Transaction, version: ModelVersion, objects: Sequence[ModelFile]
 ) -> list[ModelFile]:
-    """Make the version's file records those of the object store; digests are kept where sizes agree.
+    """Make the version's file records those of the object store.
 
-    Programs of the platform write files past this service, so the object store has the last word.
+    Programs of the platform write files past this service, so the object store has the last word;
+    digests are kept where sizes agree.
     """
     known = {file.path: file for file in await tx.versions.files(version.id)}
     found: list[ModelFile] = []

@@ -16,8 +16,8 @@ _SECONDS = 10.0
 async def drained(messages: AsyncIterator[Any]) -> AsyncIterator[None]:
     """Read the rest of a request stream when the block is left, with a result or an error.
 
-    A client that is still sending when the answer comes may see its own broken write instead of the
-    answer (grpc.aio reports it as INTERNAL). What is not sent within some seconds is not waited for.
+    A client that is still sending when the answer comes may see its own broken write instead of
+    the answer (grpc.aio reports it as INTERNAL). Late senders are waited for some seconds only.
     """
     try:
         yield

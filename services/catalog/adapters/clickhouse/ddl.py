@@ -25,7 +25,7 @@ def create_table(physical: PhysicalTable, definition: TableDefinition) -> str:
         parts.append(f"PARTITION BY toYYYYMM({quote_identifier(layout.partition_by_month_of)})")
     parts.append(f"ORDER BY ({', '.join(quote_identifier(name) for name in layout.order_by)})")
     if layout.retention_days:
-        # Date32, as Date and DateTime end in 2149 and 2106 and what lies beyond wraps into the past.
+        # Date32, as Date and DateTime end in 2149 and 2106: what is later wraps into the past.
         day = f"toDate32({quote_identifier(layout.partition_by_month_of)})"
         parts.append(f"TTL {day} + INTERVAL {int(layout.retention_days)} DAY DELETE")
     parts.append(f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")

@@ -205,7 +205,7 @@ def _drop_table(physical: PhysicalTable) -> str:
 
 @contextmanager
 def _translated(*, of_files: bool = False) -> Iterator[None]:
-    """Turn the engine's errors into the catalog's; an engine's own words stay where they are safe."""
+    """Turn the engine's errors into the catalog's, and keep to itself what may say too much."""
     try:
         yield
     except TesseraError as error:

@@ -52,8 +52,12 @@ class State:
 
     def copy(self) -> State:
         """A state that may be changed without changing this one; what it holds is frozen."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return State(**{k: dict(v) if isinstance(v, dict) else v for k, v in values.items()})
+        found = State(revision=self.revision)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, dict):
+                setattr(found, item.name, dict(value))
+        return found
 
 
 class InMemoryStore:

@@ -46,7 +46,7 @@ SECURABLES = sa.Table(
     sa.Index("ix_securables_parent", "parent_name", "type", "full_name"),
     sa.Index("ix_securables_full_name", "full_name", "type"),
 )
-"""Governed objects of every kind; `tags` and `details` are JSON, `haystack` is what a search looks in."""
+"""Governed objects; `tags` and `details` are JSON, `haystack` is what a search looks in."""
 
 VERSIONS = sa.Table(
     "model_versions",
