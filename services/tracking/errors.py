@@ -25,6 +25,8 @@
     └── ArtifactIsDirectory     the path is a folder, or lies below a file
     Aborted
     └── StaleEtag               somebody else changed it since it was read
+    Unavailable
+    └── StoreBusy               the database does not take a write now
 
 Texts that MLflow's users know (parameters written once, batch limits, stages) are MLflow's.
 """
@@ -38,6 +40,7 @@ from tessera_kit.errors import (
     FieldViolation,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "RunNotActive",
     "RunNotFound",
     "StaleEtag",
+    "StoreBusy",
 ]
 
 
@@ -216,3 +220,9 @@ class StaleEtag(Aborted):
     """The resource changed since its etag was read."""
 
     reason = "STALE_ETAG"
+
+
+class StoreBusy(Unavailable):
+    """The database does not take a write now; nothing was stored."""
+
+    reason = "STORE_BUSY"

@@ -215,6 +215,19 @@ class Store(Protocol):
     def write(self) -> AbstractAsyncContextManager[Work]:
         """Begin a transaction; leaving the block without `commit` drops it."""
 
+    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+        """Store points of runs, by run id, in one transaction of its own, and durably.
+
+        Does what `MetricStore.add` does, for the runs that are active; the others' points are
+        passed over. Writers of one run never wait for each other in a circle.
+
+        Returns:
+            The stages of the runs that there are.
+
+        Raises:
+            StoreBusy: Nothing was stored.
+        """
+
 
 class ArtifactStore(Protocol):
     """Files of runs. Paths are checked by `domain.artifacts` before they get here."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.batch import Batch, News
@@ -270,6 +271,29 @@ async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) ->
             assert found is not None
             assert found.metrics == {f"m{key}": Point(f"m{key}", 8, 8, 8.0) for key in range(70)}
             assert len(await view.metrics.history(run_id, "m69", after=None, limit=100)) == 9
+
+
+async def test_appended_points_are_those_of_active_runs(store: Store) -> None:
+    await given(store, run(1), run(2, stage=LifecycleStage.DELETED), run(3))
+    points = [Point(f"m{key}", step, 1, float(step)) for key in range(40) for step in range(30)]
+    first = {"r1": points, "r2": points, "missing": points, "r3": [Point("x", 1, 1, math.nan)]}
+    for _ in range(2):
+        assert await store.append(first) == {
+            "r1": LifecycleStage.ACTIVE,
+            "r2": LifecycleStage.DELETED,
+            "r3": LifecycleStage.ACTIVE,
+        }
+    await store.append({"r1": [Point("m0", 2, 9, 9.0), Point("m0", 29, 0, 9.0)]})
+    async with store.read() as view:
+        found = await view.runs.get("r1")
+        assert found is not None
+        assert len(found.metrics) == 40
+        assert found.metrics["m0"] == Point("m0", 29, 1, 29.0)
+        assert len(await view.metrics.history("r1", "m0", after=None, limit=100)) == 32
+        assert await view.metrics.history("r2", "m0", after=None, limit=100) == []
+        other = await view.runs.get("r3")
+        assert other is not None
+        assert math.isnan(other.metrics["x"].value)
 
 
 async def test_known_is_what_batches_name(store: Store) -> None:

@@ -29,6 +29,8 @@ from tessera_kit.bus.event import Event
 from tessera_kit.bus.tables import INBOX, OUTBOX
 from tessera_kit.bus.topics import REGISTRY, TopicRegistry
 from tessera_kit.config import ConfigError, DatabaseConfig
+from tessera_kit.store import sqlite_driver
+from tessera_kit.store.sql_errors import WaitingPool, translate_errors
 
 __all__ = ["Database", "UnitOfWork"]
 
@@ -62,8 +64,9 @@ class Database:
         elif self.dialect == "postgresql":
             self.file = None
             self.engine = create_async_engine(
-                url, pool_size=_POSTGRES_CONNECTIONS, pool_pre_ping=True
+                url, poolclass=WaitingPool, pool_size=_POSTGRES_CONNECTIONS, pool_pre_ping=True
             )
+            translate_errors(self.engine.sync_engine)
             self.reader = self.engine.execution_options(postgresql_readonly=True)
         else:
             raise ConfigError(
@@ -84,7 +87,7 @@ class Database:
         """Ask the database for nothing, to see that it answers.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: It does not.
+            DatabaseUnavailable: It does not.
         """
         async with self.reader.connect() as connection:
             await connection.execute(sa.text("SELECT 1"))
@@ -236,11 +239,13 @@ def _sqlite_file(url: URL) -> Path:
 def _sqlite_engine(url: URL, *, writer: bool) -> AsyncEngine:
     engine = create_async_engine(
         url,
+        poolclass=WaitingPool,
         pool_size=1 if writer else _READERS,
         max_overflow=0,
         pool_timeout=_BUSY_SECONDS,
-        connect_args={"timeout": _BUSY_SECONDS},
+        connect_args={"timeout": _BUSY_SECONDS, "async_creator_fn": sqlite_driver.connect},
     )
+    translate_errors(engine.sync_engine)
     begin = "BEGIN IMMEDIATE" if writer else "BEGIN"
 
     @sqlalchemy_event.listens_for(engine.sync_engine, "connect")

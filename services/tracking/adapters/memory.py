@@ -63,6 +63,16 @@ class InMemoryStore:
         async with self._writer:
             yield InMemoryWork(self, self._state.copy())
 
+    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+        """Store points of the runs that are active; return the stages of the runs there are."""
+        async with self.write() as work:
+            runs = await work.runs.lock(points)
+            stages = {run_id: run.stage for run_id, run in runs.items()}
+            active = {run_id for run_id, stage in stages.items() if stage is LifecycleStage.ACTIVE}
+            await work.metrics.add({run_id: points[run_id] for run_id in active})
+            await work.commit()
+        return stages
+
     def keep(self, state: _State, events: list[Event]) -> None:
         """Make a work's state the stored one."""
         self._state = state.copy()

@@ -48,6 +48,11 @@ class Batch:
     inputs: tuple[DatasetInput, ...] = ()
     """Data sets that the run used."""
 
+    @property
+    def has_points_only(self) -> bool:
+        """Whether it holds nothing but points."""
+        return not (self.params or self.tags or self.inputs)
+
 
 @dataclass(slots=True)
 class Known:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.tracking.domain.batch import Batch, News, news_of
-from services.tracking.domain.lifecycle import micros_of
+from services.tracking.domain.lifecycle import LifecycleStage, micros_of
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunInfo
-from services.tracking.errors import InvalidValue, RunNotFound
+from services.tracking.errors import InvalidValue, RunNotActive, RunNotFound
 from services.tracking.events import inputs_observed
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.group_commit import GroupCommit
@@ -126,13 +126,24 @@ class RunLog:
             under_way.end(None)
 
     async def _apply(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
-        async with self._store.write() as work:
-            runs = await work.runs.lock({batch.run_id for batch in batches})
-            accepted, outcomes = await _sorted_out(work, runs, batches)
-            await self._store_accepted(work, runs, accepted)
-            await work.commit()
-        self._logged.inc(sum(len(batch.points) for batch, _ in accepted))
+        if all(batch.has_points_only for batch in batches):
+            outcomes = await self._append(batches)
+        else:
+            async with self._store.write() as work:
+                runs = await work.runs.lock({batch.run_id for batch in batches})
+                accepted, outcomes = await _sorted_out(work, runs, batches)
+                await self._store_accepted(work, runs, accepted)
+                await work.commit()
+        stored = zip(batches, outcomes, strict=True)
+        self._logged.inc(sum(len(batch.points) for batch, outcome in stored if outcome is None))
         return outcomes
+
+    async def _append(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
+        points: dict[str, list[Point]] = {}
+        for batch in batches:
+            points.setdefault(batch.run_id, []).extend(batch.points)
+        stages = await self._store.append(points)
+        return [_refusal(batch.run_id, stages.get(batch.run_id)) for batch in batches]
 
     async def _store_accepted(
         self, work: Work, runs: dict[str, RunInfo], accepted: Sequence[tuple[Batch, News]]
@@ -203,6 +214,12 @@ class _UnderWay:
             self._entries.popleft()
             self._room.release()
         return sequence
+
+
+def _refusal(run_id: str, stage: LifecycleStage | None) -> TesseraError | None:
+    if stage is None:
+        return RunNotFound(run_id)
+    return None if stage is LifecycleStage.ACTIVE else RunNotActive(run_id, stage=stage)
 
 
 async def _sorted_out(

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["in_blocks", "insert_rows"]
+__all__ = ["in_blocks", "insert_rows", "insert_statements"]
 
 # Both databases take at most 32,766 parameters in a statement.
 _BLOCKS = (1000, 100)
@@ -43,14 +43,26 @@ async def insert_rows(
         fetch: Whether the suffix returns rows.
     """
     fetched: list[Any] = []
-    for block in in_blocks(rows):
-        statement = _statement(
-            connection.dialect.name, table.name, tuple(columns), len(block), suffix
-        )
-        result = await connection.exec_driver_sql(statement, tuple(chain.from_iterable(block)))
+    dialect = connection.dialect.name
+    for statement, values in insert_statements(dialect, table, columns, rows, suffix=suffix):
+        result = await connection.exec_driver_sql(statement, values)
         if fetch:
             fetched += result.all()
     return fetched
+
+
+def insert_statements(
+    dialect: str,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    suffix: str,
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the statements that insert rows, each with its parameters."""
+    for block in in_blocks(rows):
+        statement = _statement(dialect, table.name, tuple(columns), len(block), suffix)
+        yield statement, tuple(chain.from_iterable(block))
 
 
 def in_blocks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

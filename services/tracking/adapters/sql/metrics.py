@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,23 +13,33 @@ from services.tracking.adapters.sql.bulk import insert_rows
 from services.tracking.adapters.sql.tables import LATEST_METRICS, METRIC_POINTS, RUNS
 from services.tracking.domain.metrics import Point, latest_points
 
-__all__ = ["SqlMetrics", "point_of"]
+__all__ = [
+    "KEEP_FIRST",
+    "KEEP_NEWER",
+    "LATEST_COLUMNS",
+    "POINT_COLUMNS",
+    "SqlMetrics",
+    "latest_rows",
+    "point_of",
+    "point_rows",
+]
 
 _NEWER = (
     "(excluded.step, excluded.timestamp, -excluded.is_nan, excluded.value) > "
     "(latest_metrics.step, latest_metrics.timestamp, -latest_metrics.is_nan, latest_metrics.value)"
 )
-_LATEST_COLUMNS = ("run_no", "key", "step", "timestamp", "is_nan", "value")
+LATEST_COLUMNS = ("run_no", "key", "step", "timestamp", "is_nan", "value")
 # Every row is updated, if only to what it was, so that RETURNING yields all the numbers.
-_KEEP_NEWER = (
+KEEP_NEWER = (
     "ON CONFLICT (run_no, key) DO UPDATE SET "
     + ", ".join(
         f"{column} = CASE WHEN {_NEWER} THEN excluded.{column} ELSE latest_metrics.{column} END"
-        for column in _LATEST_COLUMNS[2:]
+        for column in LATEST_COLUMNS[2:]
     )
     + " RETURNING run_no, key, metric_no"
 )
-_POINT_COLUMNS = ("metric_no", "step", "timestamp", "is_nan", "value")
+KEEP_FIRST = "ON CONFLICT DO NOTHING"
+POINT_COLUMNS = ("metric_no", "step", "timestamp", "is_nan", "value")
 
 
 class SqlMetrics:
@@ -47,26 +57,20 @@ class SqlMetrics:
     async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
         """Store points of locked runs and note the latest of each metric."""
         connection = await self._session.connection()
-        latest = [
-            (self._numbers[run_id], key, point.step, point.timestamp, *_stored(point.value))
-            for run_id, added in points.items()
-            for key, point in latest_points(added).items()
-        ]
-        # One order for all writers.
-        latest.sort(key=lambda row: row[:2])
         found = await insert_rows(
-            connection, LATEST_METRICS, _LATEST_COLUMNS, latest, suffix=_KEEP_NEWER, fetch=True
+            connection,
+            LATEST_METRICS,
+            LATEST_COLUMNS,
+            latest_rows(points, self._numbers),
+            suffix=KEEP_NEWER,
+            fetch=True,
         )
-        metric_no = {(run_no, key): number for run_no, key, number in found}
-        rows: list[tuple[Any, ...]] = []
-        for run_id, added in points.items():
-            run_no = self._numbers[run_id]
-            rows += [
-                (metric_no[run_no, key], step, timestamp, *_stored(value))
-                for key, step, timestamp, value in added
-            ]
         await insert_rows(
-            connection, METRIC_POINTS, _POINT_COLUMNS, rows, suffix="ON CONFLICT DO NOTHING"
+            connection,
+            METRIC_POINTS,
+            POINT_COLUMNS,
+            point_rows(points, self._numbers, found),
+            suffix=KEEP_FIRST,
         )
 
     async def history(
@@ -96,6 +100,48 @@ class SqlMetrics:
             )
         rows = await self._session.execute(statement)
         return [point_of(key, *row) for row in rows]
+
+
+def latest_rows(
+    points: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of LATEST_COLUMNS for the latest of some points.
+
+    Args:
+        points: Points, by run id.
+        numbers: Numbers of the runs, by run id.
+    """
+    rows = [
+        (numbers[run_id], key, point.step, point.timestamp, *_stored(point.value))
+        for run_id, added in points.items()
+        for key, point in latest_points(added).items()
+    ]
+    # One order for all writers.
+    rows.sort(key=lambda row: row[:2])
+    return rows
+
+
+def point_rows(
+    points: Mapping[str, Sequence[Point]],
+    numbers: Mapping[str, int],
+    metrics: Iterable[tuple[int, str, int]],
+) -> list[tuple[Any, ...]]:
+    """Return the rows of POINT_COLUMNS for points.
+
+    Args:
+        points: Points, by run id.
+        numbers: Numbers of the runs, by run id.
+        metrics: Run number, key and metric number of every metric that a point is of.
+    """
+    metric_no = {(run_no, key): number for run_no, key, number in metrics}
+    rows: list[tuple[Any, ...]] = []
+    for run_id, added in points.items():
+        run_no = numbers[run_id]
+        rows += [
+            (metric_no[run_no, key], step, timestamp, *_stored(value))
+            for key, step, timestamp, value in added
+        ]
+    return rows
 
 
 def _stored(value: float) -> tuple[int, float]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from services.tracking.adapters.sql.append import append_points
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.metrics import Point
+from services.tracking.errors import StoreBusy
 from services.tracking.ports import RequestKey
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
+from tessera_kit.store.sqlite_driver import SqliteConnection
 
 __all__ = ["SqlStore"]
 
@@ -40,6 +47,33 @@ class SqlStore:
         """Begin a transaction."""
         async with UnitOfWork(self._database) as unit:
             yield SqlWork(unit)
+
+    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+        """Store points of the runs that are active; return the stages of the runs there are."""
+        if self._database.dialect == "sqlite":
+            return await self._append_at_once(points)
+        async with self.write() as work:
+            runs = await work.runs.lock(points)
+            stages = {run_id: run.stage for run_id, run in runs.items()}
+            active = {
+                run_id: added
+                for run_id, added in points.items()
+                if stages.get(run_id) is LifecycleStage.ACTIVE
+            }
+            await work.metrics.add(active)
+            await work.commit()
+        return stages
+
+    async def _append_at_once(
+        self, points: Mapping[str, Sequence[Point]]
+    ) -> dict[str, LifecycleStage]:
+        async with self._database.engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver = cast("SqliteConnection", raw.driver_connection)
+            try:
+                return await driver.run(lambda sqlite: append_points(sqlite, points))
+            except sqlite3.OperationalError as error:
+                raise StoreBusy("the database is busy", retry_after=0.5) from error
 
 
 class SqlView:
