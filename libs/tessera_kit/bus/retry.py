@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from dataclasses import dataclass
 
 import grpc
 from aiokafka.errors import KafkaError
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tessera_kit.errors import Aborted, DeadlineExceeded, TesseraError
 
@@ -23,9 +20,6 @@ _PASSING_RPC_CODES = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
     }
 )
-# SQLSTATE classes and codes of PostgreSQL that name a passing state of the server or of its locks:
-# connection exceptions, rolled back transactions, lack of resources, operator intervention.
-_PASSING_SQLSTATES = ("08", "40", "53", "57P", "55P03")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +60,17 @@ class RetryPolicy:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same work may succeed later without anybody changing anything."""
+    """Whether the same work may succeed later without anybody changing anything.
+
+    Stores tell what passes in our error tree, so this knows no database.
+    """
     match error:
         case TesseraError():
             return error.retryable or isinstance(error, Aborted | DeadlineExceeded)
         case KafkaError():
             return bool(error.retriable)
-        case DBAPIError():
-            return _is_passing_database_error(error)
-        case PoolTimeout() | TimeoutError() | OSError():
+        case TimeoutError() | OSError():
             return True
         case grpc.aio.AioRpcError():
             return error.code() in _PASSING_RPC_CODES
     return False
-
-
-def _is_passing_database_error(error: DBAPIError) -> bool:
-    if error.connection_invalidated:
-        return True
-    original = error.orig
-    if isinstance(original, sqlite3.OperationalError):
-        return getattr(original, "sqlite_errorcode", 0) & 0xFF in {
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_LOCKED,
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_FULL,
-            sqlite3.SQLITE_CANTOPEN,
-        }
-    return str(getattr(original, "sqlstate", None) or "").startswith(_PASSING_SQLSTATES)

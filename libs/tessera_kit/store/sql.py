@@ -88,6 +88,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: It does not.
+            OSError: There is no server.
         """
         async with self.reader.connect() as connection:
             await connection.execute(sa.text("SELECT 1"))
