@@ -38,6 +38,13 @@ JSON = "application/json"
 _LATEST_MS = 253_402_300_799_999  # The last millisecond of the year 9999.
 _MAX_ATTRIBUTE = {"ce_id": 128, "ce_source": 1024, "ce_type": 255, "ce_time": 64}
 
+_KNOWN = frozenset(
+    {
+        *("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time"),
+        *("content-type", "traceparent"),
+    }
+)
+
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -141,20 +148,21 @@ def _text_headers(headers: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     """The headers that concern the envelope, by lower-case name."""
     texts: dict[str, str] = {}
     for name, value in headers:
-        name = name.lower()
-        if not name.startswith("ce_") and name not in {"content-type", "traceparent"}:
-            continue
+        if name not in _KNOWN:
+            name = name.lower()
+            if not name.startswith("ce_") and name not in _KNOWN:
+                continue
         if name in texts:
             raise MalformedEvent(f"header {name} is given twice")
         try:
-            texts[name] = value.decode("utf-8")
+            texts[name] = value.decode()
         except (UnicodeDecodeError, AttributeError):
             raise MalformedEvent(f"header {name} is not UTF-8 text") from None
     return texts
 
 
 def _required(headers: dict[str, str], name: str) -> str:
-    value = headers.get(name, "")
+    value = headers.get(name)
     if not value:
         raise MalformedEvent(f"header {name} is missing")
     limit = _MAX_ATTRIBUTE.get(name, 255)
@@ -207,7 +215,9 @@ def _message_class(topic: str, event_type: str, registry: TopicRegistry) -> type
 
 
 def _parse_data(message_class: type[Message], content_type: str, value: bytes | None) -> Message:
-    media_type = content_type.split(";", 1)[0].strip().lower()
+    media_type = content_type
+    if media_type not in {PROTOBUF, JSON}:
+        media_type = content_type.split(";", 1)[0].strip().lower()
     if value is None:
         raise MalformedEvent("the record has no value")
     message = message_class()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -97,8 +98,8 @@ class EventHandling:
         self._registry = registry
         self._most_events = transaction_events
         self._transaction_seconds = transaction_seconds
-        self._stretch_events = 8
-        self._meter = _Meter(group)
+        self._stretch_events = transaction_events if unit_of_work is None else 8
+        self._meters: dict[str, _Meter] = {}
 
     async def handle(
         self,
@@ -121,13 +122,39 @@ class EventHandling:
             if stop.is_set():
                 raise Stopping
             stretch = records[start : start + self._stretch_events]
-            if self._unit_of_work is None or len(stretch) == 1 or not await self._together(stretch):
+            if self._unit_of_work is None:
+                stretch = stretch[: await self._in_turn(stretch, stop, handled)]
+            elif len(stretch) > 1 and await self._together(stretch):
+                handled(stretch[-1])
+            else:
                 for record in stretch:
                     await self._alone(record, stop)
                     handled(record)
-            else:
-                handled(stretch[-1])
             start += len(stretch)
+
+    async def _in_turn(
+        self,
+        stretch: Sequence[ConsumedRecord],
+        stop: asyncio.Event,
+        handled: Callable[[ConsumedRecord], None],
+    ) -> int:
+        """Handle records without a transaction; returns how many are done with."""
+        done = 0
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._retry.attempt_seconds) as limit:
+                for record in stretch:
+                    if stop.is_set():
+                        return done
+                    await self._transact([record])
+                    handled(record)
+                    done += 1
+                    limit.reschedule(loop.time() + self._retry.attempt_seconds)
+        except Exception as error:
+            await self._alone(stretch[done], stop, error)
+            handled(stretch[done])
+            done += 1
+        return done
 
     async def _together(self, stretch: Sequence[ConsumedRecord]) -> bool:
         """Handle records in one transaction; False when it failed and none took effect."""
@@ -147,32 +174,43 @@ class EventHandling:
             self._stretch_events = max(2, self._stretch_events // 2)
         return True
 
-    async def _alone(self, record: ConsumedRecord, stop: asyncio.Event) -> None:
-        """Handle one record until it has its effect or is a dead letter."""
+    async def _alone(
+        self, record: ConsumedRecord, stop: asyncio.Event, error: Exception | None = None
+    ) -> None:
+        """Handle one record until it has its effect or is a dead letter.
+
+        `error` is what a first attempt failed with, where there was one.
+        """
         attempts = 0
         began = time.monotonic()
         while True:
-            try:
-                async with asyncio.timeout(self._retry.attempt_seconds):
-                    await self._transact([record])
+            error = error or await self._attempt(record)
+            if error is None:
                 return
-            except Exception as error:
-                attempts += 1
-                elapsed = time.monotonic() - began
-                delay = self._retry.delay(attempts, elapsed) if is_retryable(error) else None
-                if delay is None:
-                    await self._dead_letters.put(record, self._group, error, attempts)
-                    return
-                _log.warning(
-                    "%s: attempt %d at %s[%d]@%d failed, the next is in %.2f s: %s",
-                    *(self._group, attempts, record.topic, record.partition, record.offset, delay),
-                    reason_of(error),
-                )
-            try:
+            attempts += 1
+            elapsed = time.monotonic() - began
+            delay = self._retry.delay(attempts, elapsed) if is_retryable(error) else None
+            if delay is None:
+                await self._dead_letters.put(record, self._group, error, attempts)
+                return
+            _log.warning(
+                "%s: attempt %d at %s[%d]@%d failed, the next is in %.2f s: %s",
+                *(self._group, attempts, record.topic, record.partition, record.offset, delay),
+                reason_of(error),
+            )
+            error = None
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), delay)
-            except TimeoutError:
-                continue
-            raise Stopping
+                raise Stopping
+
+    async def _attempt(self, record: ConsumedRecord) -> Exception | None:
+        """Handle one record; returns what it failed with."""
+        try:
+            async with asyncio.timeout(self._retry.attempt_seconds):
+                await self._transact([record])
+        except Exception as error:
+            return error
+        return None
 
     async def _transact(self, records: Sequence[ConsumedRecord]) -> None:
         """Give records their effect, in one transaction where there are transactions."""
@@ -196,66 +234,54 @@ class EventHandling:
                     fresh.discard(event.id)
                     await self._call(topic, event, unit_of_work)
                 else:
-                    self._meter.duplicate(topic)
+                    counter(names.BUS_DUPLICATES).labels(topic, self._group).inc()
             await unit_of_work.commit()
 
     async def _call(self, topic: str, event: Event, unit_of_work: EventUnitOfWork | None) -> None:
         """Call an event's handler inside the trace that the event came from."""
+        meter = self._meters.get(topic)
+        if meter is None:
+            meter = self._meters[topic] = _Meter(topic, self._group)
+        meter.delay.observe(max(0.0, time.time() - event.time.timestamp()))
+        began = time.perf_counter()
+        try:
+            with self._span(topic, event):
+                await self._handlers[event.type](event, unit_of_work)
+        except BaseException:
+            meter.failed.observe(time.perf_counter() - began)
+            raise
+        meter.succeeded.observe(time.perf_counter() - began)
+
+    def _span(self, topic: str, event: Event) -> AbstractContextManager[object]:
+        """The span of one event's handling, or what carries on a trace that is not recorded."""
         cause = parse_traceparent(event.traceparent) if event.traceparent else None
-        with (
-            self._meter.processing(topic, event),
-            _tracer.start_as_current_span(
-                f"process {topic}",
-                # The conventions prefer a link alone; as parent too, one trace shows a request and
-                # all that it caused.
-                context=None
-                if cause is None
-                else trace.set_span_in_context(trace.NonRecordingSpan(cause)),
-                kind=trace.SpanKind.CONSUMER,
-                links=() if cause is None else (trace.Link(cause),),
-                attributes={
-                    names.MESSAGING_SYSTEM: "kafka",
-                    names.MESSAGING_OPERATION: "process",
-                    names.MESSAGING_OPERATION_TYPE: "process",
-                    names.MESSAGING_DESTINATION: topic,
-                    names.MESSAGING_GROUP: self._group,
-                    names.MESSAGING_MESSAGE_ID: event.id,
-                    names.EVENT_TYPE: event.type,
-                },
-            ),
-        ):
-            await self._handlers[event.type](event, unit_of_work)
+        if cause is not None and not cause.trace_flags.sampled:
+            return trace.use_span(trace.NonRecordingSpan(cause))
+        return _tracer.start_as_current_span(
+            f"process {topic}",
+            # The conventions prefer a link alone; as parent too, one trace shows a request and all
+            # that it caused.
+            context=None
+            if cause is None
+            else trace.set_span_in_context(trace.NonRecordingSpan(cause)),
+            kind=trace.SpanKind.CONSUMER,
+            links=() if cause is None else (trace.Link(cause),),
+            attributes={
+                names.MESSAGING_SYSTEM: "kafka",
+                names.MESSAGING_OPERATION: "process",
+                names.MESSAGING_OPERATION_TYPE: "process",
+                names.MESSAGING_DESTINATION: topic,
+                names.MESSAGING_GROUP: self._group,
+                names.MESSAGING_MESSAGE_ID: event.id,
+                names.EVENT_TYPE: event.type,
+            },
+        )
 
 
 class _Meter:
-    """Counts what one consumer group handles."""
-
-    def __init__(self, group: str) -> None:
-        self._group = group
-
-    def duplicate(self, topic: str) -> None:
-        counter(names.BUS_DUPLICATES).labels(topic, self._group).inc()
-
-    def processing(self, topic: str, event: Event) -> _Processing:
-        delay = (datetime.now(UTC) - event.time).total_seconds()
-        histogram(names.BUS_DELIVERY_DELAY).labels(topic, self._group).observe(max(0.0, delay))
-        return _Processing(topic, self._group)
-
-
-class _Processing:
-    """Times one handler's run, by outcome."""
-
-    __slots__ = ("_began", "_group", "_topic")
+    """What is measured of one topic's handling by one group."""
 
     def __init__(self, topic: str, group: str) -> None:
-        self._topic, self._group = topic, group
-        self._began = time.perf_counter()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        outcome = "ok" if kind is None else "error"
-        histogram(names.BUS_PROCESS_DURATION).labels(self._topic, self._group, outcome).observe(
-            time.perf_counter() - self._began
-        )
+        self.delay = histogram(names.BUS_DELIVERY_DELAY).labels(topic, group)
+        self.succeeded = histogram(names.BUS_PROCESS_DURATION).labels(topic, group, "ok")
+        self.failed = histogram(names.BUS_PROCESS_DURATION).labels(topic, group, "error")
