@@ -1,7 +1,8 @@
-"""`python -m devstack HOME`: the detached supervisor of one data directory.
+"""`python -m devstack HOME NAME...`: the supervisor of one data directory.
 
-It runs the processes named in `HOME/run/desired.json`. Its first line on the descriptor given by
-`--ready` is `ok`, or the reason why it will not run.
+It keeps the named engines and services running; `run/desired.json` holds the names, and may be
+changed (then SIGHUP). Its first line on the descriptor given by `--ready` is `ok`, or the reason
+why it will not run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 
 from devstack import child, lock
 from devstack.errors import StackError
-from devstack.files import read_json
+from devstack.files import write_json
 from devstack.home import Home
 from devstack.supervisor import Supervisor
 
@@ -26,6 +27,7 @@ def main() -> int:
         prog="devstack", description=__doc__.split("\n")[0] if __doc__ else ""
     )
     parser.add_argument("home")
+    parser.add_argument("names", nargs="*", help="engines and services")
     parser.add_argument("--ready", type=int, help="descriptor that gets the first line")
     parser.add_argument("--die-with-parent", action="store_true")
     arguments = parser.parse_args()
@@ -36,10 +38,9 @@ def main() -> int:
     home = Home.at(arguments.home)
     try:
         with lock.acquire(home):
-            names = read_json(home.desired_file)
-            if not isinstance(names, list):
-                raise StackError(f"{home.desired_file} names no processes")
-            asyncio.run(_supervise(home, names, arguments.ready))
+            home.state_file.unlink(missing_ok=True)
+            write_json(home.desired_file, arguments.names)
+            asyncio.run(_supervise(home, arguments.names, arguments.ready))
     except StackError as error:
         _tell(arguments.ready, str(error))
         logging.getLogger("devstack").error("%s", error)

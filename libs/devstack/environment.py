@@ -29,11 +29,10 @@ def engine_environment(home: Home) -> dict[str, str]:
 
 
 def python_environment(home: Home) -> dict[str, str]:
-    """The environment of a Python process of ours; bytecode is kept under the data directory."""
+    """The environment of a Python process of ours."""
     return {
         **engine_environment(home),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPYCACHEPREFIX": str(home.root / "cache" / "pycache"),
         # glibc gives each thread an arena; two are enough for processes that coordinate.
         "MALLOC_ARENA_MAX": "2",
     }

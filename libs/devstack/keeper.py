@@ -121,6 +121,7 @@ class Keeper:
         healthy_seconds = time.monotonic() - self._healthy_since if self._healthy_since else 0.0
         self._events.tell("exited", self.spec.name, how=child.describe_exit(code))
         if not self._stop_asked.is_set():
+            self.state.last_exit = f"{child.describe_exit(code)} at {timestamp()}"
             self._fail(child.describe_exit(code))
         return healthy_seconds
 

@@ -243,10 +243,9 @@ async def launch(
     place.make()
     if (pid := lock.holder(place)) is not None:
         raise lock.already_running(place, pid)
-    write_json(place.desired_file, sorted(check_names(names or default_names())))
-    place.state_file.unlink(missing_ok=True)
+    wanted = sorted(check_names(default_names() if names is None else names))
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "devstack", str(place.root), "--ready", str(writing)]
+    command = [sys.executable, "-m", "devstack", str(place.root), *wanted, "--ready", str(writing)]
     process = _spawn(command if detached else [*command, "--die-with-parent"], place, writing)
     os.close(writing)
     answer = (await asyncio.to_thread(_read_line, reading)).strip()

@@ -19,7 +19,8 @@
     "started_at": "…Z", "ready_seconds": 0.4,
     "rss_bytes": 1, "pss_bytes": 1,      of the process and its descendants
     "doors": {"kafka": "127.0.0.1:2"}, "log": "/…/kafka.log",
-    "message": "exited with signal 9"    the last thing that went wrong, or empty
+    "message": "connection refused",     what is wrong now, or empty
+    "last_exit": "killed by SIGKILL at …Z"
   }]
 }
 ```
@@ -76,6 +77,8 @@ class ProcessState:
     rss_bytes: int = 0
     pss_bytes: int = 0
     message: str = ""
+    last_exit: str | None = None
+    """How and when it last ended without being told to."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ _WRITE_INTERVAL = 0.05
 
 
 class Supervisor:
-    """Runs the processes named in `run/desired.json` until it is told to stop."""
+    """Keeps the planned processes running until it is told to stop."""
 
     def __init__(self, home: Home, environment: Mapping[str, str]) -> None:
         self._home = home

@@ -67,7 +67,6 @@ def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
         environment={
             **engine_environment(home),
             "LD_LIBRARY_PATH": os.pathsep.join(search),
-            "PYTHONPYCACHEPREFIX": str(home.root / "cache" / "pycache"),
         },
         # The Python stub puts its working directory first on sys.path: nothing may lie there.
         directory=scratch / "empty",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +13,14 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
-from rich.panel import Panel
-from rich.rule import Rule
 from rich.spinner import Spinner
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState
 from tessera.cli.output import human_bytes
 
+_WIDE = 110
 _MARKS = {
     ProcessPhase.WAITING: ("·", "dim"),
     ProcessPhase.STARTING: ("◌", "yellow"),
@@ -109,20 +108,27 @@ def _progress_text(process: ProcessState) -> Text:
 
 
 def print_welcome(console: Console, state: StackState, seconds: float) -> None:
-    """The screen of a stack that is up: what runs where, how to connect, how to stop."""
-    heading = Text.assemble(
-        ("Tessera is up", "bold green"),
-        f"   {len(state.processes)} processes in {seconds:.1f} s, {_memory(state)} of memory",
-    )
+    """The screen of a stack that is up: what runs where, how to connect, how to stop.
+
+    Lines to copy stand without a frame and are never broken.
+    """
+    facts = f"   {len(state.processes)} processes in {seconds:.1f} s, {_memory(state)} of memory"
+    console.print()
+    console.print(Text.assemble(("● Tessera is up", "bold green"), (facts, "dim")))
+    console.print(process_table(console, state))
     home = _short(state.home)
-    parts: list[RenderableType] = [
-        process_table(state),
-        Rule("Connect", style="dim", align="left"),
-        Syntax(_connect_lines(state), "bash", theme="ansi_dark", background_color="default"),
-        Rule("Look around", style="dim", align="left"),
-        _hints(home),
-    ]
-    console.print(Panel(Group(*parts), title=heading, title_align="left", box=box.ROUNDED))
+    _heading(console, "Connect")
+    for line, comment in _connect_lines(state, home):
+        console.print(Text.assemble("  ", line, (f"  # {comment}", "dim")), soft_wrap=True)
+    _heading(console, "Look around")
+    for line, comment in _hints(home):
+        console.print(Text.assemble("  ", line.ljust(34), (f"  # {comment}", "dim")))
+    console.print()
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, style="bold"))
 
 
 def print_status(console: Console, state: StackState) -> None:
@@ -130,17 +136,20 @@ def print_status(console: Console, state: StackState) -> None:
     style = "green" if state.state is StackPhase.RUNNING and is_healthy(state) else "yellow"
     facts = f"   pid {state.supervisor.pid}, since {state.supervisor.started_at}, {_memory(state)}"
     if state.state is StackPhase.STOPPED:
-        style, facts = "dim", f"   start it with {_command('up', _short(state.home))}"
-    console.print(Text.assemble((f"Tessera is {state.state.value}", f"bold {style}"), facts))
-    console.print(process_table(state))
+        style, facts = "dim", f"   start it with `{_command('up', _short(state.home))}`"
+    heading = (f"● Tessera is {state.state.value}", f"bold {style}")
+    console.print(Text.assemble(heading, (facts, "dim")))
+    console.print(process_table(console, state))
     console.print(Text.assemble(("admin token  ", "dim"), _short(state.files["admin_token"])))
 
 
-def process_table(state: StackState) -> Table:
+def process_table(console: Console, state: StackState) -> Table:
     """Every process with its health, doors, memory and last problem."""
+    wide = console.width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
-    for heading in ("", "process", "what", "where"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("", "process", "where", "what"):
+        if wide or heading != "what":
+            table.add_column(heading, overflow="fold")
     for heading in ("ready", "memory", "restarts"):
         table.add_column(heading, justify="right", no_wrap=True)
     kind = None
@@ -148,7 +157,7 @@ def process_table(state: StackState) -> Table:
         if kind not in (None, process.kind):
             table.add_section()
         kind = process.kind
-        table.add_row(*_row(process))
+        table.add_row(*_row(process, wide))
     return table
 
 
@@ -157,22 +166,21 @@ def is_healthy(state: StackState) -> bool:
     return all(process.state is ProcessPhase.HEALTHY for process in state.processes)
 
 
-def _row(process: ProcessState) -> tuple[RenderableType, ...]:
+def _row(process: ProcessState, wide: bool) -> tuple[RenderableType, ...]:
     mark, style = _MARKS[process.state]
-    what = Text(_PURPOSES.get(process.name, ""), style="dim")
-    if process.state is not ProcessPhase.HEALTHY:
-        what = Text(f"{process.state.value} {process.message}".strip(), style=style)
+    healthy = process.state is ProcessPhase.HEALTHY
+    problem = Text(f"{process.state.value} {process.message}".strip(), style=style)
+    where = _doors(process)
+    if not healthy and not wide:
+        where = Text("\n").join((where, problem))
+    what = Text(_PURPOSES.get(process.name, ""), style="dim") if healthy else problem
     ready = f"{process.ready_seconds:.1f} s" if process.ready_seconds is not None else "-"
     memory = human_bytes(process.pss_bytes) if process.pss_bytes else "-"
     restarts = Text(str(process.restarts), style="yellow" if process.restarts else "dim")
     return (
-        Text(mark, style=style),
-        Text(process.name, style="bold"),
-        what,
-        _doors(process),
-        Text(ready, style="dim"),
-        memory,
-        restarts,
+        *(Text(mark, style=style), Text(process.name, style="bold"), where),
+        *((what,) if wide else ()),
+        *(Text(ready, style="dim"), memory, restarts),
     )
 
 
@@ -185,41 +193,40 @@ def _doors(process: ProcessState) -> Text:
     return Text("\n").join(lines)
 
 
-def _connect_lines(state: StackState) -> str:
-    doors, home = state.doors, _short(state.home)
-    lines = [f"export TESSERA_HOME={home}   # the client and the command line find everything here"]
+def _connect_lines(state: StackState, home: str) -> list[tuple[str, str]]:
+    """Lines to copy, with what each is for."""
+    doors = state.doors
+    lines = [(f"export TESSERA_HOME={home}", "the client and the command line find the rest")]
     if "catalog" in doors:
         token = f'-H "authorization: Bearer $(cat {home}/admin.token)"'
-        lines += [
-            "python -c 'from tessera import Client; print(Client().catalog.list_catalogs())'",
-            f"grpcurl -plaintext {token} {doors['catalog']} list",
-        ]
+        asking = "from tessera import Client; print(list(Client().catalog.list_catalogs()))"
+        lines.append((f"{_short(sys.executable)} -c '{asking}'", "Python"))
+        lines.append((f"grpcurl -plaintext {token} {doors['catalog']} list", "any gRPC client"))
     if "gateway" in doors:
-        lines.append(f"export TESSERA_GATEWAY_TARGET={doors['gateway']}   # tritonclient, OIP v2")
+        lines.append((doors["gateway"], "Open Inference Protocol v2: point tritonclient here"))
     if "kafka" in doors:
-        lines.append(f"export TESSERA_KAFKA_BOOTSTRAP={doors['kafka']}")
+        lines.append((doors["kafka"], "Kafka bootstrap servers"))
     if "clickhouse" in doors:
-        credentials = f"{home}/credentials/clickhouse.json"
-        secret = f"jq -r '.user+\":\"+.secret' {credentials}"
-        lines.append(f'curl -u "$({secret})" {doors["clickhouse"]} -d "SELECT version()"')
-    return "\n".join(lines)
+        secret = f"jq -r '.user+\":\"+.secret' {home}/credentials/clickhouse.json"
+        query = f'curl -u "$({secret})" {doors["clickhouse"]} -d "SHOW TABLES"'
+        lines.append((query, "ClickHouse, SQL over HTTP"))
+    return lines
 
 
-def _hints(home: str) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(Text("admin token", style="dim"), f"{home}/admin.token")
-    for verb, meaning in (
-        ("status", "what runs where (--json for scripts)"),
-        ("logs NAME -f", "follow a process"),
-        ("down", "stop; the data stays"),
-    ):
-        table.add_row(Text(meaning, style="dim"), _command(verb, home))
-    return table
+def _hints(home: str) -> list[tuple[str, str]]:
+    return [
+        (f"{home}/admin.token", "the administrator's token"),
+        (_command("status", home), "what runs where (--json for scripts)"),
+        (_command("logs NAME -f", home), "follow a process"),
+        (_command("down", home), "stop; the data stays"),
+    ]
 
 
 def _command(verb: str, home: str) -> str:
     known = home in (".tessera", os.environ.get("TESSERA_HOME"))
-    return f"tessera {verb}" + ("" if known else f" --home {home}")
+    # `infra/run` names itself, for its users have no `tessera` on their path.
+    command = os.environ.get("TESSERA_COMMAND", "tessera")
+    return f"{command} {verb}" + ("" if known else f" --home {home}")
 
 
 def _memory(state: StackState) -> str:

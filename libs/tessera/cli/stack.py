@@ -61,7 +61,11 @@ def up(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for health.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Start every engine and service, wait until all are healthy, and leave them running."""
+    """Start every engine and service, wait until all are healthy, and leave them running.
+
+    Ports are chosen free and kept in the data directory; TESSERA_PORT_<NAME> sets one, for
+    instance TESSERA_PORT_CATALOG, TESSERA_PORT_KAFKA or TESSERA_PORT_S3.
+    """
     asyncio.run(_up(home, only, timeout, as_json))
 
 
