@@ -9,6 +9,7 @@ from typing import Self
 
 from services.catalog.adapters.clickhouse import EngineSettings
 from services.catalog.handlers.bootstrap import BootstrapTokens
+from services.catalog.handlers.cases import Places
 from tessera_kit.config import (
     ClickHouseConfig,
     ConfigError,
@@ -21,17 +22,7 @@ from tessera_kit.config import (
     TelemetryConfig,
 )
 
-__all__ = ["Config", "Places"]
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where tables may lie."""
-
-    database_prefix: str
-    """What the names of all ClickHouse databases of managed tables start with."""
-    external_prefixes: tuple[str, ...]
-    """Prefixes of the bucket that external tables may read, beside volumes."""
+__all__ = ["Config"]
 
 
 @dataclass(frozen=True, slots=True)
