@@ -12,6 +12,7 @@ from typing import Protocol
 
 from services.inference.domain.endpoint import Endpoint, InferenceTable
 from services.inference.runtime.bundle import ModelBundle
+from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Endpoints",
     "ModelRegistry",
     "ModelVersionFacts",
+    "PayloadStore",
     "RowCount",
     "Runtime",
     "RuntimeModels",
@@ -129,6 +131,23 @@ class Tables(Protocol):
 
     async def table_of(self, endpoint: str) -> InferenceTable | None:
         """The newest table of an endpoint of this name; None when there never was one."""
+
+
+class PayloadStore(Protocol):
+    """Where rows go."""
+
+    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
+        """Which of the request ids have a row."""
+
+    async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
+        """Write rows; they can be read when it returns.
+
+        A second insert with the same token is passed over.
+
+        Raises:
+            Unavailable: They may or may not have been written.
+            InvalidArgument: A value was refused; none was written.
+        """
 
 
 class RuntimeModels(Protocol):

@@ -24,7 +24,7 @@ _INSERT_SETTINGS: Final = {"async_insert": 0, "input_format_import_nested_json":
 
 
 class ClickHousePayloads:
-    """See `sink.writer.PayloadStore` and `ports.TableReader`.
+    """See `ports.PayloadStore` and `ports.TableReader`.
 
     Args:
         client: Any database; names are qualified.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from services.inference.domain.endpoint import Endpoint, InferenceTable
 from services.inference.errors import (
@@ -15,9 +17,11 @@ from services.inference.errors import (
     RuntimeUnavailable,
     SpoolFull,
     StaleEtag,
+    StoreUnavailable,
 )
-from services.inference.ports import ModelVersionFacts
+from services.inference.ports import ModelVersionFacts, RowCount, TableStatistics
 from services.inference.runtime.bundle import ModelBundle
+from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
 from tessera_kit.errors import AlreadyExists, NotFound, PermissionDenied
 
@@ -26,9 +30,12 @@ __all__ = [
     "InMemoryCapture",
     "InMemoryEndpoints",
     "InMemoryModels",
+    "InMemoryPayloads",
     "InMemoryRuntime",
     "InMemoryTables",
 ]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InMemoryEndpoints:
@@ -208,12 +215,16 @@ class InMemoryRuntime:
     def __init__(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._answer = answer
         self._models: dict[str, tuple[str, Mapping[str, bytes]]] = {}
-        self._broken: dict[str, str] = {}
+        self._refused: list[tuple[bytes, str]] = []
         self.up = True
 
     def refuse(self, content: bytes, reason: str) -> None:
-        """Let every load of a model that holds this content fail."""
-        self._broken[content.hex()] = reason
+        """Let every load of a model whose files hold this content fail."""
+        self._refused.append((content, reason))
+
+    def has(self, name: str) -> bool:
+        """Whether a model is loaded."""
+        return name in self._models
 
     def restart(self) -> None:
         """Lose every model, as a killed runtime does."""
@@ -222,9 +233,9 @@ class InMemoryRuntime:
     async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
         """Load a model."""
         self._check_up()
-        for content in files.values():
-            if content.hex() in self._broken:
-                raise ModelNotServable(self._broken[content.hex()])
+        for content, reason in self._refused:
+            if any(content in file for file in files.values()):
+                raise ModelNotServable(reason)
         self._models[name] = (config, files)
 
     async def unload(self, name: str) -> None:
@@ -249,6 +260,60 @@ class InMemoryRuntime:
     def _check_up(self) -> None:
         if not self.up:
             raise RuntimeUnavailable("the model runtime does not answer")
+
+
+class InMemoryPayloads:
+    """`ports.PayloadStore` and `ports.TableReader`; it can fail as a database does."""
+
+    def __init__(self) -> None:
+        self.fail_after_insert = False
+        """Make the next insert happen and be reported as failed."""
+        self.hide = False
+        """Pretend that no row is there, as for an insert that has not ended yet."""
+        self._rows: dict[InferenceTable, list[Row]] = {}
+        self._tokens: set[tuple[InferenceTable, str]] = set()
+
+    def rows(self, table: InferenceTable) -> list[Row]:
+        """What a table holds."""
+        return list(self._rows.get(table, ()))
+
+    async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
+        """Count the rows; nobody tells when they were written, so their lag is zero."""
+        micros = 0 if since is None else int(since.timestamp() * 1_000_000)
+        rows = [row for row in self._rows.get(table, ()) if row.request_us >= micros]
+        entities = Counter(
+            (row.values["served_entity_id"], row.values["model_version"]) for row in rows
+        )
+        none = timedelta()
+        newest = max((row.request_us for row in rows), default=None)
+        return TableStatistics(
+            rows=len(rows),
+            distinct_requests=len({row.request_id for row in rows}),
+            errors=sum(row.values["status_code"] != 0 for row in rows),
+            lag_p50=none,
+            lag_p99=none,
+            lag_max=none,
+            by_served_entity=tuple(
+                RowCount(name, version, count)
+                for (name, version), count in sorted(entities.items())
+            ),
+            newest_request=(None if newest is None else _EPOCH + timedelta(microseconds=newest)),
+        )
+
+    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
+        """Which of the request ids have a row."""
+        if self.hide:
+            return frozenset()
+        return frozenset(request_ids) & {row.request_id for row in self._rows.get(table, ())}
+
+    async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
+        """Write rows."""
+        if (table, token) not in self._tokens:
+            self._tokens.add((table, token))
+            self._rows.setdefault(table, []).extend(rows)
+        if self.fail_after_insert:
+            self.fail_after_insert = False
+            raise StoreUnavailable("the connection broke")
 
 
 class InMemoryCapture:

@@ -20,6 +20,8 @@ __all__ = ["TritonRuntime", "runtime_error"]
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _RETRY_SECONDS: Final = 0.5
+_LOST: Final = ("unknown model", "Stub process")
+"""What Triton says of a model that is not loaded, or whose process died."""
 
 
 class TritonRuntime:
@@ -64,7 +66,7 @@ class TritonRuntime:
 def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
     """What a failed call of Triton means for the caller, without the runtime's own names."""
     unavailable = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}
-    if code in unavailable or "unknown model" in details:
+    if code in unavailable or any(words in details for words in _LOST):
         return RuntimeUnavailable(
             "the model is not loaded now; it is being loaded again", retry_after=_RETRY_SECONDS
         )

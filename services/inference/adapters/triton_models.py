@@ -54,11 +54,15 @@ class TritonModels:
 
     async def loaded(self) -> frozenset[str]:
         """Names of the models that answer."""
+        # The repository's index does not list models that were loaded with their files; the
+        # statistics list every model that is ready.
         try:
-            index: Any = await self._client.get_model_repository_index(client_timeout=_CALL_SECONDS)
+            statistics: Any = await self._client.get_inference_statistics(
+                client_timeout=_CALL_SECONDS
+            )
         except InferenceServerException as error:
             raise _away(error) or RuntimeUnavailable(_reason(error)) from None
-        return frozenset(model.name for model in index.models if model.state == "READY")
+        return frozenset(model.name for model in statistics.model_stats)
 
     async def close(self) -> None:
         """Close the connection."""

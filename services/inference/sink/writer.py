@@ -7,12 +7,12 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.inference.domain.endpoint import InferenceTable
-from services.inference.ports import Tables
+from services.inference.ports import PayloadStore, Tables
 from services.inference.sink.rows import Row, UnknownEndpoint, row_of
 from tessera.events.v1 import inference_events_pb2
 from tessera_kit.bus.dead_letters import DeadLetters
@@ -23,7 +23,7 @@ from tessera_kit.errors import InvalidArgument
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
 
-__all__ = ["GROUP", "PayloadSink", "PayloadStore"]
+__all__ = ["GROUP", "PayloadSink"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,23 +31,6 @@ GROUP: Final = "inference-sink"
 """Consumer group of the sink."""
 _SOURCE: Final = "tessera/inference-sink"
 _KNOWN_SECONDS: Final = 60.0
-
-
-class PayloadStore(Protocol):
-    """Where rows go."""
-
-    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
-        """Which of the request ids have a row."""
-
-    async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
-        """Write rows; they can be read when it returns.
-
-        A second insert with the same token is passed over.
-
-        Raises:
-            Unavailable: They may or may not have been written.
-            InvalidArgument: A value was refused; none was written.
-        """
 
 
 class PayloadSink:

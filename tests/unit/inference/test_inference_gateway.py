@@ -1,0 +1,381 @@
+"""The gateway's hot path: every request of an endpoint leaves one record, whatever became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from tritonclient.grpc import service_pb2
+
+from services.inference.adapters.memory import InMemoryCapture, InMemoryRuntime
+from services.inference.domain.endpoint import Endpoint
+from services.inference.errors import InvalidInference, ModelFailed
+from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceHandler, InferenceLimits
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.routing import RouteTable
+from tessera.catalog.v1 import securable_pb2
+from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.identity import Principal
+from tessera_kit.telemetry.calls import ServerCalls
+from tessera_kit.telemetry.metrics import Metrics
+
+Make = Callable[..., Any]
+TRACE = "ab" * 16
+
+
+class Aborted(Exception):
+    """What a context raises when a call is aborted."""
+
+
+class Context:
+    """The part of a gRPC context that the handler uses."""
+
+    def __init__(self, who: str = "alice-token", remaining: float | None = None) -> None:
+        self.metadata = [("traceparent", f"00-{TRACE}-{'cd' * 8}-00")]
+        if who:
+            self.metadata.append(("authorization", f"Bearer {who}"))
+        self.remaining = remaining
+        self.trailing: dict[str, Any] = {}
+        self.code: grpc.StatusCode | None = None
+        self.details = ""
+
+    def invocation_metadata(self) -> Any:
+        return tuple(self.metadata)
+
+    def time_remaining(self) -> float | None:
+        return self.remaining
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.trailing = dict(metadata)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.code, self.details = code, details
+        raise Aborted
+
+    @property
+    def reason(self) -> str:
+        status = status_pb2.Status.FromString(self.trailing["grpc-status-details-bin"])
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        return info.reason
+
+
+class Gateway:
+    """A handler with twins around it."""
+
+    def __init__(self, endpoint: Endpoint, limits: InferenceLimits | None = None) -> None:
+        self.capture = InMemoryCapture()
+        self.asked: list[Any] = []
+        self.answer: Callable[[bytes], Awaitable[bytes]] = self._answer
+        self.runtime = InMemoryRuntime(lambda request: self.answer(request))
+        self.authority = InMemoryAuthority()
+        for name in ("alice", "bob"):
+            self.authority.add_principal(Principal(name), f"{name}-token")
+        self.authority.grant(
+            "alice",
+            [securable_pb2.PRIVILEGE_EXECUTE],
+            securable_pb2.SECURABLE_TYPE_ENDPOINT,
+            endpoint.name,
+        )
+        self.routes = RouteTable()
+        self.routes.put(endpoint)
+        self.lost = 0
+        self.metrics = Metrics()
+        self.handler = InferenceHandler(
+            self.routes,
+            authority=self.authority,
+            runtime=self.runtime,
+            capture=self.capture,
+            calls=ServerCalls(self.metrics, None, 0.0).method("inference/ModelInfer"),
+            metrics=GatewayMetrics(self.metrics),
+            limits=limits or InferenceLimits(),
+            lost=self._on_lost,
+        )
+
+    def _on_lost(self) -> None:
+        self.lost += 1
+
+    async def _answer(self, request: bytes) -> bytes:
+        message = service_pb2.ModelInferRequest.FromString(request)
+        self.asked.append(message)
+        response = service_pb2.ModelInferResponse(
+            model_name=message.model_name, model_version="1", id=message.id
+        )
+        response.outputs.add(name="probability", datatype="FP32", shape=[1, 1])
+        response.raw_output_contents.append(b"\0\0\0\0")
+        return response.SerializeToString()
+
+    async def infer(self, request: Any, context: Context) -> Any:
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        reply = await self.handler.infer(data, context)  # type: ignore[arg-type]
+        return service_pb2.ModelInferResponse.FromString(reply)
+
+    async def refused(self, request: Any, context: Context) -> None:
+        with pytest.raises(Aborted):
+            await self.infer(request, context)
+
+    @property
+    def records(self) -> list[pb.PayloadRecord]:
+        return [pb.PayloadRecord.FromString(record) for record in self.capture.records]
+
+
+@pytest.fixture
+def gateway(make_endpoint: Make) -> Gateway:
+    return Gateway(make_endpoint())
+
+
+async def test_a_request_is_answered_and_recorded(gateway: Gateway, make_request: Make) -> None:
+    request, context = make_request(request_id="mine"), Context()
+    reply = await gateway.infer(request, context)
+    assert (reply.model_name, reply.model_version, reply.id) == ("flights", "1", "mine")
+    identifier = context.trailing[REQUEST_ID_KEY]
+    assert reply.parameters["tessera_request_id"].string_param == identifier
+    (asked,) = gateway.asked
+    assert (asked.model_name, asked.model_version) == ("tessera-flights-1-0", "")
+    (record,) = gateway.records
+    assert record.tessera_request_id == identifier
+    assert record.client_request_id == "mine"
+    assert (record.endpoint, record.served_entity) == ("flights", "delay-1")
+    assert (record.model_name, record.model_version) == ("main.flights.delay", 1)
+    assert (record.status_code, record.requester, record.trace_id) == (0, "alice", TRACE)
+    assert record.request == request.SerializeToString()
+    assert service_pb2.ModelInferResponse.FromString(record.response) == reply
+    assert record.duration_us >= record.execution_duration_us
+
+
+async def test_the_model_name_is_replaced_wherever_it_stands(
+    gateway: Gateway, make_request: Make
+) -> None:
+    """Field order is the sender's choice."""
+    request = make_request()
+    request.model_name = ""
+    name_last = request.SerializeToString() + b"\x0a\x07flights"
+    await gateway.infer(name_last, Context())
+    assert gateway.asked[0].model_name == "tessera-flights-1-0"
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "requester"),
+    [
+        ("", grpc.StatusCode.UNAUTHENTICATED, ""),
+        ("x", grpc.StatusCode.UNAUTHENTICATED, ""),
+        ("bob-token", grpc.StatusCode.PERMISSION_DENIED, "bob"),
+    ],
+)
+async def test_who_may_not_ask_is_recorded_without_a_body(
+    gateway: Gateway, make_request: Make, token: str, code: grpc.StatusCode, requester: str
+) -> None:
+    context = Context(token)
+    await gateway.refused(make_request(), context)
+    assert context.code is code
+    (record,) = gateway.records
+    assert (record.status_code, record.requester) == (code.value[0], requester)
+    assert record.request == b""
+    assert list(record.logging_error_codes) == ["REQUEST_NOT_AUTHORISED"]
+    assert gateway.asked == []
+
+
+async def test_an_unknown_endpoint_is_only_counted(gateway: Gateway, make_request: Make) -> None:
+    context = Context()
+    await gateway.refused(make_request(name="nowhere"), context)
+    assert (context.code, context.reason) == (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND")
+    assert gateway.records == []
+    count = gateway.metrics.registry.get_sample_value(
+        "tessera_inference_requests_total",
+        {
+            "tessera_endpoint_name": "_unknown",
+            "tessera_model_version": "0",
+            "rpc_response_status_code": "NOT_FOUND",
+        },
+    )
+    assert count == 1
+
+
+async def test_what_does_not_fit_never_reaches_the_runtime(
+    gateway: Gateway, make_request: Make
+) -> None:
+    request, context = make_request(), Context()
+    request.inputs[0].shape[1] = 5
+    await gateway.refused(request, context)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "inputs[0] 'x'" in context.details
+    assert gateway.asked == []
+    (record,) = gateway.records
+    assert (record.status_code, record.served_entity) == (3, "")
+    assert record.request == request.SerializeToString()
+
+
+async def test_bytes_that_are_no_request_are_refused(gateway: Gateway) -> None:
+    context = Context()
+    await gateway.refused(b"\xff\xff\xff", context)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert gateway.records == []
+
+
+async def test_a_runtime_that_is_away_is_unavailable_and_looked_after(
+    gateway: Gateway, make_request: Make
+) -> None:
+    gateway.runtime.up = False
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert (context.code, context.reason) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "RUNTIME_UNAVAILABLE",
+    )
+    assert gateway.lost == 1
+    (record,) = gateway.records
+    assert (record.status_code, record.served_entity) == (14, "delay-1")
+
+
+async def test_the_deadline_ends_the_wait(gateway: Gateway, make_request: Make) -> None:
+    async def never(_: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    gateway.answer = never
+    context = Context(remaining=0.01)
+    await gateway.refused(make_request(), context)
+    assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert gateway.records[0].status_code == 4
+
+
+@pytest.mark.parametrize(("remaining", "code"), [(None, 1), (3.0, 1), (0.0, 4)])
+async def test_a_call_that_ends_early_is_recorded(
+    gateway: Gateway, make_request: Make, remaining: float | None, code: int
+) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: bytes) -> bytes:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return b""
+
+    gateway.answer = slow
+    context = Context()
+    task = asyncio.create_task(gateway.infer(make_request(), context))
+    await began.wait()
+    context.remaining = remaining
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled.is_set(), "the runtime's work must end with its caller"
+    assert gateway.records[0].status_code == code
+    assert gateway.handler.in_flight == 0
+
+
+async def test_a_model_that_fails_says_how(gateway: Gateway, make_request: Make) -> None:
+    async def fail(_: bytes) -> bytes:
+        raise ModelFailed("the model failed: IndexError: index out of range")
+
+    gateway.answer = fail
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert (context.code, context.reason) == (grpc.StatusCode.INTERNAL, "MODEL_FAILED")
+    assert "IndexError" in context.details
+    assert gateway.records[0].status_message == context.details
+
+
+async def test_a_defect_keeps_its_text_to_itself(gateway: Gateway, make_request: Make) -> None:
+    async def fail(_: bytes) -> bytes:
+        raise RuntimeError("secret path")
+
+    gateway.answer = fail
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert context.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in context.details + gateway.records[0].status_message
+
+
+async def test_a_refusal_of_the_runtime_is_the_callers(
+    gateway: Gateway, make_request: Make
+) -> None:
+    async def refuse(_: bytes) -> bytes:
+        raise InvalidInference("the model runtime refused the request's tensors")
+
+    gateway.answer = refuse
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_requests_in_flight_are_bounded(make_endpoint: Make, make_request: Make) -> None:
+    gateway = Gateway(make_endpoint(), InferenceLimits(max_in_flight=2))
+    go = asyncio.Event()
+
+    async def wait(request: bytes) -> bytes:
+        await go.wait()
+        return await gateway._answer(request)
+
+    gateway.answer = wait
+    running = [asyncio.create_task(gateway.infer(make_request(), Context())) for _ in range(2)]
+    await asyncio.sleep(0)
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert (context.code, context.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_INFERENCES",
+    )
+    go.set()
+    await asyncio.gather(*running)
+    await gateway.infer(make_request(), Context())
+    assert sorted(record.status_code for record in gateway.records) == [0, 0, 0, 8]
+
+
+async def test_no_reply_leaves_without_its_record(make_endpoint: Make, make_request: Make) -> None:
+    gateway = Gateway(make_endpoint())
+    gateway.capture = gateway.handler._capture = InMemoryCapture(room=10)
+    context = Context()
+    await gateway.refused(make_request(), context)
+    assert (context.code, context.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "SPOOL_FULL",
+    )
+
+
+async def test_large_bodies_leave_a_code(make_endpoint: Make, make_request: Make) -> None:
+    gateway = Gateway(make_endpoint(), InferenceLimits(largest_logged_body=8))
+    await gateway.infer(make_request(), Context())
+    (record,) = gateway.records
+    assert (record.request, record.response) == (b"", b"")
+    assert list(record.logging_error_codes) == [
+        "MAX_REQUEST_SIZE_EXCEEDED",
+        "MAX_RESPONSE_SIZE_EXCEEDED",
+    ]
+
+
+async def test_traffic_is_split_exactly_and_a_version_can_be_named(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    gateway = Gateway(make_endpoint(shares=(90, 10)))
+    for _ in range(200):
+        await gateway.infer(make_request(), Context())
+    versions = [record.model_version for record in gateway.records]
+    assert (versions.count(1), versions.count(2)) == (180, 20)
+    named = make_request()
+    named.model_version = "2"
+    reply = await gateway.infer(named, Context())
+    assert reply.model_version == "2"
+    named.model_version = "3"
+    context = Context()
+    await gateway.refused(named, context)
+    assert context.code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_route_changes_between_two_requests(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    gateway = Gateway(make_endpoint())
+    await gateway.infer(make_request(), Context())
+    (retired,) = gateway.routes.put(make_endpoint(version=2))
+    await asyncio.wait_for(retired.drained(), 1)
+    await gateway.infer(make_request(), Context())
+    assert [record.config_version for record in gateway.records] == [1, 2]

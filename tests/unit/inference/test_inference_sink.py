@@ -1,0 +1,213 @@
+"""The sink: each request id once, whatever comes again; what cannot be a row is a dead letter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from services.inference.adapters.memory import InMemoryPayloads
+from services.inference.domain.endpoint import InferenceTable
+from services.inference.errors import StoreUnavailable
+from services.inference.sink.rows import Row, row_of
+from services.inference.sink.writer import PayloadSink
+from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.bus.envelope import ConsumedRecord
+from tessera_kit.bus.memory import InMemoryBus
+from tessera_kit.ids import new_id
+from tessera_kit.telemetry.metrics import Metrics
+
+TOPIC = "tessera.inference.payload.v1"
+ROWS = "tessera.inference.rows.v1"
+TABLE = InferenceTable("main.flights.flights_payload", "main_flights", "flights_payload")
+Make = Callable[..., Any]
+
+
+class OneTable:
+    """`ports.Tables` with the table of `flights`."""
+
+    async def table_of(self, endpoint: str) -> InferenceTable | None:
+        return TABLE if endpoint == "flights" else None
+
+
+@pytest.fixture
+def bus() -> InMemoryBus:
+    return InMemoryBus()
+
+
+@pytest.fixture
+def store() -> InMemoryPayloads:
+    return InMemoryPayloads()
+
+
+@pytest.fixture
+def sink(store: InMemoryPayloads, bus: InMemoryBus) -> PayloadSink:
+    return PayloadSink(OneTable(), store, bus, Metrics())
+
+
+def consumed(
+    payload: pb.PayloadRecord, offset: int = 0, *, as_json: bool = False
+) -> ConsumedRecord:
+    value = payload.SerializeToString()
+    if as_json:
+        value = json_format.MessageToJson(payload).encode()
+    kind = b"application/json" if as_json else b"application/protobuf"
+    identifier = payload.tessera_request_id.encode()
+    headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", identifier or b"none"),
+        ("ce_type", b"tessera.events.v1.PayloadRecord"),
+        ("ce_source", b"test"),
+        ("content-type", kind),
+    )
+    return ConsumedRecord(TOPIC, 1, offset, 1_700_000_000_000, identifier, value, headers)
+
+
+@pytest.fixture
+def make_payload(make_request: Make) -> Callable[..., pb.PayloadRecord]:
+    def make(**changes: Any) -> pb.PayloadRecord:
+        payload = pb.PayloadRecord(
+            tessera_request_id=new_id(),
+            endpoint="flights",
+            served_entity="delay-1",
+            model_name="main.flights.delay",
+            model_version=1,
+            duration_us=2500,
+            request=make_request().SerializeToString(),
+        )
+        payload.request_time.FromDatetime(datetime(2026, 11, 23, 7, 0, 0, 123456, tzinfo=UTC))
+        for name, value in changes.items():
+            setattr(payload, name, value)
+        return payload
+
+    return make
+
+
+def offsets(rows: Sequence[Row]) -> list[int]:
+    return [row.record.offset for row in rows]
+
+
+async def test_a_record_becomes_a_row(
+    sink: PayloadSink, store: InMemoryPayloads, bus: InMemoryBus, make_payload: Make
+) -> None:
+    payload = make_payload(client_request_id="mine", trace_id="ab" * 16)
+    await sink.handle([consumed(payload, 42)])
+    (row,) = store.rows(TABLE)
+    assert row.values["tessera_request_id"] == payload.tessera_request_id
+    assert row.values["client_request_id"] == "mine"
+    assert row.values["request_time"].endswith(".123456")
+    assert row.response_us - row.request_us == 2500
+    assert json.loads(row.values["inputs"])["carrier"] == ["UA"]
+    assert (row.values["kafka_partition"], row.values["kafka_offset"]) == (1, 42)
+    (event,) = bus.events(ROWS)
+    assert event.data.row_count == 1
+    assert event.data.table_full_name == TABLE.full_name
+    assert event.data.first_request_id == payload.tessera_request_id
+
+
+async def test_a_record_that_comes_again_is_one_row(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    payloads = [make_payload() for _ in range(10)]
+    records = [consumed(payload, offset) for offset, payload in enumerate(payloads)]
+    repeated = [record._replace(offset=record.offset + 100) for record in records]
+    await sink.handle([*records[:4], *repeated[:4]])
+    await sink.handle(records[2:])
+    await sink.handle([*records, *repeated])
+    found = [row.request_id for row in store.rows(TABLE)]
+    assert sorted(found) == sorted(payload.tessera_request_id for payload in payloads)
+
+
+async def test_an_insert_that_failed_after_it_happened_is_not_repeated(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    records = [consumed(make_payload(), offset) for offset in range(3)]
+    store.fail_after_insert = True
+    with pytest.raises(StoreUnavailable):
+        await sink.handle(records)
+    await sink.handle(records)
+    assert offsets(store.rows(TABLE)) == [0, 1, 2]
+
+
+async def test_an_insert_that_is_still_running_is_told_by_its_token(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    records = [consumed(make_payload(), offset) for offset in range(3)]
+    await sink.handle(records)
+    store.hide = True
+    await sink.handle(records)
+    store.hide = False
+    assert offsets(store.rows(TABLE)) == [0, 1, 2]
+
+
+async def test_different_rows_at_the_same_places_are_both_written(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    """A topic that was made anew counts from 0 again."""
+    await sink.handle([consumed(make_payload(), 0)])
+    await sink.handle([consumed(make_payload(), 0)])
+    assert offsets(store.rows(TABLE)) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"endpoint": "other"}, "endpoint: there is no endpoint 'other'"),
+        ({"endpoint": ""}, "endpoint"),
+        ({"tessera_request_id": ""}, "tessera_request_id"),
+        ({"status_code": 17}, "status_code"),
+        ({"request": b"\xff\xff"}, "request is no inference.ModelInferRequest"),
+        ({"response": b"\xff\xff"}, "response is no inference.ModelInferResponse"),
+        ({"duration_us": 10**14}, "duration_us"),
+        ({"encoding": pb.PAYLOAD_ENCODING_JSON}, "request is not JSON"),
+    ],
+)
+async def test_what_cannot_be_a_row_is_set_aside_with_the_reason(
+    sink: PayloadSink,
+    store: InMemoryPayloads,
+    bus: InMemoryBus,
+    make_payload: Make,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    good = make_payload()
+    await sink.handle([consumed(make_payload(**changes), 0), consumed(good, 1)])
+    assert [row.request_id for row in store.rows(TABLE)] == [good.tessera_request_id]
+    (letter,) = bus.dead_letters(TOPIC)
+    assert words in dict(letter.headers)["dead_letter_message"].decode()
+
+
+@pytest.mark.parametrize("seconds", [-1, 10**10])
+async def test_times_that_no_table_takes_are_set_aside(
+    sink: PayloadSink, bus: InMemoryBus, make_payload: Make, seconds: int
+) -> None:
+    payload = make_payload()
+    payload.request_time.seconds = seconds
+    await sink.handle([consumed(payload)])
+    (letter,) = bus.dead_letters(TOPIC)
+    assert b"request_time" in dict(letter.headers)["dead_letter_message"]
+
+
+async def test_strangers_may_tell_theirs_in_json(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    payload = make_payload(
+        encoding=pb.PAYLOAD_ENCODING_JSON,
+        request=b'{"inputs": {"x": [1.5, 2.5]}}',
+        response=b'{"outputs": {"p": [0.1, 0.9]}}',
+    )
+    await sink.handle([consumed(payload, as_json=True)])
+    (row,) = store.rows(TABLE)
+    assert json.loads(row.values["inputs"]) == {"x": [1.5, 2.5]}
+    assert json.loads(row.values["outputs"]) == {"p": [0.1, 0.9]}
+
+
+def test_a_refused_request_is_kept_though_it_cannot_be_read(make_payload: Make) -> None:
+    row = row_of(consumed(make_payload(request=b"\xff\xff", status_code=3)))
+    assert row.values["logging_error_codes"] == ["REQUEST_NOT_DECODED"]
+    assert json.loads(row.values["request"]) == {"base64": "//8="}
+    assert row.values["inputs"] == "{}"
