@@ -82,6 +82,7 @@ class FaustStream:
         Args:
             handle: Gives a record its effect. What it raises ends the stream, which starts anew.
         """
+        await asyncio.to_thread(self._data_dir.mkdir, parents=True, exist_ok=True)
         failures = 0
         while True:
             try:
@@ -116,6 +117,10 @@ class FaustStream:
             topic_partitions=1,
             topic_disable_leader=True,
             broker_commit_interval=1.0,
+            # A member that died is noticed, and a new one let in, after about a session.
+            broker_session_timeout=6.0,
+            broker_heartbeat_interval=1.0,
+            broker_rebalance_timeout=30.0,
             # An event that was not handled to its end is handled again.
             stream_ack_cancelled_tasks=False,
             stream_ack_exceptions=False,

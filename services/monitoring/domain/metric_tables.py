@@ -55,7 +55,7 @@ _SUBJECT: Final = (
     TableColumn("data_type", _WORD, "'numeric', 'categorical', or 'table' for the window."),
 )
 _REVISION: Final = (
-    TableColumn("revision", "Int64", "How often the window was computed; the greatest counts."),
+    TableColumn("revision", "UInt64", "How often the window was computed; the greatest counts."),
     TableColumn("computed_at", _TIME, "When the row was computed."),
 )
 _COUNTS: Final = frozenset(
