@@ -39,6 +39,17 @@ async def test_a_second_start_is_refused_and_names_the_first(local_stack: Stack)
     await local_stack.wait_healthy(timeout=5)
 
 
+def test_nothing_listens_off_loopback(local_stack: Stack) -> None:
+    listening = [
+        connection.laddr.ip
+        for pid in processes_of(local_stack.home)
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    ]
+    assert len(listening) > 10
+    assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
 async def test_attach_reaches_what_start_local_started(local_stack: Stack) -> None:
     attached = attach(local_stack.home.state_file)
     assert attached.urls == local_stack.urls
