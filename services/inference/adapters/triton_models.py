@@ -17,7 +17,7 @@ _LOAD_SECONDS: Final = 300.0
 _CALL_SECONDS: Final = 10.0
 _AWAY: Final = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "Timeout"})
 # Triton tells a Python error as "… state: Internal: <message>\n\nAt:\n  <file>(<line>): …;".
-_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|;|\Z)", re.DOTALL)
+_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|\Z)", re.DOTALL)
 _LONGEST_REASON: Final = 1000
 
 

@@ -1,0 +1,232 @@
+"""What holds for all inputs: shares, the spool, tensors, and the guard before the runtime."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import reduce
+from math import gcd
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
+from services.inference.capture.frames import frame_header, split_frames
+from services.inference.capture.spool import Spool
+from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.signature import parse_manifest
+from services.inference.domain.splitter import TrafficSplitter, cycle
+from services.inference.errors import InvalidArchive, InvalidInference
+from services.inference.gateway.validation import RequestRules
+from services.inference.gateway.wire import text_field
+from services.inference.runtime.archive import rebuild
+from services.inference.runtime.graph import clean_program
+from services.inference.sink.tensors import UndecodableBody, decode_request
+
+RULES = RequestRules(
+    parse_manifest(
+        json.dumps(
+            {
+                "flavor": "torchscript",
+                "file": "model.pt",
+                "inputs": [
+                    {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
+                    {"name": "c", "datatype": "BYTES", "shape": [-1, 1], "vocabulary": ["a"]},
+                ],
+                "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1, 1]}],
+            }
+        ).encode()
+    ),
+    max_rows=64,
+)
+
+weights = st.lists(st.integers(0, 100), min_size=1, max_size=10).filter(any)
+
+
+@given(weights)
+def test_every_run_of_one_cycle_has_exact_shares(shares: list[int]) -> None:
+    divisor = reduce(gcd, shares)
+    length = sum(shares) // divisor
+    splitter = TrafficSplitter(shares)
+    for _ in range(3):
+        seen = Counter(splitter.next() for _ in range(length))
+        assert [seen[index] * divisor for index in range(len(shares))] == shares
+
+
+@given(weights)
+def test_no_entity_is_ever_more_than_one_turn_away_from_its_share(shares: list[int]) -> None:
+    order, total = cycle(shares), sum(shares)
+    seen: Counter[int] = Counter()
+    for step, index in enumerate(order, 1):
+        seen[index] += 1
+        for other, share in enumerate(shares):
+            assert abs(seen[other] - step * share / total) <= 1 + len(shares) / 2
+
+
+@given(st.lists(st.binary(min_size=1, max_size=200), max_size=20), st.integers(0, 3000))
+def test_a_cut_log_gives_a_prefix_of_its_records(records: list[bytes], cut: int) -> None:
+    log = b"".join(frame_header(record) + record for record in records)
+    found, end = split_frames(log[:cut], 1000)
+    assert found == records[: len(found)]
+    assert end <= min(cut, len(log))
+    if cut >= len(log):
+        assert found == records
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=20),
+    st.integers(min_value=0),
+    st.integers(1, 255),
+)
+def test_a_flipped_byte_never_becomes_a_record(records: list[bytes], place: int, flip: int) -> None:
+    log = bytearray(b"".join(frame_header(record) + record for record in records))
+    log[place % len(log)] ^= flip
+    found, _ = split_frames(bytes(log), 1000)
+    assert found == records[: len(found)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(min_size=1, max_size=60).map(lambda data: ("append", data)),
+            st.integers(1, 5).map(lambda count: ("ship", count)),
+            st.just(("reopen", 0)),
+        ),
+        max_size=40,
+    )
+)
+def test_a_spool_is_a_queue_over_restarts(steps: list[tuple[str, Any]]) -> None:
+    with TemporaryDirectory() as directory:
+        spool = Spool(Path(directory), segment_bytes=150, max_bytes=1 << 20)
+        spool.open()
+        waiting: list[bytes] = []
+        for step, value in steps:
+            if step == "append":
+                spool.append(value)
+                waiting.append(value)
+            elif step == "ship":
+                batch = spool.read(spool.shipped, max_bytes=1 << 16, max_records=value)
+                assert batch.records == waiting[: len(batch.records)]
+                spool.ship(batch.end)
+                del waiting[: len(batch.records)]
+            else:
+                spool.close()
+                spool.open()
+        found, position = [], spool.shipped
+        while (batch := spool.read(position, max_bytes=64, max_records=3)).records:
+            found += batch.records
+            position = batch.end
+        assert found == waiting
+        spool.close()
+
+
+names = st.sampled_from(["x", "c", "p", ""]) | st.text(max_size=5)
+tensors = st.tuples(
+    names,
+    st.sampled_from(["FP32", "BYTES", "INT64", ""]),
+    st.lists(st.integers(-2, 5), max_size=3),
+    st.binary(max_size=40),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(tensors, max_size=4), st.integers(-1, 1))
+def test_what_passes_the_guard_can_be_read(
+    parts: list[tuple[str, str, list[int], bytes]], extra: int
+) -> None:
+    """A request that the runtime will see holds exactly what its heads say."""
+    request = service_pb2.ModelInferRequest(model_name="m")
+    for name, datatype, shape, content in parts:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(content)
+    if extra > 0:
+        request.raw_input_contents.append(b"")
+    elif extra < 0 and parts:
+        del request.raw_input_contents[-1]
+    try:
+        RULES.check(request)
+    except InvalidInference as error:
+        assert error.violations
+        return
+    columns = json.loads(decode_request(request.SerializeToString()).columns)
+    assert set(columns) == {"x", "c"}
+    assert len(columns["x"]) == len(columns["c"]) > 0
+
+
+@given(
+    st.sampled_from([one for one in DATATYPES.values() if one.size and one.name != "BOOL"]),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_numbers_come_through_unchanged(datatype: Any, shape: list[int], random: Any) -> None:
+    count = int(np.prod(shape))
+    raw = bytes(random.getrandbits(8) for _ in range(count * datatype.size))
+    array = np.frombuffer(raw, datatype.numpy)
+    if not np.isfinite(array.astype("float64")).all():
+        return
+    request = service_pb2.ModelInferRequest()
+    request.inputs.add(name="v", datatype=datatype.name, shape=shape)
+    request.raw_input_contents.append(raw)
+    found = json.loads(decode_request(request.SerializeToString()).message)["inputs"][0]["data"]
+    assert np.array(found, datatype.numpy).tobytes() == raw
+
+
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_texts_come_through_unchanged(texts: list[str]) -> None:
+    request = service_pb2.ModelInferRequest()
+    request.inputs.add(name="t", datatype="BYTES", shape=[len(texts)])
+    encoded = [text.encode() for text in texts]
+    request.raw_input_contents.append(
+        b"".join(len(one).to_bytes(4, "little") + one for one in encoded)
+    )
+    assert json.loads(decode_request(request.SerializeToString()).columns) == {"t": texts}
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_decoder(body: bytes) -> None:
+    try:
+        decode_request(body)
+    except UndecodableBody:
+        return
+
+
+@given(st.binary(max_size=100), st.text(max_size=300))
+def test_an_added_field_is_the_one_that_counts(body: bytes, name: str) -> None:
+    try:
+        before = service_pb2.ModelInferRequest.FromString(body)
+    except DecodeError:
+        return
+    after = service_pb2.ModelInferRequest.FromString(body + text_field(1, name))
+    before.model_name = name
+    assert after == before
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_archive_check(data: bytes) -> None:
+    from services.inference.domain.signature import Flavor
+
+    for flavor in Flavor:
+        try:
+            rebuild(flavor, data)
+        except InvalidArchive:
+            continue
+
+
+pieces = [*"su019_.()[]{}'*+-/,:= \n\"", "Max", "os", "Symbol", "__"]
+expressions = st.lists(st.sampled_from(pieces), max_size=30).map("".join)
+
+
+@given(expressions)
+def test_an_expression_that_passes_names_only_sizes(expression: str) -> None:
+    text = json.dumps({"graph_module": {"x": {"expr_str": expression}}})
+    try:
+        clean_program(text)
+    except InvalidArchive:
+        return
+    assert not any(sign in expression for sign in ("__", "[", "{", ":", '"', "os"))
