@@ -14,7 +14,7 @@ from services.inference.adapters.triton_infer import TritonRuntime
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, SinkConfig
-from services.inference.consumer import payload_consumer
+from services.inference.consumers import payload_consumer
 from services.inference.service import Outside, build_service
 from services.inference.sink.writer import PayloadSink
 from tessera_kit.bus.outbox import OutboxRelay

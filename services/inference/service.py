@@ -25,7 +25,7 @@ from services.inference.ports import (
     TableCatalog,
     TableReader,
 )
-from services.inference.servicer import InferenceServicer
+from services.inference.servicers import InferenceServicer
 from tessera.inference.v1 import inference_service_pb2_grpc as rpc
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.clock import Clock
