@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.adapters.sql.tables import METADATA
 from services.tracking.domain.batch import Batch, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
@@ -23,8 +25,8 @@ from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS
 from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery, Store
 from tessera_kit.config import DatabaseConfig
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.tracking_database import fresh_database
 
 
 def experiment(number: int = 1, **changes: object) -> Experiment:
@@ -58,10 +60,39 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "memory":
         yield InMemoryStore()
         return
-    config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'tracking.db'}")
-    await migrate(config.url, "tracking")
-    async with Database(config) as database:
+    async with Database(await fresh_database(tmp_path)) as database:
         yield SqlStore(database)
+
+
+async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    declared = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'declared.db'}")
+    async with Database(declared) as database, database.engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
+        expected = await connection.run_sync(described)
+    migrated = await fresh_database(tmp_path)
+    async with Database(migrated) as database, database.engine.begin() as connection:
+        assert await connection.run_sync(described) == expected
+
+
+def described(connection: sa.Connection) -> dict[str, object]:
+    inspector = sa.inspect(connection)
+    return {
+        table: (
+            [
+                (one["name"], str(one["type"]), one["nullable"])
+                for one in inspector.get_columns(table)
+            ],
+            inspector.get_pk_constraint(table)["constrained_columns"],
+            sorted(
+                (key["constrained_columns"], key["referred_table"])
+                for key in inspector.get_foreign_keys(table)
+            ),
+            sorted(key["column_names"] for key in inspector.get_unique_constraints(table)),
+            sorted((str(one["name"]), one["column_names"]) for one in inspector.get_indexes(table)),
+        )
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
 
 
 async def given(store: Store, *runs: RunInfo) -> None:
@@ -373,6 +404,8 @@ async def searched(store: Store) -> Store:
         ("metrics.auc > 0.7", "r3"),
         ("metrics.auc >= 0.7 AND metric.`auc` < 1", "r3 r1"),
         ("metrics.auc != 0.9", "r2 r1"),
+        ("metrics.auc != 0", "r3 r2 r1"),
+        ("metrics.auc >= 0", "r3 r1"),
         ("metrics.auc = 0.7", "r1"),
         ("metrics.auc > -1e999", "r3 r1"),
         ("params.hidden = '64'", "r1"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,10 +27,9 @@ from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, Schema
 from services.tracking.errors import InvalidFilter, InvalidOrderBy
 from services.tracking.ports import RunQuery, Store
-from tessera_kit.config import DatabaseConfig
 from tessera_kit.ids import new_id
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.tracking_database import fresh_database
 
 TEXTS = st.sampled_from(
     ["", "a", "A", "ab", "a%", "a_b", "*", "[a]", "é", "É", "x\ny", "it's", "\\"]
@@ -129,10 +127,8 @@ ORDERS = st.lists(
 
 @pytest.fixture(scope="module")
 async def sql(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
-    path: Path = tmp_path_factory.mktemp("filters") / "tracking.db"
-    config = DatabaseConfig(f"sqlite+aiosqlite:///{path}")
-    await migrate(config.url, "tracking")
-    async with Database(config) as database:
+    folder = tmp_path_factory.mktemp("filters")
+    async with Database(await fresh_database(folder)) as database:
         yield SqlStore(database)
 
 
@@ -166,7 +162,7 @@ async def pages(store: Store, query: RunQuery) -> list[str]:
             query = replace(query, after=after)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(runs=logged_runs(), text=FILTERS, order=ORDERS, limit=st.integers(1, 4))
 async def test_sql_finds_what_the_evaluator_finds(
     sql: Store, runs: list[Any], text: str, order: list[str], limit: int
@@ -207,8 +203,25 @@ async def test_sql_finds_what_the_evaluator_finds(
 
 
 WORDS = st.sampled_from(
-    "metrics . a ` ' \" params.k AND = != <= 'x' 1 -1e5 ( ) , IS NOT NULL IN LIKE \x00 status OR "
-    "tags.`a b` é".split(" ")  # noqa: SIM905
+    [
+        *(
+            "metrics",
+            ".",
+            "a",
+            "`",
+            "'",
+            '"',
+            "params.k",
+            "AND",
+            "=",
+            "!=",
+            "<=",
+            "'x'",
+            "1",
+            "-1e5",
+        ),
+        *("(", ")", ",", "IS", "NOT", "NULL", "IN", "LIKE", "\x00", "status", "OR", "tags.`a b`"),
+    ]
 )
 
 

@@ -15,14 +15,14 @@ from services.tracking.app import binding, use_cases
 from services.tracking.servicers import UseCases
 from tessera.catalog.v1 import securable_pb2
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
-from tessera_kit.config import DatabaseConfig, RpcConfig, Secret
+from tessera_kit.config import RpcConfig, Secret
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.server import build_server
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
+from tests.tracking_database import fresh_database
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ async def authority() -> InMemoryAuthority:
 
 @pytest.fixture
 async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator[Service]:
-    config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'tracking.db'}")
-    await migrate(config.url, "tracking")
-    async with Database(config) as database:
+    async with Database(await fresh_database(tmp_path)) as database:
         cases = use_cases(
             SqlStore(database),
             ObjectArtifacts(InMemoryObjectStore()),

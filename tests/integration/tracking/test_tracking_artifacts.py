@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 
@@ -87,7 +88,7 @@ async def test_a_sender_that_breaks_off_leaves_nothing(service: Service) -> None
         yield api.UploadArtifactRequest(chunk=b"never")
 
     call = service.ada.UploadArtifact(broken())
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - a cancelled call
+    with pytest.raises(BaseException) as caught:
         await call
     assert type(caught.value).__name__ == "CancelledError"
     assert await listed(service, run.run_id) == []
@@ -112,9 +113,7 @@ async def test_a_file_and_a_folder_do_not_share_a_path(service: Service) -> None
     run = await new_run(service)
     await upload(service, run.run_id, "a/b")
     for path in ("a", "a/b/c", "a/b/c/d"):
-        info = await refused(
-            upload(service, run.run_id, path), grpc.StatusCode.FAILED_PRECONDITION
-        )
+        info = await refused(upload(service, run.run_id, path), grpc.StatusCode.FAILED_PRECONDITION)
         assert info.reason == "ARTIFACT_IS_DIRECTORY"
 
 
@@ -139,9 +138,7 @@ async def test_uploads_in_the_wrong_order_are_refused(service: Service) -> None:
         for one in sent:
             yield one
 
-    header = api.UploadArtifactRequest(
-        header=api.UploadArtifactHeader(run_id=run.run_id, path="a")
-    )
+    header = api.UploadArtifactRequest(header=api.UploadArtifactHeader(run_id=run.run_id, path="a"))
     chunk = api.UploadArtifactRequest(chunk=b"x")
     for sent in ((), (chunk,), (header, chunk, header), (header, api.UploadArtifactRequest())):
         info = await refused(
