@@ -10,8 +10,10 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from services.training.domain.checks import GitRules
 from services.training.domain.job import GitSource
@@ -19,6 +21,8 @@ from services.training.errors import SourceRefused, SourceUnavailable
 from tessera_kit.errors import InvalidArgument
 
 __all__ = ["Git"]
+
+Process: TypeAlias = "subprocess.Popen[bytes]"
 
 _OPTIONS = (
     "core.hooksPath=/dev/null",
@@ -114,29 +118,20 @@ class Git:
 
     async def _git(self, folder: Path, home: Path, *arguments: str) -> str:
         options = [part for option in _OPTIONS for part in ("-c", option)]
-        child = await asyncio.create_subprocess_exec(
-            "git",
-            *options,
-            *arguments,
-            cwd=folder,
-            env=self._environment(home),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        command = ["git", *options, *arguments]
+        child = await asyncio.to_thread(_start, command, folder, self._environment(home))
         try:
             async with asyncio.timeout(self._timeout):
-                output, errors = await child.communicate()
+                output, errors = await asyncio.to_thread(child.communicate)
         except TimeoutError:
             raise SourceUnavailable(
                 f"git {arguments[0]} took longer than {self._timeout:g} s"
             ) from None
         finally:
             if child.returncode is None:
-                # It leads a group of its own, with the helpers that it started.
+                # It leads a group of its own, with the helpers that it started; the thread that
+                # reads its output reaps it.
                 os.killpg(child.pid, signal.SIGKILL)
-                await child.wait()
         if child.returncode != 0:
             said = errors.decode("utf-8", "replace").strip()[-1000:]
             message = f"git {arguments[0]} failed: {said or f'exit code {child.returncode}'}"
@@ -157,6 +152,19 @@ class Git:
             "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes",
             "GIT_TERMINAL_PROMPT": "0",
         }
+
+
+def _start(command: list[str], folder: Path, environment: dict[str, str]) -> Process:
+    # By `subprocess`, not by the event loop: see `processes._launch`.
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def _is_final(command: str, said: str) -> bool:

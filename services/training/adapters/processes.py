@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -62,7 +64,7 @@ class LocalProcesses:
         self._log_limit = log_limit_bytes
         self._log_seconds = log_days * 86_400
         self._nice = nice
-        self._children: set[asyncio.subprocess.Process] = set()
+        self._children: set[subprocess.Popen[bytes]] = set()
 
     async def start(self, plan: AttemptPlan) -> None:
         """Start an attempt's supervisor; returns once it took the attempt.
@@ -72,30 +74,11 @@ class LocalProcesses:
         """
         folder = attempt_folder(self._root, plan.key)
         await asyncio.to_thread(self._write, folder, plan)
-        with (folder.control / "supervisor.log").open("ab") as errors:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                _SUPERVISOR,
-                str(folder.path),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                env=_supervisor_environment(),
-                start_new_session=True,
-                close_fds=True,
-            )
+        child = await asyncio.to_thread(_launch, folder)
         self._children.add(child)
-        assert child.stdout is not None  # noqa: S101 - it was asked for
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                said = await child.stdout.readline()
-        except TimeoutError:
-            said = b""
-        # Whoever links the claim first decides, should it only be slow.
-        if said != b"claimed\n" and not await self.adopt(plan.key):
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+        # Whoever links the claim first decides, should the supervisor only be slow.
+        if not await asyncio.to_thread(_says_claimed, child) and not await self.adopt(plan.key):
+            child.kill()
             raise OSError(f"the supervisor of attempt {plan.key.text} did not start")
 
     async def adopt(self, key: AttemptKey) -> bool:
@@ -133,8 +116,7 @@ class LocalProcesses:
     async def clear(self, key: AttemptKey) -> None:
         """Remove an ended attempt's files, all but its logs."""
         folder = attempt_folder(self._root, key)
-        ended = {child for child in self._children if child.returncode is not None}
-        self._children -= ended
+        self._children -= {child for child in self._children if child.poll() is not None}
         await asyncio.to_thread(_remove, folder)
 
     async def sweep(self, under_way: Collection[AttemptKey]) -> None:
@@ -175,6 +157,31 @@ class LocalProcesses:
                 nice=self._nice,
             )
         )
+
+
+def _launch(folder: AttemptFolder) -> subprocess.Popen[bytes]:
+    """Start a supervisor in a session of its own.
+
+    By `subprocess` and in a thread, not by the event loop: it forks without gRPC's handlers, which
+    may not be run while other threads are inside gRPC.
+    """
+    with (folder.control / "supervisor.log").open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", _SUPERVISOR, str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_supervisor_environment(),
+            start_new_session=True,
+        )
+
+
+def _says_claimed(child: subprocess.Popen[bytes]) -> bool:
+    """Wait until a supervisor says that it took its attempt; False when it ends or is too slow."""
+    assert child.stdout is not None  # noqa: S101 - it was asked for
+    with child.stdout as said:
+        readable, _, _ = select.select([said], [], [], _START_SECONDS)
+        return bool(readable) and said.readline() == b"claimed\n"
 
 
 def _job_environment(folder: AttemptFolder, plan: AttemptPlan) -> dict[str, str]:

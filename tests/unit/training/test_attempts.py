@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from datetime import timedelta
 
 import pytest
 
-from services.training.domain.job import GitSource, JobState, Resources, RetryPolicy
+from services.training.domain.job import FileSource, GitSource, JobState, Resources, RetryPolicy
 from services.training.domain.life import AttemptResult, EndCause
 from services.training.errors import SourceRefused
 from services.training.ports import AttemptKey
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.catalog.v1 import securable_pb2 as securable
 from tessera.events.v1 import catalog_events_pb2, training_events_pb2
+from tessera_kit.bus.envelope import from_record, to_record
 from tessera_kit.errors import Unavailable
 from tests.helpers import eventually
 from tests.unit.training.conftest import ANN, BOB, World, spec
@@ -46,6 +48,23 @@ async def test_a_job_runs_and_everything_is_told_once(world: World) -> None:
         (lineage.LINEAGE_NODE_TYPE_TABLE, "main.a.flights"),
     }
     assert {edge.target.name for edge in seen.edges} == {job.run_id}
+
+
+async def test_events_pass_the_door_of_the_bus_and_hold_no_secrets_or_code(world: World) -> None:
+    source = FileSource("train.py", "password = 'hunter2'\n")
+    job = await world.service.jobs.submit(
+        ANN, spec(source=source, environment={"API_KEY": "hunter2"})
+    )
+    world.processes.end(await world.runs(job), BAD)
+    await world.reaches(job, JobState.FAILED)
+    records = [to_record(event) for event in world.memory.told]
+    assert len(records) == 4
+    for record in records:
+        assert b"hunter2" not in (record.value or b"")
+        from_record(record)
+    digest = hashlib.sha256(source.content.encode()).hexdigest()
+    (submitted,) = world.told(training_events_pb2.JobSubmitted)
+    assert digest in str(submitted)
 
 
 async def test_failures_are_tried_again_after_growing_pauses_within_the_budget(
