@@ -125,6 +125,4 @@ class World:
 
 async def let_pass(world: World, name: str, privileges: Iterable[Privilege] = ()) -> None:
     """Give a principal USE of everything, and more where named."""
-    await world.grant(
-        name, METASTORE, Privilege.USE_CATALOG, Privilege.USE_SCHEMA, *privileges
-    )
+    await world.grant(name, METASTORE, Privilege.USE_CATALOG, Privilege.USE_SCHEMA, *privileges)

@@ -6,7 +6,11 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 
-__all__ = ["PulledFile"]
+__all__ = ["PulledFile", "ReadTooLarge"]
+
+
+class ReadTooLarge(OSError):
+    """A length in the data is larger than what is read at once."""
 
 
 class PulledFile(io.RawIOBase):
@@ -36,10 +40,10 @@ class PulledFile(io.RawIOBase):
         """Up to `size` bytes, fewer only at the end.
 
         Raises:
-            OSError: More than the largest single read is asked for.
+            ReadTooLarge: More than the largest single read is asked for.
         """
         if not 0 <= size <= self._most:
-            raise OSError("the read is too large")
+            raise ReadTooLarge(f"a read of {size} bytes")
         parts: list[bytes] = []
         missing = size
         while missing:

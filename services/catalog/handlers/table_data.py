@@ -15,7 +15,7 @@ from services.catalog.domain.rows import RowQuery, check_query
 from services.catalog.domain.securables import SecurableKey
 from services.catalog.errors import InvalidUpload, LimitReached, NotManaged, of_field
 from services.catalog.handlers.context import Context, active
-from services.catalog.handlers.pull import PulledFile
+from services.catalog.handlers.pull import PulledFile, ReadTooLarge
 from services.catalog.handlers.requests import RequestKey, recall, remember
 from services.catalog.ports import ExternalSource, ManagedSource, RowSource, TableEngine
 from tessera_kit.ids import new_id
@@ -144,13 +144,13 @@ async def _decoded(decode: Callable[[], Result]) -> Result:
 
     Raises:
         InvalidUpload: The bytes are no Arrow IPC stream.
-        LimitReached: A batch is too large.
+        LimitReached: A message says to be larger than what is taken.
     """
     try:
         return await asyncio.to_thread(decode)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, EOFError) as error:
+    except ReadTooLarge as error:
+        text = f"an Arrow message may have {_MOST_BATCH_BYTES >> 20} MiB at most"
+        raise LimitReached(text) from error
+    except (pa.ArrowException, OSError, EOFError) as error:
         text = f"are no Arrow IPC stream: {str(error)[:200]}"
         raise of_field(InvalidUpload, "arrow_ipc", text) from None
-    except (OSError, MemoryError) as error:
-        text = f"an Arrow batch may have {_MOST_BATCH_BYTES >> 20} MiB at most"
-        raise LimitReached(text) from error
