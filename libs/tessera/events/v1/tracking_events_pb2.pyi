@@ -26,7 +26,7 @@ class RunStarted(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _tracking_pb2.Run:
-        """The run as it was created."""
+        """The run as it was created; without its tags where these would not fit a record."""
 
     def __init__(
         self,
@@ -50,7 +50,9 @@ class RunEnded(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _tracking_pb2.Run:
-        """The run as it now is, with its parameters and latest metrics."""
+        """The run as it now is, with its parameters and latest metrics; without the largest of these where they would not
+        fit a record (1 MiB): read the run then.
+        """
 
     def __init__(
         self,

@@ -571,7 +571,7 @@ Global___RestoreRunResponse: _TypeAlias = RestoreRunResponse  # noqa: Y015
 
 @_typing.final
 class LogBatchRequest(_message.Message):
-    """Asks to write a batch. At most 1,000 entities in all."""
+    """Asks to write a batch. At most 1,000 metrics, parameters and tags in all, and 1,000,000 bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -584,7 +584,7 @@ class LogBatchRequest(_message.Message):
     """The run's id."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
-        """Points of metrics to append."""
+        """Points of metrics to append; a run's points are a set, so one that is there already is not added again."""
 
     @_builtins.property
     def params(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Param]:
@@ -644,7 +644,7 @@ class StreamMetricsRequest(_message.Message):
     run_id: _builtins.str
     """The run's id."""
     sequence: _builtins.int
-    """Counts the messages of this stream from 1."""
+    """Counts the messages of this stream from 1, without gaps."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
         """Points to append."""
@@ -732,7 +732,7 @@ class GetMetricHistoryResponse(_message.Message):
     """Where the next page starts; empty on the last page."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
-        """The points, ordered by step and time."""
+        """The points, ordered by step, time and value, NaN last."""
 
     def __init__(
         self,
@@ -770,7 +770,7 @@ class SearchRunsRequest(_message.Message):
     """The next_page_token of the page before; empty for the first page."""
     @_builtins.property
     def experiment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The experiments to look in, by id."""
+        """The experiments to look in, by id; those that the caller may not read have no runs."""
 
     @_builtins.property
     def order_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1004,7 +1004,7 @@ class ListArtifactsResponse(_message.Message):
     """Where the next page starts; empty on the last page."""
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.ArtifactInfo]:
-        """Files and folders directly below the path, ordered by name."""
+        """Files and folders directly below the path, ordered by name within the page."""
 
     def __init__(
         self,

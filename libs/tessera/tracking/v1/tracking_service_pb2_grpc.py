@@ -167,7 +167,7 @@ class TrackingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RestoreExperiment(self, request, context):
-        """Brings a deleted experiment and its runs back.
+        """Brings a deleted experiment back, with the runs that were deleted along with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

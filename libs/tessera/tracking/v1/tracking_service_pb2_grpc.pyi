@@ -27,7 +27,7 @@ class TrackingServiceStub:
     DeleteExperiment: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.DeleteExperimentRequest, _tracking_service_pb2.DeleteExperimentResponse]
     """Marks an experiment and its runs as deleted."""
     RestoreExperiment: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.RestoreExperimentRequest, _tracking_service_pb2.RestoreExperimentResponse]
-    """Brings a deleted experiment and its runs back."""
+    """Brings a deleted experiment back, with the runs that were deleted along with it."""
     CreateRun: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.CreateRunRequest, _tracking_service_pb2.CreateRunResponse]
     """Creates a run, under way from the start."""
     GetRun: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.GetRunRequest, _tracking_service_pb2.GetRunResponse]
@@ -102,7 +102,7 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tracking_service_pb2.RestoreExperimentRequest,
         context: _aio.ServicerContext[_tracking_service_pb2.RestoreExperimentRequest, _abc.Awaitable[_tracking_service_pb2.RestoreExperimentResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.RestoreExperimentResponse]:
-        """Brings a deleted experiment and its runs back."""
+        """Brings a deleted experiment back, with the runs that were deleted along with it."""
 
     @_abc_1.abstractmethod
     def CreateRun(
