@@ -16,7 +16,7 @@ _DOORS = ("catalog", "tracking", "training", "inference", "monitoring", "gateway
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The doors of one platform and the caller's token."""
+    """The doors of one platform and the caller's token; a door that is not known is empty."""
 
     catalog: str
     """gRPC target of the catalog, as `host:port`."""
@@ -37,6 +37,19 @@ class Settings:
     ca_file: Path | None = None
     """Certificates to trust when the doors speak TLS; None for doors that do not."""
 
+    def door(self, name: str) -> str:
+        """The target of a door, or the bootstrap servers of `kafka`.
+
+        Raises:
+            ConfigError: It is not known; the text names the variable that sets it.
+        """
+        if target := str(getattr(self, name)):
+            return target
+        variable = (
+            "TESSERA_KAFKA_BOOTSTRAP" if name == "kafka" else f"TESSERA_{name.upper()}_TARGET"
+        )
+        raise ConfigError(f"the door {name} of the platform is not known; set {variable}")
+
     @classmethod
     def from_env(cls, source: Mapping[str, str] | None = None) -> Self:
         """Reads `TESSERA_<SERVICE>_TARGET`, `TESSERA_KAFKA_BOOTSTRAP` and the token's variables.
@@ -45,7 +58,7 @@ class Settings:
         (`TESSERA_HOME`, or `.tessera` in the working directory), which `infra/run up` writes.
 
         Raises:
-            ConfigError: A door is neither in the environment nor in a stack's data directory.
+            ConfigError: No door is in the environment or in a stack's data directory.
         """
         env = Env(os.environ if source is None else source)
         home = env.path("TESSERA_HOME", Path(".tessera"))
@@ -55,13 +68,13 @@ class Settings:
             door: env.string(f"TESSERA_{door.upper()}_TARGET", known.get(door)) for door in _DOORS
         }
         doors["kafka"] = env.string("TESSERA_KAFKA_BOOTSTRAP", known.get("kafka"))
-        if missing := [door for door, target in doors.items() if not target]:
+        if not any(doors.values()):
             raise ConfigError(
-                f"no stack is known in {home} and the environment does not name its doors "
-                f"({', '.join(missing)}); run `infra/run up`, or set TESSERA_HOME"
+                f"no stack is known in {home} and the environment names no door of one "
+                "(TESSERA_CATALOG_TARGET and its like); run `infra/run up`, or set TESSERA_HOME"
             )
         return cls(
-            **{door: str(target) for door, target in doors.items()},
+            **{door: target or "" for door, target in doors.items()},
             token=_read_token(env, state.get("files", {})),
             ca_file=env.path("TESSERA_TLS_CA_FILE", None),
         )

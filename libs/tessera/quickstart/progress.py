@@ -38,6 +38,7 @@ class Progress:
             TextColumn("[dim]{task.fields[detail]}[/]"),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
         self._replay: TaskID | None = None
         self._replay_started = 0.0
@@ -59,6 +60,9 @@ class Progress:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         done = total or 1
         self._bars.update(task, completed=done, total=done)
+        if not self._console.is_terminal:
+            # Bars are drawn on terminals only; a log gets a line when a phase is over.
+            self._console.print(f"{title}: {self.seconds[name]:.1f} s", highlight=False)
 
     def detail(self, task: TaskID, text: str) -> None:
         """A word beside a phase's bar."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from tessera_kit.rpc.client import ClientTls, open_channel
+import grpc
 
 from tessera.client.aio.access import AsyncAccess, AsyncLineage
 from tessera.client.aio.catalog import AsyncCatalog
@@ -18,56 +19,24 @@ from tessera.client.aio.tracking import AsyncTracking
 from tessera.client.aio.training import AsyncTraining
 from tessera.client.settings import Settings
 from tessera_kit.config import KafkaConfig
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.tls import ClientTls
 
 
 class AsyncClient:
     """Everything that a user of the platform can do, as coroutines.
 
     Use it as an asynchronous context manager, from one event loop. Every call has a deadline; a
-    failed call raises a `tessera.TesseraError`, whose class says what kind of failure it was.
+    failed call raises a `tessera.TesseraError`, whose class says what kind of failure it was. A
+    door is connected to when its part is first used.
 
     Args:
         settings: Doors and token; by default those that `Settings.from_env` finds.
     """
 
-    catalog: AsyncCatalog
-    """Catalogs, schemas, tables and volumes."""
-    tables: AsyncTables
-    """Rows of tables, as Arrow."""
-    models: AsyncModels
-    """Registered models and their versions."""
-    access: AsyncAccess
-    """Principals, tokens and grants."""
-    lineage: AsyncLineage
-    """What was made from what."""
-    tracking: AsyncTracking
-    """Experiments and runs."""
-    training: AsyncTraining
-    """Jobs and triggers."""
-    inference: AsyncInference
-    """Endpoints and predictions."""
-    monitoring: AsyncMonitoring
-    """Monitors, windows, metrics and alerts."""
-    events: AsyncEvents
-    """Labels and other facts, over Kafka."""
-
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
-        tls = None if self.settings.ca_file is None else ClientTls(ca_file=self.settings.ca_file)
-        self._channels = {
-            door: open_channel(getattr(self.settings, door), token=self.settings.token, tls=tls)
-            for door in ("catalog", "tracking", "training", "inference", "monitoring", "gateway")
-        }
-        self.catalog = AsyncCatalog(self._channels["catalog"])
-        self.tables = AsyncTables(self._channels["catalog"])
-        self.models = AsyncModels(self._channels["catalog"])
-        self.access = AsyncAccess(self._channels["catalog"])
-        self.lineage = AsyncLineage(self._channels["catalog"])
-        self.tracking = AsyncTracking(self._channels["tracking"])
-        self.training = AsyncTraining(self._channels["training"])
-        self.inference = AsyncInference(self._channels["inference"], self._channels["gateway"])
-        self.monitoring = AsyncMonitoring(self._channels["monitoring"])
-        self.events = AsyncEvents(KafkaConfig(bootstrap=self.settings.kafka))
+        self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,6 +51,66 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self.events.close()
-        for channel in self._channels.values():
+        if "events" in self.__dict__:
+            await self.events.close()
+        while self._channels:
+            _, channel = self._channels.popitem()
             await channel.close()
+
+    @cached_property
+    def catalog(self) -> AsyncCatalog:
+        """Catalogs, schemas, tables and volumes."""
+        return AsyncCatalog(self._channel("catalog"))
+
+    @cached_property
+    def tables(self) -> AsyncTables:
+        """Rows of tables, as Arrow."""
+        return AsyncTables(self._channel("catalog"))
+
+    @cached_property
+    def models(self) -> AsyncModels:
+        """Registered models and their versions."""
+        return AsyncModels(self._channel("catalog"))
+
+    @cached_property
+    def access(self) -> AsyncAccess:
+        """Principals, tokens and grants."""
+        return AsyncAccess(self._channel("catalog"))
+
+    @cached_property
+    def lineage(self) -> AsyncLineage:
+        """What was made from what."""
+        return AsyncLineage(self._channel("catalog"))
+
+    @cached_property
+    def tracking(self) -> AsyncTracking:
+        """Experiments and runs."""
+        return AsyncTracking(self._channel("tracking"))
+
+    @cached_property
+    def training(self) -> AsyncTraining:
+        """Jobs and triggers."""
+        return AsyncTraining(self._channel("training"))
+
+    @cached_property
+    def inference(self) -> AsyncInference:
+        """Endpoints and predictions."""
+        return AsyncInference(self._channel("inference"), self._channel("gateway"))
+
+    @cached_property
+    def monitoring(self) -> AsyncMonitoring:
+        """Monitors, windows, metrics and alerts."""
+        return AsyncMonitoring(self._channel("monitoring"))
+
+    @cached_property
+    def events(self) -> AsyncEvents:
+        """Labels and other facts, over Kafka."""
+        return AsyncEvents(KafkaConfig(bootstrap=self.settings.door("kafka")))
+
+    def _channel(self, door: str) -> grpc.aio.Channel:
+        if door not in self._channels:
+            ca_file = self.settings.ca_file
+            tls = None if ca_file is None else ClientTls(ca_file=ca_file)
+            target = self.settings.door(door)
+            self._channels[door] = open_channel(target, token=self.settings.token, tls=tls)
+        return self._channels[door]

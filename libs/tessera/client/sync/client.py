@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -29,41 +30,10 @@ class Client:
         settings: Doors and token; by default those that `Settings.from_env` finds.
     """
 
-    catalog: Catalog
-    """Catalogs, schemas, tables and volumes."""
-    tables: Tables
-    """Rows of tables, as Arrow."""
-    models: Models
-    """Registered models and their versions."""
-    access: Access
-    """Principals, tokens and grants."""
-    lineage: Lineage
-    """What was made from what."""
-    tracking: Tracking
-    """Experiments and runs."""
-    training: Training
-    """Jobs and triggers."""
-    inference: Inference
-    """Endpoints and predictions."""
-    monitoring: Monitoring
-    """Monitors, windows, metrics and alerts."""
-    events: Events
-    """Labels and other facts, over Kafka."""
-
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
-        self._portal = portal = Portal()
-        self._client = client = portal.make(lambda: AsyncClient(self.settings))
-        self.catalog = Catalog(portal, client.catalog)
-        self.tables = Tables(portal, client.tables)
-        self.models = Models(portal, client.models)
-        self.access = Access(portal, client.access)
-        self.lineage = Lineage(portal, client.lineage)
-        self.tracking = Tracking(portal, client.tracking)
-        self.training = Training(portal, client.training)
-        self.inference = Inference(portal, client.inference)
-        self.monitoring = Monitoring(portal, client.monitoring)
-        self.events = Events(portal, client.events)
+        self._portal = Portal()
+        self._client = AsyncClient(self.settings)
 
     def __enter__(self) -> Self:
         return self
@@ -80,3 +50,53 @@ class Client:
         """Closes all connections and ends the thread."""
         self._portal.run(self._client.close())
         self._portal.close()
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Catalogs, schemas, tables and volumes."""
+        return Catalog(self._portal, self._portal.make(lambda: self._client.catalog))
+
+    @cached_property
+    def tables(self) -> Tables:
+        """Rows of tables, as Arrow."""
+        return Tables(self._portal, self._portal.make(lambda: self._client.tables))
+
+    @cached_property
+    def models(self) -> Models:
+        """Registered models and their versions."""
+        return Models(self._portal, self._portal.make(lambda: self._client.models))
+
+    @cached_property
+    def access(self) -> Access:
+        """Principals, tokens and grants."""
+        return Access(self._portal, self._portal.make(lambda: self._client.access))
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """What was made from what."""
+        return Lineage(self._portal, self._portal.make(lambda: self._client.lineage))
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """Experiments and runs."""
+        return Tracking(self._portal, self._portal.make(lambda: self._client.tracking))
+
+    @cached_property
+    def training(self) -> Training:
+        """Jobs and triggers."""
+        return Training(self._portal, self._portal.make(lambda: self._client.training))
+
+    @cached_property
+    def inference(self) -> Inference:
+        """Endpoints and predictions."""
+        return Inference(self._portal, self._portal.make(lambda: self._client.inference))
+
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        """Monitors, windows, metrics and alerts."""
+        return Monitoring(self._portal, self._portal.make(lambda: self._client.monitoring))
+
+    @cached_property
+    def events(self) -> Events:
+        """Labels and other facts, over Kafka."""
+        return Events(self._portal, self._portal.make(lambda: self._client.events))
