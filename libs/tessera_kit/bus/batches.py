@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -243,8 +244,7 @@ class _Session:
                     "%s: attempt %d at %d records failed, the next is in %.2f s: %s",
                     *(self._group, attempts, len(batch), delay, reason_of(error)),
                 )
-            try:
-                await asyncio.wait_for(self._leaving.wait(), delay)
-            except TimeoutError:
-                continue
-            raise Stopping
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._leaving.wait()
+                raise Stopping

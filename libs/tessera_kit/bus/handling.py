@@ -200,7 +200,8 @@ class EventHandling:
             )
             error = None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await stop.wait()
                 raise Stopping
 
     async def _attempt(self, record: ConsumedRecord) -> Exception | None:

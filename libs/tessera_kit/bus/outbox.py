@@ -98,7 +98,9 @@ class OutboxRelay:
             pass
         await self._sweep(access)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._database.outbox_filled.wait(), self._poll_seconds)
+            # Not `wait_for`, which in Python 3.11 may swallow a cancellation.
+            async with asyncio.timeout(self._poll_seconds):
+                await self._database.outbox_filled.wait()
 
     async def _publish(self, access: SoleAccess) -> int:
         """Publish one batch; returns how many events it had."""

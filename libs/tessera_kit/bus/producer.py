@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata, TopicPartition
 from opentelemetry import trace
+from prometheus_client import Counter, Histogram
 
 from tessera_kit.bus.envelope import Headers, Record, to_record
 from tessera_kit.bus.event import Event
@@ -22,6 +23,8 @@ from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.bus.topics import REGISTRY, TopicRegistry, ensure_topics
 from tessera_kit.config import KafkaConfig
 from tessera_kit.errors import InvalidArgument, Unavailable
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter, histogram
 
 __all__ = ["BusUnavailable", "EventProducer", "EventTooLarge", "Publisher"]
 
@@ -30,6 +33,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tessera_kit.bus")
 
+_SEND = "send"
 _LARGEST_REQUEST = 17 << 20
 _REQUEST_MS = 15_000
 _DRAIN_SECONDS = 5.0
@@ -101,6 +105,7 @@ class EventProducer:
         self._delivery_seconds = delivery_seconds
         self._compression = compression
         self._partitioner = KafkaPartitioner()
+        self._meter = _Meter()
         self._connecting: asyncio.Task[AIOKafkaProducer] | None = None
 
     async def start(self) -> None:
@@ -139,11 +144,11 @@ class EventProducer:
             f"send {record.topic}",
             kind=trace.SpanKind.PRODUCER,
             attributes={
-                "messaging.system": "kafka",
-                "messaging.operation.name": "send",
-                "messaging.operation.type": "send",
-                "messaging.destination.name": record.topic,
-                "messaging.message.id": event.id,
+                names.MESSAGING_SYSTEM: "kafka",
+                names.MESSAGING_OPERATION: _SEND,
+                names.MESSAGING_OPERATION_TYPE: _SEND,
+                names.MESSAGING_DESTINATION: record.topic,
+                names.MESSAGING_MESSAGE_ID: event.id,
             },
         ):
             await self._send_one(record, time.monotonic() + self._delivery_seconds)
@@ -205,14 +210,17 @@ class EventProducer:
         Raises:
             BusUnavailable: The queue stayed full, or there was no broker, for `delivery_seconds`.
         """
-        deadline = time.monotonic() + self._delivery_seconds
+        began = time.monotonic()
+        deadline = began + self._delivery_seconds
         producer = await self._connected(deadline)
         try:
             future: asyncio.Future[RecordMetadata] = await self._in_time(
                 producer.send(topic, value, key, headers=list(headers)), deadline
             )
         except KafkaError as error:
+            self._meter.failed(topic, 1)
             raise _translated(error) from error
+        future.add_done_callback(partial(self._meter.ended, topic, began))
         return future
 
     def _checked(self, record: Record) -> Record:
@@ -249,6 +257,8 @@ class EventProducer:
             await self._until_acknowledged(
                 partial(producer.send_batch, batch, partition.topic, partition=partition.partition),
                 deadline,
+                partition.topic,
+                end - start,
             )
             start = end
 
@@ -260,12 +270,29 @@ class EventProducer:
                 record.topic, record.value, record.key, headers=list(record.headers)
             ),
             deadline,
+            record.topic,
+            1,
         )
 
     async def _until_acknowledged(
-        self, send: Callable[[], Awaitable[Awaitable[RecordMetadata]]], deadline: float
+        self,
+        send: Callable[[], Awaitable[Awaitable[RecordMetadata]]],
+        deadline: float,
+        topic: str,
+        messages: int,
     ) -> None:
         """Call `send` until what it returns resolves; it may be called again after a failure."""
+        began = time.monotonic()
+        try:
+            await self._attempts(send, deadline)
+        except Exception:
+            self._meter.failed(topic, messages)
+            raise
+        self._meter.acknowledged(topic, messages, began)
+
+    async def _attempts(
+        self, send: Callable[[], Awaitable[Awaitable[RecordMetadata]]], deadline: float
+    ) -> None:
         attempts = 0
         while True:
             try:
@@ -322,6 +349,42 @@ class EventProducer:
             except BaseException:
                 await producer.stop()
                 raise
+
+
+class _Meter:
+    """Counts what one producer sends, by topic."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, tuple[Counter, Counter, Histogram]] = {}
+
+    def acknowledged(self, topic: str, messages: int, began: float) -> None:
+        """Count messages that the broker has, sent at `began` of the monotonic clock."""
+        acknowledged, _, duration = self._of(topic)
+        acknowledged.inc(messages)
+        duration.observe(time.monotonic() - began)
+
+    def failed(self, topic: str, messages: int) -> None:
+        """Count messages that were given up."""
+        self._of(topic)[1].inc(messages)
+
+    def ended(self, topic: str, began: float, sent: asyncio.Future[RecordMetadata]) -> None:
+        """Count one message when its future resolves."""
+        if sent.cancelled() or sent.exception() is not None:
+            self.failed(topic, 1)
+        else:
+            self.acknowledged(topic, 1, began)
+
+    def _of(self, topic: str) -> tuple[Counter, Counter, Histogram]:
+        found = self._topics.get(topic)
+        if found is None:
+            sent = counter(names.BUS_SENT)
+            duration = histogram(names.BUS_SEND_DURATION).labels(topic, _SEND)
+            found = self._topics[topic] = (
+                sent.labels(topic, "ok"),
+                sent.labels(topic, "error"),
+                duration,
+            )
+        return found
 
 
 def _translated(error: KafkaError) -> Exception:

@@ -200,7 +200,8 @@ class BatchWriter:
                 break
             self._filled.clear()
             try:
-                await asyncio.wait_for(self._filled.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._filled.wait()
             except TimeoutError:
                 break
         batch: list[_Group] = []

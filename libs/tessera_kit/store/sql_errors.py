@@ -61,8 +61,9 @@ def translate_errors(engine: Engine) -> None:
 
     @event.listens_for(engine, "handle_error")
     def translate(context: ExceptionContext) -> None:
-        # A failed ping is the pool's own: it opens another connection.
-        if context.is_pre_ping:
+        # A failed ping is the pool's own: it opens another connection. A cancellation, after which
+        # the connection is given up too, is no error and must go on as it is.
+        if context.is_pre_ping or not isinstance(context.original_exception, Exception):
             return
         if context.is_disconnect or passes(context.original_exception):
             raise DatabaseUnavailable("the database is not available now")
