@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 
 from services.catalog.domain.access import AccessNode, Subject, decide, effective, visible
-from services.catalog.domain.privileges import Privilege as P
-from services.catalog.domain.securables import SecurableKey
-from services.catalog.domain.securables import SecurableType as T
+from services.catalog.domain.privileges import Privilege
+from services.catalog.domain.securables import SecurableKey, SecurableType
 
+P, T = Privilege, SecurableType
 TABLE = SecurableKey(T.TABLE, "c.s.t")
 SCHEMA, CATALOG, METASTORE = TABLE.chain[1:]
 MODEL = SecurableKey(T.MODEL, "c.s.m")
 ENDPOINT = SecurableKey(T.ENDPOINT, "front")
 
-Grants = Mapping[SecurableKey, Mapping[str, set[P]]]
+Grants = Mapping[SecurableKey, Mapping[str, set[Privilege]]]
 
 
 def chain(
@@ -96,10 +97,10 @@ def test_administrators_may_do_everything() -> None:
 
 
 class TestAllPrivileges:
-    GRANTS: Grants = {CATALOG: {"ada": {P.ALL_PRIVILEGES}}}
+    GRANTS: ClassVar[Grants] = {CATALOG: {"ada": {P.ALL_PRIVILEGES}}}
 
     @pytest.mark.parametrize("privilege", sorted(set(P) - {P.MANAGE}))
-    def test_stands_for_every_other_when_checked(self, privilege: P) -> None:
+    def test_stands_for_every_other_when_checked(self, privilege: Privilege) -> None:
         assert decide(ADA, chain(grants=self.GRANTS), privilege)
 
     def test_does_not_stand_for_manage(self) -> None:

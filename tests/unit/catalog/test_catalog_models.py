@@ -292,7 +292,7 @@ class TestRights:
         await let_pass(registered, "ada", [Privilege.BROWSE])
         cases = registered.cases
         assert (await cases.versions.get(ada, DELAY, 1)).version.version == 1
-        with pytest.raises(PrivilegeMissing, match="EXECUTE on model main.default.delay"):
+        with pytest.raises(PrivilegeMissing, match="EXECUTE on model main"):
             await cases.files.download(ada, DELAY, 1, "model.pt2")
         with pytest.raises(PrivilegeMissing, match="CREATE MODEL VERSION"):
             await cases.versions.create(ada, DELAY, VersionDraft(), NO_REQUEST)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from services.catalog.domain.principals import PrincipalKind, token_digest
-from services.catalog.domain.privileges import Privilege as P
+from services.catalog.domain.privileges import Privilege
 from services.catalog.domain.securables import METASTORE, SecurableKey, SecurableType
 from services.catalog.errors import (
     GroupCycle,
@@ -41,6 +41,7 @@ from tests.catalog_world import (
     table,
 )
 
+P = Privilege
 ENDPOINT = SecurableKey(SecurableType.ENDPOINT, "front")
 
 
@@ -332,7 +333,7 @@ class TestGrants:
     async def test_are_paged(self, world: World) -> None:
         await world.user("ada")
         await world.grant("ada", catalog("main"), P.USE_CATALOG, P.BROWSE, P.SELECT)
-        found: list[P] = []
+        found: list[Privilege] = []
         after = ("", 0)
         for _ in range(5):
             page = await world.cases.grants.page(await world.admin(), catalog("main"), "", after, 1)

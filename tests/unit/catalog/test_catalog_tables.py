@@ -33,6 +33,7 @@ from services.catalog.errors import (
 )
 from services.catalog.handlers.requests import NO_REQUEST, RequestKey
 from tests.catalog_world import COLUMNS, World, catalog, schema, table, volume
+from tests.helpers import eventually
 
 FLIGHTS = table("main.default.flights")
 ROWS = pa.table({"id": [1, 2], "note": ["a", None]})
@@ -192,8 +193,7 @@ async def test_a_schema_deleted_under_a_creation_leaves_no_storage(world: World)
     await begun.wait()
     admin = await world.admin()
     deleting = asyncio.create_task(world.cases.removal.delete(admin, schema("main.a"), force=True))
-    while world.store.state.entities[schema("main.a")].active:
-        await asyncio.sleep(0)
+    await eventually(lambda: not world.store.state.entities[schema("main.a")].active)
     go_on.set()
     with pytest.raises(Exception, match="being created or deleted"):
         await making

@@ -232,7 +232,7 @@ class TestDeletion:
         ada = await world.user("ada")
         made = await world.make(schema("main.a"))
         await world.grant("ada", catalog("main"), Privilege.ALL_PRIVILEGES)
-        with pytest.raises(PrivilegeMissing, match="MANAGE on schema main.a"):
+        with pytest.raises(PrivilegeMissing, match="MANAGE on schema main"):
             await world.cases.removal.delete(ada, made.key)
         await world.grant("ada", schema("main.a"), Privilege.MANAGE)
         await world.cases.removal.delete(ada, made.key)
