@@ -30,7 +30,11 @@ __all__ = ["ClickHouseAnalytics"]
 # Tables whose rows replace others are read as if they had; a label that is missing is null; rows
 # that hold whole distributions travel in small blocks.
 _SETTINGS: Mapping[str, Any] = {"final": 1, "join_use_nulls": 1, "max_block_size": 8192}
-_DRIFT_SETTINGS: Mapping[str, Any] = {**_SETTINGS, "max_block_size": 128}
+_DRIFT_SETTINGS: Mapping[str, Any] = {
+    **_SETTINGS,
+    "max_block_size": 128,
+    "short_circuit_function_evaluation": "disable",
+}
 
 
 class ClickHouseAnalytics:

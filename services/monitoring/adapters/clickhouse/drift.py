@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from services.monitoring.adapters.clickhouse.engine import Query, quote
+from services.monitoring.adapters.clickhouse.engine import Query, layers, quote
 from services.monitoring.adapters.clickhouse.profile import BASELINE, COLUMN_PROFILES, INPUT
 from services.monitoring.domain.metrics import DRIFT_METRICS, DriftType
 
@@ -29,7 +29,7 @@ __all__ = ["drift_select"]
 _FIELDS: Final = (
     *("window_start", "window_end", "slice_key", "slice_value", "column_name", "data_type"),
     *("row_count", "count", "num_nan", "num_zeros", "distinct_count", "avg"),
-    *("numbers", "texts", "counts", "other_count", "edges"),
+    *("numbers", "number_counts", "texts", "text_counts", "other_count", "edges"),
 )
 _LEAST_SHARE: Final = 1e-4
 
@@ -115,16 +115,10 @@ def _pairs(database: str, drift_type: DriftType, *, at: str, key: str, value: st
 
 def _shares(pairs: str) -> str:
     """Both distributions over the same places: the steps of numbers, the bins, the categories."""
+    # Sums by text over all texts of both, in the same order for both.
     texts = (
-        "if(w_other_count + r_other_count = 0, tupleElement(mapAdd(({0}_texts, {0}_counts), "
-        "({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2), arrayPushBack(tupleElement("
-        "mapAdd(({0}_texts, {0}_counts), ({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2), "
-        "{0}_other_count))"
-    )
-    steps = (
-        "arraySort(s -> s.1, arrayConcat("
-        "arrayMap((v, c) -> (v, c / w_m), w_numbers, w_counts), "
-        "arrayMap((v, c) -> (v, -(c / r_m)), r_numbers, r_counts)))"
+        "tupleElement(mapAdd(({0}_texts, {0}_text_counts), "
+        "({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2)"
     )
     # One decile only: all of the reference is about there. Look below it and above it.
     bins = (
@@ -132,42 +126,80 @@ def _shares(pairs: str) -> str:
         "arrayMap(e -> (e, 1), r_edges))"
     )
     cumulated = (
-        "arrayPushBack(arrayMap(e -> arraySum((v, c) -> "
-        "if(v < e.1 OR (e.2 = 1 AND v = e.1), c, 0), {0}_numbers, {0}_counts), bins), {0}_m)"
+        "arrayPushBack(arrayMap(e -> arraySum((v, c) -> if(v < e.1 OR (e.2 = 1 AND v = e.1), c, 0),"
+        " {0}_numbers, {0}_number_counts), bins), {0}_m)"
     )
-    counts = (
-        "if(is_numeric, arrayMap((c, previous) -> toUInt64(c - previous), {0}_upto, "
-        "arrayPopBack(arrayPushFront({0}_upto, toUInt64(0)))), {1})"
+    differences = (
+        "arrayMap((c, previous) -> toFloat64(c - previous), {0}_upto, "
+        "arrayPopBack(arrayPushFront({0}_upto, toUInt64(0))))"
     )
-    return (
-        "SELECT *, w_data_type = 'numeric' AND length(w_numbers) > 0 AND length(r_numbers) > 0 "
-        "AS is_numeric, w_data_type != 'numeric' AND w_count > 0 AND r_count > 0 AS is_text, "
-        "toUInt64(w_count - ifNull(w_num_nan, 0)) AS w_m, "
-        "toUInt64(r_count - ifNull(r_num_nan, 0)) AS r_m, "
-        f"{bins} AS bins, {cumulated.format('w')} AS w_upto, {cumulated.format('r')} AS r_upto, "
-        f"{counts.format('w', texts.format('w', 'r'))} AS w_bins, "
-        f"{counts.format('r', texts.format('r', 'w'))} AS r_bins, "
-        f"{steps} AS steps FROM ({pairs})"
+    others = "w_other_count + r_other_count > 0"
+    chosen = (
+        "if(w_data_type = 'numeric', {0}_binned, arrayMap(c -> toFloat64(c), "
+        f"if({others}, arrayPushBack({{0}}_by_text, {{0}}_other_count), {{0}}_by_text)))"
+    )
+    return layers(
+        pairs,
+        {
+            "w_m": "toUInt64(w_count - ifNull(w_num_nan, 0))",
+            "r_m": "toUInt64(r_count - ifNull(r_num_nan, 0))",
+            "bins": bins,
+            "w_by_text": texts.format("w", "r"),
+            "r_by_text": texts.format("r", "w"),
+        },
+        {
+            "is_numeric": "w_data_type = 'numeric' AND w_m > 0 AND r_m > 0",
+            "is_text": "w_data_type != 'numeric' AND w_m > 0 AND r_m > 0",
+            "w_upto": cumulated.format("w"),
+            "r_upto": cumulated.format("r"),
+            "spots": "arrayConcat(w_numbers, r_numbers)",
+            "weights": (
+                "arrayConcat(arrayMap(c -> c / w_m, w_number_counts), "
+                "arrayMap(c -> -(c / r_m), r_number_counts))"
+            ),
+        },
+        {
+            "w_binned": differences.format("w"),
+            "r_binned": differences.format("r"),
+            "places": "arraySort(spots)",
+            "gaps": "arrayCumSum(arraySort((w, v) -> v, weights, spots))",
+        },
+        {
+            "w_bins": chosen.format("w"),
+            "r_bins": chosen.format("r"),
+            "following": "arrayShiftLeft(places, 1)",
+        },
     )
 
 
 def _distances(shares: str) -> str:
     """The sums that the metrics are made of."""
-    following = "arrayShiftLeft(places, 1)"
-    return (
-        "SELECT *, arrayMap(s -> s.1, steps) AS places, "
-        "arrayCumSum(arrayMap(s -> s.2, steps)) AS gaps, "
-        f"arrayMax((g, v, n, i) -> if(i < length(gaps) AND v = n, 0, abs(g)), "
-        f"gaps, places, {following}, arrayEnumerate(gaps)) AS ks, "
-        f"arraySum((g, v, n, i) -> if(i < length(gaps), abs(g) * (n - v), 0), "
-        f"gaps, places, {following}, arrayEnumerate(gaps)) AS area, "
-        "sqrt((w_m * r_m) / (w_m + r_m)) * ks AS ks_scaled, "
-        "arrayMap(c -> c / w_m, w_bins) AS q, arrayMap(c -> c / r_m, r_bins) AS p, "
-        "arraySum((a, b) -> if(a + b = 0, 0, pow(a - (a + b) * (w_m / (w_m + r_m)), 2) "
-        "/ ((a + b) * (w_m / (w_m + r_m))) + pow(b - (a + b) * (r_m / (w_m + r_m)), 2) "
-        "/ ((a + b) * (r_m / (w_m + r_m)))), w_bins, r_bins) AS chi, "
-        "toInt64(arrayCount((a, b) -> a + b > 0, w_bins, r_bins)) - 1 AS freedom "
-        f"FROM ({shares})"
+    inside = "i < length(gaps)"
+    return layers(
+        shares,
+        {
+            "ks": (
+                f"if(empty(gaps), 0, arrayMax((g, v, n, i) -> if({inside} AND v = n, 0, abs(g)), "
+                "gaps, places, following, arrayEnumerate(gaps)))"
+            ),
+            "area": (
+                f"arraySum((g, v, n, i) -> if({inside}, abs(g) * (n - v), 0), "
+                "gaps, places, following, arrayEnumerate(gaps))"
+            ),
+            "w_part": "w_m / (w_m + r_m)",
+            "r_part": "r_m / (w_m + r_m)",
+            "q": "arrayMap(c -> c / w_m, w_bins)",
+            "p": "arrayMap(c -> c / r_m, r_bins)",
+            "freedom": "toInt64(arrayCount((a, b) -> a + b > 0, w_bins, r_bins)) - 1",
+        },
+        {
+            "ks_scaled": "sqrt(w_m * r_part) * ks",
+            "chi": (
+                "arraySum((a, b) -> if(a + b = 0, 0, "
+                "pow(a - (a + b) * w_part, 2) / ((a + b) * w_part) "
+                "+ pow(b - (a + b) * r_part, 2) / ((a + b) * r_part)), w_bins, r_bins)"
+            ),
+        },
     )
 
 

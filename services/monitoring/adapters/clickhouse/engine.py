@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Engine", "Query", "Result", "quote", "text"]
+__all__ = ["Engine", "Query", "Result", "layers", "quote", "text"]
 
 Parameters = Mapping[str, Any]
 
@@ -80,3 +80,15 @@ def text(value: str) -> str:
     """A text as an SQL literal; for names that become part of an expression, such as a column's."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def layers(source: str, *layers: Mapping[str, str]) -> str:
+    """Nested SELECTs, each with further columns made of those below.
+
+    The columns of a layer must not use each other: ClickHouse would analyse an alias anew wherever
+    it stands, and that costs more than what is computed.
+    """
+    for layer in layers:
+        columns = ", ".join(f"{value} AS {name}" for name, value in layer.items())
+        source = f"SELECT *, {columns} FROM ({source})"
+    return source

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from services.monitoring.adapters.clickhouse.engine import Query, quote, text
+from services.monitoring.adapters.clickhouse.engine import Query, layers, quote, text
 from services.monitoring.domain.columns import Column, ColumnKind, RowSchema
 
 __all__ = ["BASELINE", "COLUMN_PROFILES", "INPUT", "RESOLUTION", "ProfileKey", "profile_insert"]
@@ -103,29 +103,48 @@ def _runs(gathered: str) -> str:
         "arrayFilter((i, v, following) -> i = length({0}) OR v != following, "
         "arrayEnumerate({0}), {0}, arrayShiftLeft({0}, 1))"
     )
-    keep = (
-        f"arrayMap((e, i) -> if(length(x_ends) > {RESOLUTION}, "
-        f"toUInt64(intDiv((e - 1) * {RESOLUTION}, m)), toUInt64(i)), "
-        "x_ends, arrayEnumerate(x_ends))"
-    )
-    frequent = (
-        f"arraySort(p -> p.1, arraySlice(arrayPartialSort(p -> (-toInt64(p.2), p.1), {RESOLUTION}, "
-        f"arrayZip(t_values, t_runs)), 1, {RESOLUTION}))"
-    )
-    return (
-        "SELECT *, length(x) AS m, length(t) AS mt, "
-        f"{ends.format('x')} AS x_ends, {ends.format('t')} AS t_ends, "
-        "arrayCompact(x) AS x_values, arrayCompact(t) AS t_values, "
-        f"{_run_lengths('x_ends')} AS x_runs, {_run_lengths('t_ends')} AS t_runs, "
-        f"{keep} AS shares, "
-        "arrayMap((i, share, following) -> i = length(x_ends) OR share != following, "
-        "arrayEnumerate(shares), shares, arrayShiftLeft(shares, 1)) AS is_kept, "
-        "arrayFilter((v, k) -> k, x_values, is_kept) AS kept_values, "
-        "arrayFilter((e, k) -> k, x_ends, is_kept) AS kept_ends, "
-        f"{frequent} AS kept_texts, "
-        f"if(m = 0, CAST([] AS Array(Float64)), {_QUANTILES}) AS steps "
-        "FROM (SELECT *, arraySort(arrayFilter(v -> isFinite(v), numbers)) AS x, "
-        f"arraySort(texts) AS t FROM ({gathered}))"
+    return layers(
+        gathered,
+        {"x": "arraySort(arrayFilter(v -> isFinite(v), numbers))", "t": "arraySort(texts)"},
+        {
+            "m": "length(x)",
+            "mt": "length(t)",
+            "x_ends": ends.format("x"),
+            "t_ends": ends.format("t"),
+            "x_values": "arrayCompact(x)",
+            "t_values": "arrayCompact(t)",
+            # Linear interpolation between order statistics, as numpy.quantile does by default.
+            "steps": (
+                "if(empty(x), CAST([] AS Array(Float64)), "
+                f"arrayReduce('quantilesExactInclusive({_LEVELS})', x))"
+            ),
+        },
+        {
+            "x_runs": _run_lengths("x_ends"),
+            "t_runs": _run_lengths("t_ends"),
+            "shares": (
+                f"arrayMap((e, i) -> if(length(x_ends) > {RESOLUTION}, "
+                f"toUInt64(intDiv((e - 1) * {RESOLUTION}, m)), toUInt64(i)), "
+                "x_ends, arrayEnumerate(x_ends))"
+            ),
+        },
+        {
+            "is_kept": (
+                "arrayMap((i, share, following) -> i = length(shares) OR share != following, "
+                "arrayEnumerate(shares), shares, arrayShiftLeft(shares, 1))"
+            ),
+            "x_top": _top("x_values", "x_runs", _FREQUENT),
+            "t_top": _top("t_values", "t_runs", _FREQUENT),
+            "t_kept": (
+                f"if(length(t_values) > {RESOLUTION}, "
+                f"arraySort(p -> p.1, {_top('t_values', 't_runs', RESOLUTION)}), "
+                "arrayZip(t_values, t_runs))"
+            ),
+        },
+        {
+            "kept_values": "arrayFilter((v, k) -> k, x_values, is_kept)",
+            "kept_ends": "arrayFilter((e, k) -> k, x_ends, is_kept)",
+        },
     )
 
 
@@ -137,15 +156,14 @@ def _run_lengths(ends: str) -> str:
 
 
 _LEVELS = ", ".join(f"{step / _STEPS:g}" for step in range(_STEPS + 1))
-# Linear interpolation between order statistics, as numpy.quantile does by default.
-_QUANTILES = f"arrayReduce('quantilesExactInclusive({_LEVELS})', x)"
 _DECILES = ", ".join(f"steps[{_STEPS * tenth // 10 + 1}]" for tenth in range(1, 10))
 
 
-def _top(values: str, runs: str) -> str:
+def _top(values: str, runs: str, count: int) -> str:
+    """The most frequent values with their counts; of equally frequent ones the least."""
     return (
-        f"arraySlice(arrayPartialSort(p -> (-toInt64(p.2), p.1), {_FREQUENT}, "
-        f"arrayZip({values}, {runs})), 1, {_FREQUENT})"
+        f"arraySlice(arrayPartialSort(p -> (-toInt64(p.2), p.1), {count}, "
+        f"arrayZip({values}, {runs})), 1, {count})"
     )
 
 
@@ -153,7 +171,6 @@ def _either(numeric: str, categorical: str) -> str:
     return f"if(data_type = 'numeric', {numeric}, {categorical})"
 
 
-_X_TOP, _T_TOP = _top("x_values", "x_runs"), _top("t_values", "t_runs")
 _COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "monitor_id": "{monitor_id:String}",
@@ -184,15 +201,14 @@ _COLUMNS: Mapping[str, str] = MappingProxyType(
             "if(mt > 0, arraySum((v, r) -> lengthUTF8(v) * r, t_values, t_runs) / mt, NULL)"
         ),
         "frequent_items": _either(
-            f"arrayMap(p -> toString(p.1), {_X_TOP})", f"arrayMap(p -> p.1, {_T_TOP})"
+            "arrayMap(p -> toString(p.1), x_top)", "arrayMap(p -> p.1, t_top)"
         ),
-        "frequent_counts": _either(
-            f"arrayMap(p -> p.2, {_X_TOP})", f"arrayMap(p -> p.2, {_T_TOP})"
-        ),
+        "frequent_counts": _either("arrayMap(p -> p.2, x_top)", "arrayMap(p -> p.2, t_top)"),
         "numbers": "kept_values",
-        "texts": "arrayMap(p -> p.1, kept_texts)",
-        "counts": _either(_run_lengths("kept_ends"), "arrayMap(p -> p.2, kept_texts)"),
-        "other_count": "mt - arraySum(p -> p.2, kept_texts)",
+        "texts": "arrayMap(p -> p.1, t_kept)",
+        "number_counts": _run_lengths("kept_ends"),
+        "text_counts": "arrayMap(p -> p.2, t_kept)",
+        "other_count": "mt - arraySum(p -> p.2, t_kept)",
         "edges": f"if(m > 0, arrayDistinct([{_DECILES}]), [])",
     }
 )

@@ -26,8 +26,9 @@ CREATE TABLE IF NOT EXISTS column_profiles
     frequent_items Array(String),
     frequent_counts Array(UInt64),
     numbers Array(Float64) COMMENT 'The distribution: values in order.',
+    number_counts Array(UInt64) COMMENT 'How many rows have each number.',
     texts Array(String) COMMENT 'The distribution of texts: values in order.',
-    counts Array(UInt64) COMMENT 'How many rows have each value.',
+    text_counts Array(UInt64) COMMENT 'How many rows have each text.',
     other_count UInt64 COMMENT 'Rows with texts that are not listed.',
     edges Array(Float64) COMMENT 'Distinct deciles.'
 )
