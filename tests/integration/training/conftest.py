@@ -42,6 +42,8 @@ from tessera_kit.store.migrate import migrate
 from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 
+ANN_TOKEN = "ann-token"
+
 
 class TokenCatalog(InMemoryCatalog):
     """A catalog whose tokens are good at the door."""
@@ -79,7 +81,7 @@ class Running:
         return open_channel(self.address, token=Secret(token), retry=False)
 
     @contextlib.asynccontextmanager
-    async def client(self, token: str = "ann-token") -> AsyncIterator[AsyncTraining]:
+    async def client(self, token: str = ANN_TOKEN) -> AsyncIterator[AsyncTraining]:
         async with self.channel(token) as channel:
             yield AsyncTraining(channel)
 
@@ -97,6 +99,7 @@ async def running(folder: Path, *, slots: int = 2, grace: float = 5.0) -> AsyncI
             securable.PRIVILEGE_CREATE_JOB,
             securable.PRIVILEGE_SELECT,
             securable.PRIVILEGE_CREATE_MODEL_VERSION,
+            securable.PRIVILEGE_BROWSE,
         ],
         securable.SECURABLE_TYPE_METASTORE,
         "metastore",

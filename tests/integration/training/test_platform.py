@@ -85,10 +85,10 @@ async def pid_of(client: AsyncClient, job: job_pb2.Job, attempt: int = 1) -> int
 
 
 async def running(client: AsyncClient, job: job_pb2.Job, attempts: int = 1) -> job_pb2.Job:
-    async for job in client.training.watch(job.job_id):
-        if job.state == job_pb2.JOB_STATE_RUNNING and len(job.attempts) == attempts:
-            return job
-        assert job.state not in FINAL_STATES, job.message
+    async for seen in client.training.watch(job.job_id):
+        if seen.state == job_pb2.JOB_STATE_RUNNING and len(seen.attempts) == attempts:
+            return seen
+        assert seen.state not in FINAL_STATES, seen.message
     raise AssertionError("the watch ended")
 
 
