@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -34,6 +33,20 @@ from tessera_kit.store.sql_errors import WaitingPool, translate_errors
 
 __all__ = ["Database", "UnitOfWork"]
 
+# One statement of constant text for any number of events: several times faster than one value list
+# each.
+_CLAIM = {
+    "sqlite": sa.text(
+        f"INSERT OR IGNORE INTO {INBOX.name} (consumer_group, event_id, handled_at) "  # noqa: S608
+        "SELECT :consumer_group, value, :now FROM json_each(:event_ids) RETURNING event_id"
+    ),
+    "postgresql": sa.text(
+        f"INSERT INTO {INBOX.name} (consumer_group, event_id, handled_at) "  # noqa: S608
+        "SELECT :consumer_group, value, :now "
+        "FROM json_array_elements_text(CAST(:event_ids AS json)) AS value "
+        "ON CONFLICT DO NOTHING RETURNING event_id"
+    ),
+}
 _BUSY_SECONDS = 30
 _READERS = 4
 _POSTGRES_CONNECTIONS = 10
@@ -151,14 +164,14 @@ class UnitOfWork:
         Returns those that it did not handle before. A claim of an event that another open
         transaction has claimed waits for that one's outcome.
         """
-        insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
-        now = int(time.time())
         claimed = await self.session.scalars(
-            insert(INBOX).on_conflict_do_nothing().returning(INBOX.c.event_id),
-            [
-                {"consumer_group": consumer_group, "event_id": event_id, "handled_at": now}
-                for event_id in event_ids
-            ],
+            _CLAIM[self._database.dialect],
+            {
+                "consumer_group": consumer_group,
+                # In one order everywhere, so that two groups of claims cannot wait for each other.
+                "event_ids": json.dumps(sorted(event_ids)),
+                "now": int(time.time()),
+            },
         )
         return set(claimed)
 
