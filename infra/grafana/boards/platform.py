@@ -183,25 +183,6 @@ _CALL_ROW: Final = Row(
             ),
             unit="reqps",
         ),
-        Panel(
-            "ClickHouse, 99th percentile",
-            "Time of the services' operations on ClickHouse.",
-            (
-                Prom(
-                    promql.quantile(
-                        0.99, names.CLICKHOUSE_DURATION, (SERVICE, names.DB_OPERATION), _CHOSEN
-                    ),
-                    "{{service}} {{db_operation_name}}",
-                ),
-            ),
-            unit="s",
-        ),
-        Panel(
-            "Points that runs logged",
-            "Points of metrics that tracking stored per second.",
-            (Prom(promql.rate(promql.total(names.TRACKING_METRICS_LOGGED)), "points"),),
-            unit="cps",
-        ),
     ),
 )
 
@@ -318,6 +299,77 @@ _BUS: Final = Row(
                     "{{service}} told/s",
                 ),
             ),
+        ),
+    ),
+)
+
+_WORK: Final = Row(
+    "Stores and jobs",
+    (
+        Panel(
+            "ClickHouse, 99th percentile",
+            "Time of the services' operations on ClickHouse.",
+            (
+                Prom(
+                    promql.quantile(
+                        0.99, names.CLICKHOUSE_DURATION, (SERVICE, names.DB_OPERATION), _CHOSEN
+                    ),
+                    "{{service}} {{db_operation_name}}",
+                ),
+            ),
+            unit="s",
+        ),
+        Panel(
+            "Rows written in batches",
+            "Rows that batch writers wrote, or gave up on, by table.",
+            (
+                Prom(
+                    promql.rate(
+                        promql.total(names.WRITER_ROWS),
+                        (names.DB_COLLECTION, names.OUTCOME),
+                        _CHOSEN,
+                    ),
+                    "{{db_collection_name}} {{tessera_outcome}}",
+                ),
+            ),
+            unit="cps",
+        ),
+        Panel(
+            "Rows that wait to be written",
+            "Rows in the queues of batch writers, and the mean size of a batch.",
+            (
+                Prom(
+                    promql.gauge(names.WRITER_PENDING, (names.DB_COLLECTION,), _CHOSEN),
+                    "{{db_collection_name}} waits",
+                ),
+                Prom(
+                    promql.mean(names.WRITER_BATCH_ROWS, (names.DB_COLLECTION,), _CHOSEN),
+                    "{{db_collection_name}} batch",
+                ),
+            ),
+        ),
+        Panel(
+            "Points that runs logged",
+            "Points of metrics that tracking stored per second.",
+            (Prom(promql.rate(promql.total(names.TRACKING_METRICS_LOGGED)), "points"),),
+            unit="cps",
+        ),
+        Panel(
+            "Training jobs",
+            "Jobs that run now.",
+            (Prom(promql.gauge(names.TRAINING_ACTIVE), "running"),),
+        ),
+        Panel(
+            "Training jobs that ended",
+            "Jobs that ended over the time range, by how.",
+            (
+                Prom(
+                    promql.increase(promql.total(names.TRAINING_JOBS), (names.OUTCOME,)),
+                    "{{tessera_outcome}}",
+                ),
+            ),
+            kind=Kind.STAT,
+            empty="0",
         ),
     ),
 )
@@ -482,5 +534,5 @@ PLATFORM: Final = Dashboard(
             SERVICE, "Service", f'label_values({promql.UP.name}{{job="tessera"}}, {SERVICE})'
         ),
     ),
-    rows=(_NOW, _CALL_ROW, _BUS, _PROCESSES, _TRAIL),
+    rows=(_NOW, _CALL_ROW, _BUS, _WORK, _PROCESSES, _TRAIL),
 )

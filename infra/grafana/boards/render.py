@@ -168,7 +168,7 @@ def _options(panel: Panel) -> Json:
                 "orientation": "auto",
                 "colorMode": "value",
                 "graphMode": "area",
-                "textMode": "value",
+                "textMode": "auto",
             }
         case Kind.TRACE:
             return {}

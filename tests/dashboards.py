@@ -1,0 +1,140 @@
+"""Grafana's provisioned dashboards as Grafana reads them: panels, queries, variables, macros."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "infra/grafana/provisioning/dashboards"
+PROMETHEUS = "tessera-prometheus"
+CLICKHOUSE = "tessera-clickhouse"
+
+Value = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class PanelQuery:
+    """One query of one panel."""
+
+    dashboard: str
+    panel: str
+    source: str
+    text: str
+    format: int | str
+
+    def __str__(self) -> str:
+        return f"{self.dashboard} / {self.panel}"
+
+
+def dashboards() -> dict[str, dict[str, Any]]:
+    """Every dashboard by the name of its file."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every panel that shows something, those of closed rows too."""
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            yield from panel["panels"]
+        else:
+            yield panel
+
+
+def queries(source: str) -> list[PanelQuery]:
+    """Every query of a data source, by its uid."""
+    return [
+        PanelQuery(name, panel["title"], source, _text(target), target["format"])
+        for name, dashboard in dashboards().items()
+        for panel in panels(dashboard)
+        for target in panel["targets"]
+        if target["datasource"]["uid"] == source
+    ]
+
+
+def _text(target: Mapping[str, Any]) -> str:
+    return str(target["expr"] if "expr" in target else target["rawSql"])
+
+
+def with_variables(text: str, variables: Mapping[str, Value]) -> str:
+    """The text with `$name`, `${name}` and `${name:format}` as Grafana puts them in."""
+
+    def put(found: re.Match[str]) -> str:
+        name, form = found["plain"] or found["name"], found["form"]
+        value = variables[name]
+        values = [value] if isinstance(value, str) else list(value)
+        match form:
+            case None | "raw":
+                return "','".join(values)
+            case "sqlstring":
+                return ",".join("'" + one.replace("'", "''") + "'" for one in values)
+            case "pipe":
+                return "|".join(values)
+        raise AssertionError(f"the format {form} is not known here")
+
+    return re.sub(r"\$(?:(?P<plain>[a-z]\w*)|\{(?P<name>[a-z]\w*)(?::(?P<form>\w+))?\})", put, text)
+
+
+def with_macros(text: str, begin: datetime, end: datetime, interval: int = 30) -> str:
+    """SQL with the macros of Grafana's ClickHouse plugin as the plugin expands them."""
+    first, last = f"toDateTime({int(begin.timestamp())})", f"toDateTime({int(end.timestamp())})"
+    text = re.sub(
+        r"\$__timeFilter\(([^()]+)\)",
+        lambda found: f"{found[1]} >= {first} AND {found[1]} <= {last}",
+        text,
+    )
+    text = re.sub(
+        r"\$__timeInterval\(([^()]+)\)",
+        lambda found: f"toStartOfInterval(toDateTime({found[1]}), INTERVAL {interval} second)",
+        text,
+    )
+    assert "$__" not in text, text
+    return text
+
+
+def with_durations(expression: str, rate: str, span: str) -> str:
+    """PromQL with the durations that Grafana puts in."""
+    text = expression.replace("$__rate_interval", rate).replace("$__range", span)
+    assert "$__" not in text, text
+    return text
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One choice of time series in PromQL."""
+
+    name: str
+    labels: frozenset[str]
+
+
+_WORDS = frozenset({"by", "without", "or", "and", "unless", "on", "ignoring", "bool", "offset"})
+
+
+def selectors(expression: str) -> list[Selector]:
+    """The series that PromQL asks for, with the labels that it asks of them or groups them by."""
+    text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
+    text = re.sub(r"\[[^\]]*\]", "", text)
+    grouped: set[str] = set()
+
+    def group(found: re.Match[str]) -> str:
+        grouped.update(name.strip() for name in found[1].split(","))
+        return ""
+
+    text = re.sub(r"\b(?:by|without|on|ignoring)\s*\(([^()]*)\)", group, text)
+    found = []
+    for match in re.finditer(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?!\s*\(|[\w:])(\{[^}]*\})?", text):
+        name, inside = match[1], match[2] or "{}"
+        if name in _WORDS or _inside_braces(text, match.start()):
+            continue
+        labels = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", inside)
+        found.append(Selector(name, frozenset(labels) | frozenset(grouped)))
+    return found
+
+
+def _inside_braces(text: str, position: int) -> bool:
+    return text.count("{", 0, position) > text.count("}", 0, position)
