@@ -10,8 +10,8 @@ from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
 from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.sql import SqlEndpoints
-from services.inference.adapters.triton_infer import TritonRuntime
 from services.inference.adapters.triton_models import TritonModels
+from services.inference.adapters.triton_wire import TritonWire
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, SinkConfig
 from services.inference.consumers import payload_consumer
@@ -67,7 +67,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         stack.callback(spool.close)
         models = TritonModels(config.triton.grpc_target)
         stack.push_async_callback(models.close)
-        runtime = TritonRuntime(
+        runtime = TritonWire(
             config.triton.grpc_target, max_message_bytes=config.gateway_rpc.max_message_bytes
         )
         stack.push_async_callback(runtime.close)

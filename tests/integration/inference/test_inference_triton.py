@@ -11,8 +11,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from devstack import Stack
-from services.inference.adapters.triton_infer import TritonRuntime
 from services.inference.adapters.triton_models import TritonModels
+from services.inference.adapters.triton_wire import TritonWire
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import (
     InferenceTimeout,
@@ -38,8 +38,8 @@ async def models(stack: Stack) -> AsyncIterator[TritonModels]:
 
 
 @pytest.fixture(scope="module")
-async def runtime(stack: Stack) -> AsyncIterator[TritonRuntime]:
-    runtime = TritonRuntime(stack.urls["triton_grpc"], max_message_bytes=64 << 20)
+async def runtime(stack: Stack) -> AsyncIterator[TritonWire]:
+    runtime = TritonWire(stack.urls["triton_grpc"], max_message_bytes=64 << 20)
     yield runtime
     await runtime.close()
 
@@ -76,7 +76,7 @@ def _texts(values: list[str]) -> bytes:
     return b"".join(len(value).to_bytes(4, "little") + value.encode() for value in values)
 
 
-async def ask(runtime: TritonRuntime, name: str, body: bytes, timeout: float = 30) -> Any:
+async def ask(runtime: TritonWire, name: str, body: bytes, timeout: float = 30) -> Any:
     reply = await runtime.infer(body + text_field(1, name), timeout)
     response = service_pb2.ModelInferResponse.FromString(reply)
     (output,) = response.outputs
@@ -85,14 +85,14 @@ async def ask(runtime: TritonRuntime, name: str, body: bytes, timeout: float = 3
 
 @pytest.mark.parametrize("metadata", [False, True])
 async def test_an_exported_program_answers(
-    runtime: TritonRuntime, export_model: str, metadata: bool
+    runtime: TritonWire, export_model: str, metadata: bool
 ) -> None:
     x, carriers = [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]], ["UA", "unheard of"]
     found = await ask(runtime, export_model, request(x, carriers, metadata=metadata))
     np.testing.assert_allclose(found, expected(x, carriers), rtol=1e-5)
 
 
-async def test_torchscript_answers(models: TritonModels, runtime: TritonRuntime) -> None:
+async def test_torchscript_answers(models: TritonModels, runtime: TritonWire) -> None:
     name = await load(models, scripted(0.5), flavor="torchscript", file="model.pt")
     x, carriers = [[0.1, 0.2, 0.3, 0.4]], ["DL"]
     found = await ask(runtime, name, request(x, carriers))
@@ -101,7 +101,7 @@ async def test_torchscript_answers(models: TritonModels, runtime: TritonRuntime)
 
 
 async def test_requests_that_run_together_get_their_own_answers(
-    runtime: TritonRuntime, export_model: str
+    runtime: TritonWire, export_model: str
 ) -> None:
     generator = np.random.default_rng(3)
     batches = [generator.normal(size=(1 + i % 3, 4)) for i in range(60)]
@@ -157,26 +157,26 @@ async def test_a_file_of_another_flavor_is_refused_before_the_runtime(
         await load(models, scripted())
 
 
-async def test_a_model_that_is_not_there_is_unavailable(runtime: TritonRuntime) -> None:
+async def test_a_model_that_is_not_there_is_unavailable(runtime: TritonWire) -> None:
     with pytest.raises(RuntimeUnavailable):
         await ask(runtime, "never-loaded", request([[1, 2, 3, 4]], ["AA"]))
 
 
 async def test_a_runtime_that_is_not_there_is_unavailable() -> None:
-    nowhere = TritonRuntime("127.0.0.1:9", max_message_bytes=1 << 20)
+    nowhere = TritonWire("127.0.0.1:9", max_message_bytes=1 << 20)
     with pytest.raises(RuntimeUnavailable):
         await nowhere.infer(b"", 5)
     await nowhere.close()
 
 
-async def test_time_that_is_over_is_a_timeout(runtime: TritonRuntime, export_model: str) -> None:
+async def test_time_that_is_over_is_a_timeout(runtime: TritonWire, export_model: str) -> None:
     body = request(np.zeros((8000, 4)), ["AA"] * 8000)
     with pytest.raises(InferenceTimeout):
         await ask(runtime, export_model, body, timeout=0.0005)
 
 
 async def test_one_bad_request_does_not_fail_its_neighbours(
-    models: TritonModels, runtime: TritonRuntime
+    models: TritonModels, runtime: TritonWire
 ) -> None:
     """An index outside of the embedding fails inside the model."""
     inputs = [
