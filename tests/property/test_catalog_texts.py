@@ -53,6 +53,9 @@ types = st.recursive(
         inner.map("Array({})".format),
         inner.map("Map(String, {})".format),
         st.lists(inner, min_size=1, max_size=3).map(lambda items: f"Tuple({', '.join(items)})"),
+        st.lists(inner, min_size=1, max_size=3).map(
+            lambda items: f"Tuple({', '.join(f'e{n} {item}' for n, item in enumerate(items))})"
+        ),
     ),
     max_leaves=5,
 )

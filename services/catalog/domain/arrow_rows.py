@@ -160,12 +160,21 @@ class RowFitter:
                 faults.append(FieldViolation(name, text))
                 continue
             try:
-                arrays.append(array if array.type == target else array.cast(target, safe=True))
+                arrays.append(_cast(array, target))
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                 text = f"does not fit the column: {str(error)[:200]}"
                 faults.append(FieldViolation(name, text))
         _raise(faults)
         return pa.RecordBatch.from_arrays(arrays, names=list(self.names))
+
+
+def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
+    if array.type == target:
+        return array
+    if pa.types.is_integer(array.type) and pa.types.is_decimal(target):
+        # Arrow asks for room for every number of the type; what counts are those that are there.
+        array = array.cast(pa.decimal256(76, target.scale))
+    return array.cast(target, safe=True)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

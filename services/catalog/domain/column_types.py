@@ -17,8 +17,10 @@ __all__ = ["ColumnType", "TypeSyntaxError", "parse_type", "quote_literal"]
 _MAX_DEPTH = 8
 _MAX_ITEMS = 1000
 _TOKEN = re.compile(
-    r"\s*(?:([A-Za-z_][A-Za-z0-9_]*)|(-?\d{1,20})|'((?:[^'\\]|\\['\\])*)'|([(),=]))"
+    r"\s*(?:([A-Za-z_][A-Za-z0-9_]*)|(-?\d{1,20})|'((?:[^'\\]|\\['\\])*)'|([(),=])"
+    r"|`([A-Za-z_][A-Za-z0-9_]*)`)"
 )
+_TOKEN_KINDS = ("word", "number", "text", "mark", "name")
 
 INTEGERS = frozenset(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64, 128, 256))
 FLOATS = frozenset({"Float32", "Float64", "BFloat16"})
@@ -152,7 +154,7 @@ class _Parser:
             match = _TOKEN.match(text, position)
             if match is None:
                 raise TypeSyntaxError(f"unexpected character at {position}")
-            kind = ("word", "number", "text", "mark")[(match.lastindex or 1) - 1]
+            kind = _TOKEN_KINDS[(match.lastindex or 1) - 1]
             value = match.group(match.lastindex or 1)
             if kind == "text":
                 value = re.sub(r"\\(['\\])", r"\1", value)
@@ -186,8 +188,8 @@ class _Parser:
 
     def at_word_pair(self) -> bool:
         """Whether a name and then a type follow, as in a named tuple."""
-        pair = self._tokens[self._next : self._next + 2]
-        return len(pair) == 2 and all(kind == "word" for kind, _ in pair)
+        kinds = [kind for kind, _ in self._tokens[self._next : self._next + 2]]
+        return kinds in (["word", "word"], ["name", "word"])
 
     def mark(self, mark: str) -> None:
         if not self.peek(mark):
@@ -210,8 +212,9 @@ class _Parser:
     def string(self, what: str) -> str:
         return self._take("text", what)
 
-    def word(self, what: str) -> str:
-        return self._take("word", what)
+    def element_name(self) -> str:
+        quoted = self._next < len(self._tokens) and self._tokens[self._next][0] == "name"
+        return self._take("name" if quoted else "word", "an element's name")
 
 
 def _nullable(parser: _Parser, name: str, depth: int) -> ColumnType:
@@ -247,7 +250,7 @@ def _tuple(parser: _Parser, name: str, depth: int) -> ColumnType:
     types: list[ColumnType] = []
     while True:
         if named:
-            names.append(parser.word("an element's name"))
+            names.append(parser.element_name())
         types.append(parser.type(depth))
         if not parser.peek(","):
             break

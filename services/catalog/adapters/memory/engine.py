@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -125,7 +126,15 @@ def _mask(column: pa.ChunkedArray, predicate: Predicate) -> pa.Array:
         return pc.is_null(column)
     if predicate.operator is Operator.IS_NOT_NULL:
         return pc.is_valid(column)
-    wanted = pc.cast(pa.array([str(value) for value in predicate.values]), column.type)
+    wanted = _values([str(value) for value in predicate.values], column.type)
     if predicate.operator is Operator.IN:
         return pc.is_in(column, wanted)
     return _COMPARISONS[predicate.operator](column, wanted[0])
+
+
+def _values(texts: Sequence[str], kind: pa.DataType) -> pa.Array:
+    """Canonical texts of a checked query as values of a column's type."""
+    if pa.types.is_timestamp(kind):
+        moments = [datetime.fromisoformat(text).replace(tzinfo=UTC) for text in texts]
+        return pa.array(moments, kind)
+    return pc.cast(pa.array(texts), kind)
