@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from devstack import Stack
 from services.training.adapters.git import Git
 from services.training.adapters.logs import FileLogs
 from services.training.adapters.memory import InMemoryCatalog, InMemoryTracking
@@ -31,6 +32,8 @@ from services.training.domain.checks import GitRules
 from services.training.domain.queue import Capacity
 from services.training.ports import IssuedToken
 from services.training.service import Outside, Service, Settings, Store
+from tessera import AsyncClient
+from tessera import Settings as ClientSettings
 from tessera.catalog.v1 import securable_pb2 as securable
 from tessera.client.aio.training import AsyncTraining
 from tessera_kit.config import DatabaseConfig, RpcConfig, Secret
@@ -43,6 +46,7 @@ from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 
 ANN_TOKEN = "ann-token"
+ABSENT = ("INFERENCE", "MONITORING", "GATEWAY")
 
 
 class TokenCatalog(InMemoryCatalog):
@@ -156,6 +160,27 @@ async def running(folder: Path, *, slots: int = 2, grace: float = 5.0) -> AsyncI
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+async def training_stack(stack: Stack) -> Stack:
+    """The engines with the services that training works with."""
+    if stack.is_local:
+        running = {process.name for process in stack.state().processes}
+        if missing := {"catalog", "tracking", "training"} - running:
+            await stack.start(*missing)
+    return stack
+
+
+@pytest.fixture
+async def platform_client(training_stack: Stack) -> AsyncIterator[AsyncClient]:
+    """The administrator's client of the real services."""
+    # The doors of services that are not there are never knocked at.
+    absent = {f"TESSERA_{name}_TARGET": "127.0.0.1:1" for name in ABSENT}
+    variables = {**absent, **training_stack.environment}
+    variables.setdefault("TESSERA_TOKEN_FILE", variables.get("TESSERA_ADMIN_TOKEN_FILE", ""))
+    async with AsyncClient(ClientSettings.from_env(variables)) as client:
+        yield client
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ from google.protobuf.message import Message
 
 from devstack import Stack
 from services.training.supervisor.control import AttemptFolder
-from tessera import AsyncClient, Settings
+from tessera import AsyncClient
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.client.aio.training import FINAL_STATES
 from tessera.events.v1 import training_events_pb2
@@ -27,7 +26,6 @@ from tests.helpers import eventually, unique_name
 
 pytestmark = pytest.mark.timeout(240)
 
-ABSENT = ("INFERENCE", "MONITORING", "GATEWAY")
 WAITS = """
 import os, pathlib, sys, time
 from tessera import jobs
@@ -42,25 +40,6 @@ while not go.exists():
     time.sleep(0.05)
 job.log_metrics({"steps": step}, step=step)
 """
-
-
-@pytest.fixture(scope="module")
-async def stack_with_training(stack: Stack) -> Stack:
-    if stack.is_local:
-        running = {process.name for process in stack.state().processes}
-        if missing := {"catalog", "tracking", "training"} - running:
-            await stack.start(*missing)
-    return stack
-
-
-@pytest.fixture
-async def client(stack_with_training: Stack) -> AsyncIterator[AsyncClient]:
-    # The doors of services that are not there are never knocked at.
-    absent = {f"TESSERA_{name}_TARGET": "127.0.0.1:1" for name in ABSENT}
-    variables = {**absent, **stack_with_training.environment}
-    variables.setdefault("TESSERA_TOKEN_FILE", variables.get("TESSERA_ADMIN_TOKEN_FILE", ""))
-    async with AsyncClient(Settings.from_env(variables)) as client:
-        yield client
 
 
 def waiting_job(go: Path, retries: int = 0) -> job_pb2.JobSpec:
@@ -111,27 +90,27 @@ async def events_of(stack: Stack, job_id: str) -> list[Message]:
 
 
 async def test_a_killed_service_finds_its_jobs_running_and_ends_them_once(
-    stack_with_training: Stack, local_stack: Stack, client: AsyncClient, tmp_path: Path
+    local_stack: Stack, platform_client: AsyncClient, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    job = await client.training.submit(waiting_job(go))
-    await running(client, job)
-    pid = await pid_of(client, job)
+    job = await platform_client.training.submit(waiting_job(go))
+    await running(platform_client, job)
+    pid = await pid_of(platform_client, job)
     for _ in range(2):
         local_stack.kill("training")
         await local_stack.wait_healthy("training")
         assert psutil.Process(pid).is_running()
     go.touch()
-    job = await client.training.wait(job.job_id)
+    job = await platform_client.training.wait(job.job_id)
     assert [attempt.exit_code for attempt in job.attempts] == [0]
-    run = await eventually(lambda: finished(client, job.run_id), timeout=30)
+    run = await eventually(lambda: finished(platform_client, job.run_id), timeout=30)
     assert {metric.key for metric in run.metrics} == {"steps"}
     tags = {tag.key: tag.value for tag in run.tags}
     assert (tags["team"], tags["tessera.job_id"]) == ("ops", job.job_id)
     events = await events_of(local_stack, job.job_id)
     kinds = [type(event).__name__ for event in events]
     assert sorted(kinds) == ["JobAttemptStarted", "JobEnded", "JobSubmitted"]
-    edges = await eventually(lambda: lineage_of(client, job.run_id), timeout=30)
+    edges = await eventually(lambda: lineage_of(platform_client, job.run_id), timeout=30)
     assert (lineage.LINEAGE_NODE_TYPE_JOB, job.job_id) in edges
 
 
@@ -146,12 +125,12 @@ async def lineage_of(client: AsyncClient, run_id: str) -> set[tuple[int, str]]:
 
 
 async def test_a_job_that_ended_while_the_service_was_away_is_recorded(
-    stack_with_training: Stack, local_stack: Stack, client: AsyncClient, tmp_path: Path
+    local_stack: Stack, platform_client: AsyncClient, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    job = await client.training.submit(waiting_job(go, retries=1))
-    await running(client, job)
-    pid = await pid_of(client, job)
+    job = await platform_client.training.submit(waiting_job(go, retries=1))
+    await running(platform_client, job)
+    pid = await pid_of(platform_client, job)
     # Stopped, the service cannot act on what happens now; then it is killed.
     local_stack.kill("training", signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
@@ -161,21 +140,21 @@ async def test_a_job_that_ended_while_the_service_was_away_is_recorded(
     local_stack.kill("training")
     await local_stack.wait_healthy("training")
     go.touch()
-    job = await client.training.wait(job.job_id)
+    job = await platform_client.training.wait(job.job_id)
     assert [attempt.exit_code for attempt in job.attempts] == [-9, 0]
 
 
 async def test_a_stopped_service_resumes_its_jobs_when_it_comes_back(
-    stack_with_training: Stack, local_stack: Stack, client: AsyncClient, tmp_path: Path
+    local_stack: Stack, platform_client: AsyncClient, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    job = await client.training.submit(waiting_job(go))
-    await running(client, job)
-    pid = await pid_of(client, job)
+    job = await platform_client.training.submit(waiting_job(go))
+    await running(platform_client, job)
+    pid = await pid_of(platform_client, job)
     await local_stack.stop("training")
     assert not psutil.pid_exists(pid)
     await local_stack.start("training")
-    await running(client, job, attempts=2)
+    await running(platform_client, job, attempts=2)
     go.touch()
-    job = await client.training.wait(job.job_id)
+    job = await platform_client.training.wait(job.job_id)
     assert len(job.attempts) == 2
