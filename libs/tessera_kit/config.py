@@ -286,9 +286,9 @@ class RpcConfig:
     max_concurrent_rpcs: int = 1024
     """Calls running at once; more are answered RESOURCE_EXHAUSTED."""
     unary_deadline_seconds: float = 60.0
-    """Longest run of a call with a single response, whatever deadline its client set."""
+    """Longest run of a call without streams whose client set no deadline."""
     stream_deadline_seconds: float = 86_400.0
-    """The same for a call with a stream of responses."""
+    """Longest run of any other call."""
 
     @classmethod
     def from_env(cls, source: Source, service: str) -> Self:

@@ -51,7 +51,7 @@ class Pipeline:
         authenticator: Tells whose token a call carries.
         calls: Records spans and durations.
         max_concurrent: Calls running at once; more are answered RESOURCE_EXHAUSTED.
-        unary_seconds: Longest run of a call with one response whose client set no deadline.
+        unary_seconds: Longest run of a call without streams whose client set no deadline.
         stream_seconds: Longest run of any other call.
     """
 
@@ -85,7 +85,8 @@ class Pipeline:
         """
         kind = kind_of(handler)
         inner, changes = adapted(full_method, handler)
-        seconds = self._stream_seconds if handler.response_streaming else self._unary_seconds
+        streams = handler.request_streaming or handler.response_streaming
+        seconds = self._stream_seconds if streams else self._unary_seconds
         guarded = self._guarded(inner, self._calls.method(full_method), full_method, seconds)
         changed: Handler = handler._replace(**{**changes, kind: guarded})  # type: ignore[attr-defined]
         return changed
