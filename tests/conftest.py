@@ -11,6 +11,9 @@ import pytest
 
 from devstack import Stack, attach, start_local
 from devstack.services import installed
+from tests.postgres import postgres_url
+
+__all__ = ["platform", "postgres_url", "stack"]
 
 _VARIABLE = "TESSERA_TEST_STACK"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery, Store
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.sql import Database
-from tests.tracking_database import fresh_database
+from tests.tracking_database import fresh_database, fresh_postgres
 
 
 def experiment(number: int = 1, **changes: object) -> Experiment:
@@ -55,12 +56,16 @@ def run(number: int = 1, experiment_id: str = "e1", **changes: object) -> RunInf
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["memory", "sql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield InMemoryStore()
         return
-    async with Database(await fresh_database(tmp_path)) as database:
+    if request.param == "sqlite":
+        config = await fresh_database(tmp_path)
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
+    async with Database(config) as database:
         yield SqlStore(database)
 
 
@@ -325,6 +330,42 @@ async def test_appended_points_are_those_of_active_runs(store: Store) -> None:
         other = await view.runs.get("r3")
         assert other is not None
         assert math.isnan(other.metrics["x"].value)
+
+
+async def test_writers_of_the_same_runs_never_wait_in_a_circle(store: Store) -> None:
+    runs = [f"r{number}" for number in range(4)]
+    await given(store, *(run(number) for number in range(4)))
+
+    async def append(writer: int) -> None:
+        ordered = runs if writer % 2 else runs[::-1]
+        for step in range(5):
+            point = Point("shared", step, writer, float(writer))
+            own = Point(f"m{writer}", step, 0, 0.0)
+            await store.append({run_id: [point, own][:: (-1) ** step] for run_id in ordered})
+
+    async def write(writer: int) -> None:
+        for step in range(5):
+            chosen = runs[writer % 2 :: (-1) ** writer]
+            async with store.write() as work:
+                await work.runs.lock(chosen)
+                news = News({}, {"who": f"{writer} {step}", f"t{writer}": "x"}, ())
+                await work.runs.log({run_id: [news] for run_id in chosen})
+                point = Point("shared", step, writer, 0.5)
+                await work.metrics.add({run_id: [point] for run_id in chosen})
+                await work.commit()
+
+    await asyncio.gather(*(one(writer) for one in (append, write) for writer in range(8)))
+    async with store.read() as view:
+        for run_id in runs:
+            found = await view.runs.get(run_id)
+            assert found is not None
+            assert found.metrics["shared"] == Point("shared", 4, 7, 7.0)
+            points = await view.metrics.history(run_id, "shared", after=None, limit=1000)
+            assert {point for point in points if point.value != 0.5 or point.timestamp == 0} >= {
+                Point("shared", step, writer, float(writer))
+                for step in range(5)
+                for writer in range(8)
+            }
 
 
 async def test_known_is_what_batches_name(store: Store) -> None:

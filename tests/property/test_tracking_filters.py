@@ -29,7 +29,7 @@ from services.tracking.errors import InvalidFilter, InvalidOrderBy
 from services.tracking.ports import RunQuery, Store
 from tessera_kit.ids import new_id
 from tessera_kit.store.sql import Database
-from tests.tracking_database import fresh_database
+from tests.tracking_database import fresh_database, fresh_postgres
 
 TEXTS = st.sampled_from(
     ["", "a", "A", "ab", "a%", "a_b", "*", "[a]", "é", "É", "x\ny", "it's", "\\"]
@@ -125,10 +125,15 @@ ORDERS = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-async def sql(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
-    folder = tmp_path_factory.mktemp("filters")
-    async with Database(await fresh_database(folder)) as database:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+async def sql(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Store]:
+    if request.param == "sqlite":
+        config = await fresh_database(tmp_path_factory.mktemp("filters"))
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
+    async with Database(config) as database:
         yield SqlStore(database)
 
 
@@ -162,7 +167,7 @@ async def pages(store: Store, query: RunQuery) -> list[str]:
             query = replace(query, after=after)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(runs=logged_runs(), text=FILTERS, order=ORDERS, limit=st.integers(1, 4))
 async def test_sql_finds_what_the_evaluator_finds(
     sql: Store, runs: list[Any], text: str, order: list[str], limit: int

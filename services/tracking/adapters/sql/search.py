@@ -128,7 +128,7 @@ class _Search:
     def _ilike(self, column: sa.ColumnElement[Any], pattern: str) -> Condition:
         if self._dialect == "sqlite":
             return column.op("LIKE", is_comparison=True)(pattern)
-        return column.op("ILIKE", is_comparison=True)(sa.literal(pattern)).op("ESCAPE")("")
+        return column.ilike(pattern, escape="")
 
     # Orders
 
