@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,9 +42,20 @@ def current() -> Job:
         if not _current:
             job = Job(Surroundings.from_env())
             # What is queued goes out before the process ends, unless it is killed.
-            atexit.register(job.close)
+            atexit.register(_close_at_exit, job)
             _current.append(job)
         return _current[0]
+
+
+def _close_at_exit(job: Job) -> None:
+    try:
+        job.close()
+    except Exception:
+        # A job that could not store what it made has not succeeded, whatever its own code thinks.
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 class Job:

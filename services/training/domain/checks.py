@@ -26,7 +26,7 @@ _RESERVED = frozenset(
         "WORLD_SIZE",
     }
 )
-_MAX_SPEC_TEXT = 256 * 1024
+_MAX_SPEC_BYTES = 256 * 1024
 
 
 class GitRules:
@@ -151,9 +151,10 @@ def check_spec(spec: JobSpec, git: GitRules, gpus: int) -> None:
     wanted = spec.resources.process_count * spec.resources.gpus_per_process
     if wanted > gpus:
         raise invalid_job("resources.gpus_per_process", f"asks for {wanted} GPUs; there are {gpus}")
-    text = sum(map(len, (*spec.arguments, *spec.environment.values(), *spec.tags.values())))
-    if text > _MAX_SPEC_TEXT:
-        limit = f"{_MAX_SPEC_TEXT // 1024} Ki characters"
+    values = (*spec.arguments, *spec.environment.values(), *spec.tags.values())
+    # All of it travels in the job's events, which the bus bounds.
+    if sum(len(value.encode()) for value in values) > _MAX_SPEC_BYTES:
+        limit = f"{_MAX_SPEC_BYTES // 1024} KiB"
         raise invalid_job("arguments", f"must hold, with environment and tags, at most {limit}")
     if isinstance(spec.source, GitSource):
         git.check(spec.source)

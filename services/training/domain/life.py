@@ -30,6 +30,7 @@ __all__ = [
     "AttemptRunning",
     "CancelRequested",
     "CheckpointSaved",
+    "CodeFetched",
     "EndCause",
     "Happening",
     "ProgressTold",
@@ -101,12 +102,19 @@ class AttemptPrepared:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeFetched:
+    """The attempt's code is on the machine."""
+
+    number: int
+    git_commit: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRunning:
     """The attempt's processes run."""
 
     number: int
     at: datetime
-    git_commit: str = ""
     resumed_from_step: int = 0
 
 
@@ -161,6 +169,7 @@ Happening = (
     AttemptBegun
     | RunCreated
     | AttemptPrepared
+    | CodeFetched
     | AttemptRunning
     | AttemptEnded
     | CancelRequested
@@ -228,7 +237,6 @@ def _run(job: Job, running: AttemptRunning) -> Job:
         attempt,
         state=JobState.RUNNING,
         started_at=running.at,
-        git_commit=running.git_commit,
         resumed_from_step=running.resumed_from_step,
     )
     state = JobState.RUNNING if job.state is JobState.STARTING else job.state
@@ -323,6 +331,11 @@ def _told(job: Job, happening: Happening) -> Job:
             if attempt is None or attempt.token_id:
                 return job
             return _with_attempt(job, replace(attempt, token_id=token_id))
+        case CodeFetched(number, git_commit):
+            attempt = _under_way(job, number)
+            if attempt is None or attempt.git_commit == git_commit:
+                return job
+            return _with_attempt(job, replace(attempt, git_commit=git_commit))
         case ProgressTold(progress):
             return job if progress == job.progress else replace(job, progress=progress)
         case CheckpointSaved(checkpoint):

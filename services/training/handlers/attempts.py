@@ -20,6 +20,7 @@ from services.training.domain.life import (
     AttemptPrepared,
     AttemptResult,
     AttemptRunning,
+    CodeFetched,
     EndCause,
     RunCreated,
 )
@@ -38,6 +39,7 @@ from services.training.ports import (
 from tessera_kit.clock import Clock
 from tessera_kit.config import Secret
 from tessera_kit.errors import DeadlineExceeded, TesseraError
+from tessera_kit.telemetry import names
 
 __all__ = ["AttemptConductor", "Surroundings"]
 
@@ -133,29 +135,28 @@ class AttemptConductor:
             await asyncio.wait({preparing, reason}, return_when=asyncio.FIRST_COMPLETED)
             if not preparing.done():
                 return AttemptResult(reason.result(), message="stopped while it was prepared")
-            plan = preparing.result()
-            await self._processes.start(plan)
+            await self._processes.start(preparing.result())
         except Exception as error:
             return _unprepared(key, error)
         finally:
             if not preparing.done():
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-        await self._record_start(key, plan.code.git_commit)
+        await self._record_start(key)
         return None
 
     async def _adopt(self, key: AttemptKey) -> AttemptResult | None:
         if not await self._processes.adopt(key):
             message = "the service stopped before the attempt's processes were started"
             return AttemptResult(EndCause.LOST, message=message)
-        _log.info("attempt adopted", extra={"tessera.attempt": key.text})
-        await self._record_start(key, "")
+        _log.info("attempt %d adopted", key.number, extra={names.JOB_ID: key.job_id})
+        await self._record_start(key)
         return None
 
-    async def _record_start(self, key: AttemptKey, git_commit: str) -> None:
+    async def _record_start(self, key: AttemptKey) -> None:
         job = await self._jobs.get(key.job_id)
         step = job.checkpoint.step if job.checkpoint is not None else 0
-        running = AttemptRunning(key.number, self._clock.now(), git_commit, step)
+        running = AttemptRunning(key.number, self._clock.now(), step)
         await self._changes.apply(key.job_id, running)
 
     async def _attend(self, key: AttemptKey, reason: asyncio.Task[EndCause]) -> AttemptResult:
@@ -199,6 +200,7 @@ class AttemptConductor:
             run_id = await self._tracking.create_run(token.secret, job)
             job = await self._changes.apply(key.job_id, RunCreated(run_id))
         code = await self._sources.fetch(key, job.spec.source)
+        await self._changes.apply(key.job_id, CodeFetched(key.number, code.git_commit))
         return self._plan(key, job, code, token.secret, left)
 
     def _plan(
@@ -239,5 +241,5 @@ def _unprepared(key: AttemptKey, error: Exception) -> AttemptResult:
             return AttemptResult(EndCause.UNPREPARED, message=error.message)
         case TesseraError():
             return AttemptResult(EndCause.REFUSED, message=error.message)
-    _log.exception("attempt could not be started", extra={"tessera.attempt": key.text})
+    _log.exception("attempt %d could not be started", key.number, extra={names.JOB_ID: key.job_id})
     return AttemptResult(EndCause.UNPREPARED, message="the attempt could not be started here")

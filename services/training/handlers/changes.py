@@ -12,6 +12,8 @@ from services.training.errors import StaleJob
 from services.training.handlers.telling import chores_of, events_of
 from services.training.ports import Jobs
 from tessera_kit.errors import Unavailable
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter
 
 __all__ = ["Changes", "Feed"]
 
@@ -87,6 +89,8 @@ class Changes:
             self._feed.tell(job_id)
             if after.state is not before.state:
                 self._feed.moved.set()
+                if after.state.is_final:
+                    counter(names.TRAINING_JOBS).labels(after.state.value).inc()
             if chores:
                 self._feed.owed.set()
             return stored

@@ -107,12 +107,11 @@ class ChoreRunner:
 
     async def _postpone(self, chore: Chore, error: Exception) -> bool:
         """Put a failed chore off; returns False when it is given up."""
-        facts = {"tessera.chore": chore.chore_id, "error.message": str(error)[:500]}
         if chore.tries + 1 >= _MOST_TRIES:
-            _log.error("chore given up", extra=facts)
+            _log.error("chore %s is given up: %s", chore.chore_id, error)
             await self._chores.done(chore.chore_id)
             return False
-        _log.warning("chore postponed", extra=facts)
+        _log.warning("chore %s is tried again later: %s", chore.chore_id, error)
         pause = min(timedelta(seconds=0.5 * 2.0 ** min(chore.tries, 20)), _LONGEST_PAUSE)
         await self._chores.postpone(chore.chore_id, self._clock.now() + pause)
         return True

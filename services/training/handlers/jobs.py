@@ -24,6 +24,7 @@ __all__ = ["Access", "JobHandlers", "JobPage", "Rights"]
 
 METASTORE = "metastore"
 _SCAN = 200
+_MOST_SCANS = 10
 
 
 class Access(Protocol):
@@ -206,9 +207,12 @@ class JobHandlers:
         return job
 
     async def page(self, principal: Principal, query: JobQuery, before: str, size: int) -> JobPage:
-        """The next jobs that the principal may see, the newest first."""
+        """The next jobs that the principal may see, the newest first.
+
+        A page may hold fewer than `size` and yet not be the last: it looks at a bounded number.
+        """
         visible: list[Job] = []
-        while True:
+        for _ in range(_MOST_SCANS):
             found = await self._jobs.page(query, before, _SCAN)
             for job in found:
                 if len(visible) == size:
@@ -218,6 +222,7 @@ class JobHandlers:
             if len(found) < _SCAN:
                 return JobPage(visible, "")
             before = found[-1].job_id
+        return JobPage(visible, before)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         """Ask a job to end; a final one stays as it is.

@@ -21,10 +21,14 @@ from services.training.handlers.changes import Changes
 from services.training.handlers.jobs import Rights
 from services.training.ports import Catalog, CheckpointFile, CheckpointFiles, Jobs
 from tessera_kit.clock import Clock
+from tessera_kit.errors import InvalidArgument
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.store.objects import ObjectStore
 
 __all__ = ["CheckpointContent", "RuntimeHandlers", "checkpoint_prefix"]
+
+# They travel in the job's last event, which the bus bounds.
+_MAX_METRIC_NAMES = 64 * 1024
 
 
 def checkpoint_prefix(job_id: str, attempt: int, step: int) -> str:
@@ -82,8 +86,11 @@ class RuntimeHandlers:
 
         Raises:
             JobNotFound, PermissionDenied, JobNotRunning, AttemptSuperseded
+            InvalidArgument: It has too many metrics.
         """
         await self._running(principal, job_id, attempt)
+        if sum(len(name.encode()) for name in progress.metrics) > _MAX_METRIC_NAMES:
+            raise InvalidArgument("the names of a progress's metrics hold at most 64 KiB")
         now = self._clock.now()
         job = await self._changes.apply(job_id, ProgressTold(replace(progress, reported_at=now)))
         return job.state not in {JobState.STARTING, JobState.RUNNING}

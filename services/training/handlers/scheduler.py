@@ -15,6 +15,8 @@ from services.training.handlers.attempts import AttemptConductor
 from services.training.handlers.changes import Changes, Feed
 from services.training.ports import AttemptKey, Jobs, Processes
 from tessera_kit.clock import Clock
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter, gauge
 
 __all__ = ["Scheduler"]
 
@@ -56,6 +58,8 @@ class Scheduler:
 
     async def run(self) -> None:
         """Work until `preempt`, or until cancelled: attempts then go on without the service."""
+        for state in (state for state in JobState if state.is_final):
+            counter(names.TRAINING_JOBS).labels(state.value)
         try:
             async with asyncio.TaskGroup() as group:
                 await self._take_up(group)
@@ -100,6 +104,7 @@ class Scheduler:
             now = self._clock.now()
             unfinished = await self._jobs.unfinished()
             running = [job for job in unfinished if job.state.has_processes]
+            gauge(names.TRAINING_ACTIVE).set(len(running))
             # A job whose last attempt is still being put away is not begun again.
             waiting = [
                 job
@@ -121,7 +126,7 @@ class Scheduler:
         wanted = need(job.spec.resources, self._capacity).gpus
         begun = await self._changes.apply(job.job_id, AttemptBegun(now, tuple(free[:wanted])))
         if begun.state is JobState.STARTING:
-            _log.info("attempt begun", extra={"tessera.job_id": job.job_id})
+            _log.info("attempt begun", extra={names.JOB_ID: job.job_id})
             self._conduct(group, begun, fresh=True)
 
     async def _end_late(self, waiting: Sequence[Job], now: datetime) -> bool:

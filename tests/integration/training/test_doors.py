@@ -290,7 +290,7 @@ async def test_listings_have_pages(training: Running, client: AsyncTraining) -> 
         (spec(environment={"A B": "1"}), "names must be like variables"),
         (spec(environment={"A": "nul\0"}), "NUL"),
         (spec(arguments=["nul\0"]), "NUL"),
-        (spec(arguments=["x" * 9_999] * 30), "at most 256 Ki characters"),
+        (spec(arguments=["x" * 9_999] * 30), "at most 256 KiB"),
         (spec(resources=job_pb2.Resources(gpus_per_process=1)), "asks for 1 GPUs; there are 0"),
         (spec(resources=job_pb2.Resources(process_count=65)), "process_count"),
         (spec(input_tables=["no_table"]), "input_tables"),

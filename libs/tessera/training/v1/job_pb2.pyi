@@ -334,7 +334,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long the whole job may take; 24 hours when absent."""
+        """How long the job may take from its first attempt's start, retries and pauses included; 24 hours when absent."""
 
     @_builtins.property
     def input_tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
