@@ -28,7 +28,8 @@ __all__ = ["RunLog", "StreamedPoints"]
 
 _GROUP_WEIGHT: Final = 20_000
 _CALL_WEIGHT: Final = 20
-_IN_FLIGHT: Final = 64
+_IN_FLIGHT_POINTS: Final = 50_000
+_IN_FLIGHT_MESSAGES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,9 @@ class RunLog:
     ) -> AsyncIterator[int]:
         """Store a stream's messages; yield up to which of them all are durable.
 
-        Up to 64 messages are under way at a time; then the sender waits. A message that fails ends
-        the stream with its error, after what came before it was acknowledged.
+        A bounded number of messages and points is under way at a time; then the sender waits. A
+        message that fails ends the stream with its error, after what came before it was
+        acknowledged.
 
         Raises:
             InvalidValue: A sequence does not follow on the one before.
@@ -119,7 +121,8 @@ class RunLog:
                     )
                 expected += 1
                 await self._access.write_run(principal, message.batch.run_id)
-                await under_way.add(message.sequence, self._commits.submit(message.batch))
+                await under_way.room_for(len(message.batch.points))
+                under_way.add(message, self._commits.submit(message.batch))
         except Exception as error:
             under_way.end(error)
         else:
@@ -175,44 +178,54 @@ class _UnderWay:
     """A stream's messages that wait for their commit, in order."""
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._changed = asyncio.Event()
-        self._room = asyncio.Semaphore(_IN_FLIGHT)
+        self._entries: deque[tuple[StreamedPoints, asyncio.Future[None]]] = deque()
+        self._points = 0
+        self._arrived = asyncio.Event()
+        self._left = asyncio.Event()
         self._ended = False
         self.error: Exception | None = None
         """Why the stream ended early."""
 
-    async def add(self, sequence: int, done: asyncio.Future[None]) -> None:
-        """Add a message, when there is room for it."""
-        await self._room.acquire()
-        self._entries.append((sequence, done))
-        self._changed.set()
+    async def room_for(self, points: int) -> None:
+        """Wait until a message with so many points may be under way; one always may."""
+        while self._entries and (
+            len(self._entries) >= _IN_FLIGHT_MESSAGES or self._points + points > _IN_FLIGHT_POINTS
+        ):
+            self._left.clear()
+            await self._left.wait()
+
+    def add(self, message: StreamedPoints, done: asyncio.Future[None]) -> None:
+        """Add a message that was handed over to be stored."""
+        self._entries.append((message, done))
+        self._points += len(message.batch.points)
+        self._arrived.set()
 
     def end(self, error: Exception | None) -> None:
         """Tell that no message follows."""
         self.error = error
         self._ended = True
-        self._changed.set()
+        self._arrived.set()
 
     async def first(self) -> asyncio.Future[None] | None:
         """Wait for the oldest message; None when the stream has ended and none is left."""
         while not self._entries:
             if self._ended:
                 return None
-            self._changed.clear()
-            await self._changed.wait()
+            self._arrived.clear()
+            await self._arrived.wait()
         return self._entries[0][1]
 
     def take_durable(self) -> int:
         """Take the messages off that are durable, up to the first that is not; return the last."""
         sequence = 0
         while self._entries:
-            sequence_of_first, done = self._entries[0]
+            message, done = self._entries[0]
             if not done.done() or done.exception() is not None:
                 break
-            sequence = sequence_of_first
+            sequence = message.sequence
             self._entries.popleft()
-            self._room.release()
+            self._points -= len(message.batch.points)
+            self._left.set()
         return sequence
 
 

@@ -26,6 +26,7 @@ from tessera_kit.rpc.identity import Principal
 __all__ = ["Runs"]
 
 _CREATE = "CreateRun"
+_MOST_KNOWN = 100_000
 
 
 class Runs:
@@ -41,6 +42,7 @@ class Runs:
         self._store = store
         self._access = access
         self._clock = clock
+        self._known_experiments: set[str] = set()
 
     async def create(
         self,
@@ -161,9 +163,14 @@ class Runs:
             return await view.metrics.history(run_id, key, after=after, limit=limit)
 
     async def _may_create(self, principal: Principal, experiment_id: str) -> None:
-        async with self._store.read() as view:
-            if await view.experiments.get(experiment_id) is None:
-                raise _no_experiment(experiment_id)
+        # Experiments are marked as deleted but never vanish: what was there once need not be asked.
+        if experiment_id not in self._known_experiments:
+            async with self._store.read() as view:
+                if await view.experiments.get(experiment_id) is None:
+                    raise _no_experiment(experiment_id)
+            if len(self._known_experiments) >= _MOST_KNOWN:
+                self._known_experiments.clear()
+            self._known_experiments.add(experiment_id)
         await self._access.write(principal, experiment_id)
 
     async def _move(self, principal: Principal, run_id: str, stage: LifecycleStage) -> None:

@@ -32,6 +32,9 @@ __all__ = ["ExperimentPage", "RunPage", "Search", "foreign_token"]
 _LONGEST_TOKEN: Final = 2048
 # How often a search for experiments looks on when the caller may see little of what it finds.
 _ROUNDS: Final = 10
+# A message holds 64 MiB; texts take up to 4 bytes per character.
+_PAGE_BYTES: Final = 8 << 20
+_SLICE: Final = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Search:
     ) -> RunPage:
         """Return a page of the runs that match; experiments that the caller may not read have none.
 
+        A page ends early where its runs hold more than 8 MiB of text.
+
         Raises:
             InvalidFilter, InvalidOrderBy: A text does not parse.
             InvalidPageToken: The token was not made by this search.
@@ -96,12 +101,8 @@ class Search:
             experiment_ids=readable,
             after=await self._run_position(token, scope, order, readable),
         )
-        async with self._store.read() as view:
-            found = await view.runs.find(query)
-        page = found[:size]
-        if len(found) <= size:
-            return RunPage(page, "")
-        return RunPage(page, _token(_run_place(page[-1], order), scope))
+        page, more = await self._run_page(query, size)
+        return RunPage(page, _token(_run_place(page[-1], order), scope) if more else "")
 
     async def experiments(
         self,
@@ -141,6 +142,23 @@ class Search:
             query = replace(query, after=_experiment_place(found[-1], order))
         return ExperimentPage(visible, _token(_experiment_place(found[-1], order), scope))
 
+    async def _run_page(self, query: RunQuery, size: int) -> tuple[list[Run], bool]:
+        """Return up to `size` runs and whether more follow; read in slices, to bound memory."""
+        page: list[Run] = []
+        weight = 0
+        async with self._store.read() as view:
+            while True:
+                limit = min(_SLICE, size + 1 - len(page))
+                found = await view.runs.find(replace(query, limit=limit))
+                for run in found:
+                    weight += _weight(run)
+                    if len(page) == size or (page and weight > _PAGE_BYTES):
+                        return page, True
+                    page.append(run)
+                if len(found) < limit:
+                    return page, False
+                query = replace(query, after=_run_place(found[-1], query.order))
+
     async def _run_position(
         self, token: str, scope: str, order: Sequence[OrderKey], readable: Collection[str]
     ) -> Position | None:
@@ -168,6 +186,11 @@ class Search:
         if experiment is None:
             raise foreign_token()
         return _experiment_place(experiment, order)
+
+
+def _weight(run: Run) -> int:
+    texts = sum(len(key) + len(value) for key, value in (*run.params.items(), *run.tags.items()))
+    return texts + 40 * (len(run.metrics) + len(run.inputs))
 
 
 def _scope(*parts: object) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
+from tessera_kit.rpc.identity import Principal
 
 from .conftest import Service
 from .test_tracking_runs import metric, new_experiment, new_run, refused
@@ -120,3 +121,28 @@ async def test_experiments_are_searched_too(service: Service) -> None:
     request.lifecycle_stage = pb.LIFECYCLE_STAGE_DELETED
     response = await service.ada.SearchExperiments(request)
     assert [one.name for one in response.experiments] == ["flights b"]
+
+
+async def test_a_page_of_heavy_runs_ends_early_and_loses_none(service: Service) -> None:
+    for number in range(20):
+        run = await new_run(service, name=f"heavy-{number}")
+        params = [pb.Param(key=f"p{n}", value="x" * 6000) for n in range(100)]
+        await service.ada.LogBatch(api.LogBatchRequest(run_id=run.run_id, params=params))
+    request = api.SearchRunsRequest(experiment_ids=["0"], page_size=1000)
+    first = await service.ada.SearchRuns(request)
+    assert 0 < len(first.runs) < 20
+    assert await found(service, page_size=1000) == [f"heavy-{n}" for n in reversed(range(20))]
+
+
+async def test_pages_larger_than_a_slice_are_filled(service: Service) -> None:
+    principal = Principal("ada")
+    for number in range(250):
+        await service.cases.runs.create(
+            principal, experiment_id="0", name=str(number), tags={}, started_at=number
+        )
+    request = api.SearchRunsRequest(experiment_ids=["0"], page_size=220)
+    page = await service.ada.SearchRuns(request)
+    assert [run.name for run in page.runs] == [str(n) for n in reversed(range(30, 250))]
+    assert await found(service, page_size=250) == [str(n) for n in reversed(range(250))]
+    request.page_size = 250
+    assert (await service.ada.SearchRuns(request)).next_page_token == ""

@@ -89,6 +89,7 @@ def test_what_parses(text: str, expected: tuple[Comparison, ...]) -> None:
         ("params.p = 'x' OR params.q = 'y'", 16, "expected AND or the end; OR is not supported"),
         ("params.p = 'x' params.q = 'y'", 16, "expected AND or the end, found 'params.q'"),
         ("params.p = 'x' AND", 19, "expected a field such as metrics.auc"),
+        (f"params.p LIKE '{'%' * 1001}'", 15, "a pattern of more than 1000 characters"),
         ("params.p NOT NULL", 14, "expected IN after NOT"),
         ("params.p IS 'x'", 13, "expected NULL"),
         ("params.p = 'x", 12, "the quote ' is not closed"),

@@ -32,12 +32,15 @@ _ORDERED = frozenset(
     }
 )
 _TEXTUAL = frozenset({Operator.EQUAL, Operator.NOT_EQUAL, Operator.LIKE, Operator.ILIKE})
+_PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE})
 _LISTS = frozenset({Operator.IN, Operator.NOT_IN})
 _NULLS = frozenset({Operator.IS_NULL, Operator.IS_NOT_NULL})
 
 # The greatest time in milliseconds whose microseconds still fit 64 bits.
 _MAX_MILLIS = (2**63 - 1) // 1000 - 1
 _MAX_LIST = 1000
+# Matching takes up to the product of both lengths.
+_MAX_PATTERN = 1000
 _MAX_COMPARISONS = 100
 
 
@@ -131,6 +134,8 @@ class _Parser:
             return Comparison(field, operator, None)
         if operator in _LISTS:
             return Comparison(field, operator, self._list())
+        if operator in _PATTERNS:
+            return Comparison(field, operator, self._pattern(field))
         if field.values is ValueKind.TEXT:
             return Comparison(field, operator, self._text(_name(field)))
         if field.values is ValueKind.TIME:
@@ -203,6 +208,13 @@ class _Parser:
         if "\x00" in token.value:
             self._fail_at("a value must not hold a NUL character", token)
         return token.value
+
+    def _pattern(self, field: Field) -> str:
+        token = self._peek()
+        pattern = self._text(_name(field))
+        if len(pattern) > _MAX_PATTERN:
+            self._fail_at(f"a pattern of more than {_MAX_PATTERN} characters", token)
+        return pattern
 
     def _list(self) -> tuple[str, ...]:
         self._punctuation("(")
