@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka.structs import TopicPartition
+from opentelemetry import trace
 
 from tessera_kit.bus.dead_letters import DeadLetters, reason_of
 from tessera_kit.bus.envelope import ConsumedRecord
@@ -28,13 +29,17 @@ from tessera_kit.bus.topics import REGISTRY, TopicRegistry
 from tessera_kit.config import KafkaConfig
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import counter, histogram
+from tessera_kit.telemetry.propagation import parse_traceparent
 
 __all__ = ["BatchConsumer", "ConsumedRecord"]
 
+_tracer = trace.get_tracer("tessera_kit.bus")
 _log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
 _WATCH_MS = 1_000
+_MOST_LINKS = 64
+_RECORDED = frozenset(b"%c" % digit for digit in b"13579bdf")
 
 BatchHandler = Callable[[Sequence[ConsumedRecord]], Awaitable[None]]
 
@@ -202,8 +207,22 @@ class _Session:
     async def _deliver(self, batch: Sequence[ConsumedRecord]) -> None:
         """Give a batch its effect and note its offsets."""
         began = time.perf_counter()
-        await self._settle(batch)
-        histogram(names.BUS_PROCESS_DURATION).labels(batch[0].topic, self._group, "ok").observe(
+        topic = batch[0].topic
+        with _tracer.start_as_current_span(
+            f"process {topic}",
+            kind=trace.SpanKind.CONSUMER,
+            links=_links(batch),
+            attributes={
+                names.MESSAGING_SYSTEM: "kafka",
+                names.MESSAGING_OPERATION: "process",
+                names.MESSAGING_OPERATION_TYPE: "process",
+                names.MESSAGING_DESTINATION: topic,
+                names.MESSAGING_GROUP: self._group,
+                names.MESSAGING_BATCH_COUNT: len(batch),
+            },
+        ):
+            await self._settle(batch)
+        histogram(names.BUS_PROCESS_DURATION).labels(topic, self._group, "ok").observe(
             time.perf_counter() - began
         )
         ends = {TopicPartition(one.topic, one.partition): one.offset + 1 for one in batch}
@@ -248,3 +267,18 @@ class _Session:
                 async with asyncio.timeout(delay):
                     await self._leaving.wait()
                 raise Stopping
+
+
+def _links(batch: Sequence[ConsumedRecord]) -> list[trace.Link]:
+    """Links to the recorded spans that the first records of a batch were made in."""
+    links: list[trace.Link] = []
+    for record in batch:
+        for name, value in record.headers:
+            # The flags' last digit is odd where the span is recorded.
+            if name == "traceparent" and value[-1:] in _RECORDED:
+                context = parse_traceparent(value.decode("latin-1"))
+                if context is not None:
+                    links.append(trace.Link(context))
+        if len(links) >= _MOST_LINKS:
+            break
+    return links

@@ -101,6 +101,8 @@ def new_consumer(
         max_poll_interval_ms=300_000,
         request_timeout_ms=15_000,
         metadata_max_age_ms=60_000,
+        # How often the client tries again while the broker is away; it logs each time.
+        retry_backoff_ms=500,
     )
 
 

@@ -36,6 +36,8 @@ _tracer = trace.get_tracer("tessera_kit.bus")
 _SEND = "send"
 _LARGEST_REQUEST = 17 << 20
 _REQUEST_MS = 15_000
+# The client tries again by itself this often while the broker is away, and logs each time.
+_CLIENT_BACKOFF_MS = 500
 _DRAIN_SECONDS = 5.0
 _BACKOFF = RetryPolicy(initial_seconds=0.1, maximum_seconds=2.0, budget_seconds=None)
 
@@ -276,7 +278,7 @@ class EventProducer:
 
     async def _until_acknowledged(
         self,
-        send: Callable[[], Awaitable[Awaitable[RecordMetadata]]],
+        send: Callable[[], Awaitable[asyncio.Future[RecordMetadata]]],
         deadline: float,
         topic: str,
         messages: int,
@@ -291,13 +293,19 @@ class EventProducer:
         self._meter.acknowledged(topic, messages, began)
 
     async def _attempts(
-        self, send: Callable[[], Awaitable[Awaitable[RecordMetadata]]], deadline: float
+        self, send: Callable[[], Awaitable[asyncio.Future[RecordMetadata]]], deadline: float
     ) -> None:
         attempts = 0
         while True:
             try:
                 sent = await self._in_time(send(), deadline)
-                await self._in_time(sent, deadline)
+                # Waited for without cancelling it, or the client would complain of a failure nobody
+                # saw.
+                sent.add_done_callback(_seen)
+                done, _ = await asyncio.wait([sent], timeout=max(0.0, deadline - time.monotonic()))
+                if not done:
+                    raise BusUnavailable("the message bus does not answer")
+                sent.result()
                 return
             except KafkaError as error:
                 attempts += 1
@@ -334,6 +342,7 @@ class EventProducer:
                 max_request_size=_LARGEST_REQUEST,
                 request_timeout_ms=_REQUEST_MS,
                 metadata_max_age_ms=60_000,
+                retry_backoff_ms=_CLIENT_BACKOFF_MS,
                 compression_type=self._compression,
                 partitioner=self._partitioner,
             )
@@ -385,6 +394,12 @@ class _Meter:
                 duration,
             )
         return found
+
+
+def _seen(sent: asyncio.Future[RecordMetadata]) -> None:
+    """Take note of a failure, also of one that comes after its caller has given up."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 def _translated(error: KafkaError) -> Exception:

@@ -10,8 +10,12 @@ from functools import partial
 import pytest
 from aiokafka import AIOKafkaConsumer
 from google.protobuf.wrappers_pb2 import Int64Value
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from devstack import Stack
+from tessera_kit.bus import batches
 from tessera_kit.bus.batches import BatchConsumer
 from tessera_kit.bus.envelope import ConsumedRecord, from_record
 from tessera_kit.bus.event import new_event
@@ -206,3 +210,31 @@ async def test_members_share_the_partitions_and_nothing_is_lost_when_one_comes_o
     # Partitions are let go of with their offsets committed: what was handled is not handed out
     # again.
     assert len(sinks[0].numbers) + len(sinks[1].numbers) == len(arrived(0, 1))
+
+
+async def test_a_batch_is_one_span_that_links_to_what_made_its_records(
+    kafka: KafkaConfig,
+    registry: TopicRegistry,
+    topic: Topic,
+    producer: EventProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    monkeypatch.setattr(batches, "_tracer", tracer)
+    sink = Sink(registry)
+    made: set[int] = set()
+    for number in range(3):
+        with tracer.start_as_current_span("request") as span:
+            made.add(span.get_span_context().span_id)
+            await publish(producer, [number])
+    consumer = BatchConsumer(
+        kafka, group=topic.name, topics=[topic.name], handle=sink, registry=registry
+    )
+    async with running(consumer.run):
+        await soon(lambda: len(sink.numbers) == 3)
+    spans = [span for span in exporter.get_finished_spans() if span.name.startswith("process")]
+    assert len(spans) == len(sink.batches)
+    assert {link.context.span_id for span in spans for link in span.links} == made
