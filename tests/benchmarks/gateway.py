@@ -1,0 +1,168 @@
+"""The gateway, authenticated and logging every request, against the same model asked directly."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import service_pb2 as oip
+
+from devstack import Stack
+from tessera import AsyncClient
+from tessera.catalog.v1 import securable_pb2
+from tessera.client.tensors import write_inputs
+from tests.benchmarks.load import LoadProcess, Target, Window, load_process
+from tests.benchmarks.results import Figure, Report, median
+from tests.e2e import models
+from tests.e2e.world import Served, new_user
+from tests.helpers import eventually
+
+IN_FLIGHT = (1, 8, 32)
+ROUNDS = 3
+WINDOW_SECONDS = 1.5
+WARM_UP_SECONDS = 1.0
+_ALL_ROWS_SECONDS = 60.0
+
+Progress = Callable[[str], None]
+
+
+def request_of(model: str) -> bytes:
+    """One row for a model, serialised."""
+    request = oip.ModelInferRequest(model_name=model)
+    write_inputs(request, models.inputs([0.1, 0.2, 0.3, 0.4], ["UA"], [1_357_034_400]))
+    return bytes(request.SerializeToString())
+
+
+async def runtime_name(stack: Stack, before: set[str]) -> str:
+    """The name under which Triton holds the model that was loaded since `before`."""
+    (name,) = await loaded_models(stack) - before
+    return name
+
+
+async def loaded_models(stack: Stack) -> set[str]:
+    """The models that Triton holds ready."""
+    async with triton.InferenceServerClient(stack.urls["triton_grpc"]) as client:
+        # The repository's index lacks models that were loaded with their files.
+        statistics = await client.get_inference_statistics()
+    return {model.name for model in statistics.model_stats}
+
+
+async def caller_of(client: AsyncClient, endpoint: str) -> str:
+    """The token of a user who may query the endpoint and nothing else."""
+    user = await new_user(client)
+    await client.access.grant(
+        user.name,
+        [securable_pb2.PRIVILEGE_EXECUTE],
+        securable_pb2.SECURABLE_TYPE_ENDPOINT,
+        endpoint,
+    )
+    return user.token
+
+
+async def measure(
+    stack: Stack,
+    client: AsyncClient,
+    served: Served,
+    direct_name: str,
+    report: Report,
+    tell: Progress,
+) -> None:
+    """Interleaved windows at 1, 8 and 32 in flight; the median of each."""
+    gateway = Target(
+        stack.urls["gateway"],
+        request_of(served.endpoint),
+        await caller_of(client, served.endpoint),
+    )
+    direct = Target(stack.urls["triton_grpc"], request_of(direct_name))
+    since = datetime.now(UTC)
+    async with load_process() as load:
+        warm = [await load.run(gateway, 8, WARM_UP_SECONDS)]
+        await load.run(direct, 8, WARM_UP_SECONDS)
+        windows = await _rounds(load, gateway, direct, tell)
+    for (side, in_flight), found in windows.items():
+        if failed := [window for window in found if window.failures]:
+            raise RuntimeError(f"{side} failed at {in_flight} in flight: {failed[0].first_failure}")
+    answered = sum(
+        window.requests
+        for (side, _), found in windows.items()
+        if side == "gateway"
+        for window in found
+    ) + sum(window.requests for window in warm)
+    rows = await _rows(client, served.endpoint, since, answered)
+    report.details["gateway"] = {
+        f"{side}@{in_flight}": [
+            {**asdict(window), "per_second": window.per_second} for window in found
+        ]
+        for (side, in_flight), found in windows.items()
+    }
+    report.details["gateway"]["answered"] = answered
+    report.details["gateway"]["rows"] = rows
+    for in_flight in IN_FLIGHT:
+        report.figures += _figures(
+            in_flight, windows["gateway", in_flight], windows["direct", in_flight]
+        )
+    report.figures.append(
+        Figure(
+            "gateway",
+            "rows in the inference table",
+            rows,
+            "rows",
+            answered,
+            "answers that the clients got",
+        )
+    )
+
+
+async def _rounds(
+    load: LoadProcess, gateway: Target, direct: Target, tell: Progress
+) -> dict[tuple[str, int], list[Window]]:
+    windows: defaultdict[tuple[str, int], list[Window]] = defaultdict(list)
+    for number in range(1, ROUNDS + 1):
+        for in_flight in IN_FLIGHT:
+            tell(f"gateway: round {number} of {ROUNDS}, {in_flight} in flight")
+            sides = [("direct", direct), ("gateway", gateway)]
+            # Who goes first alternates, so that neither always follows the other's aftermath.
+            for side, target in sides if number % 2 else reversed(sides):
+                windows[side, in_flight].append(await load.run(target, in_flight, WINDOW_SECONDS))
+    return windows
+
+
+async def _rows(client: AsyncClient, endpoint: str, since: datetime, answered: int) -> int:
+    """Waits until the table holds a row per answer; returns how many it holds."""
+
+    async def written() -> int:
+        found = await client.inference.table_statistics(endpoint, since=since)
+        assert found.row_count >= answered, f"{found.row_count} of {answered} rows"
+        return found.row_count
+
+    return await eventually(written, timeout=_ALL_ROWS_SECONDS, interval=0.5)
+
+
+def _figures(in_flight: int, gateway: list[Window], direct: list[Window]) -> list[Figure]:
+    def both(read: Callable[[Window], float]) -> tuple[float, float]:
+        return median([read(w) for w in gateway]), median([read(w) for w in direct])
+
+    at = f"{in_flight} in flight"
+    p50, p50_direct = both(lambda window: window.p50_ms)
+    p99, p99_direct = both(lambda window: window.p99_ms)
+    rate, rate_direct = both(lambda window: window.per_second)
+    latency = Figure("gateway", "", 0, "ms", peer_name="direct Triton", higher_is_better=False)
+    found = [
+        replace(latency, name=f"p50, {at}", value=p50, peer=p50_direct),
+        replace(latency, name=f"p99, {at}", value=p99, peer=p99_direct),
+        Figure("gateway", f"requests, {at}", rate, "/s", rate_direct, "direct Triton"),
+    ]
+    if in_flight == 1:
+        added = Figure(
+            "gateway",
+            "p50 added, 1 in flight",
+            p50 - p50_direct,
+            "ms",
+            higher_is_better=False,
+            note="gateway minus direct",
+        )
+        found.insert(1, added)
+    return found
