@@ -13,7 +13,7 @@ from services.monitoring.adapters.clickhouse.analytics import ClickHouseAnalytic
 from services.monitoring.adapters.faust_stream import FaustStream
 from services.monitoring.adapters.sql.store import SqlStore
 from services.monitoring.config import Config
-from services.monitoring.consumer import ROWS_TOPIC, LabelConsumer, RowHandling
+from services.monitoring.consumers import ROWS_TOPIC, LabelConsumer, RowHandling
 from services.monitoring.handlers.access import Access
 from services.monitoring.handlers.compute import WindowComputer
 from services.monitoring.handlers.labels import LabelIntake, LabelRecomputer
@@ -22,7 +22,7 @@ from services.monitoring.handlers.refresh import Refresh
 from services.monitoring.handlers.reports import Reports
 from services.monitoring.handlers.stream import RowObserver
 from services.monitoring.ports import Analytics, Store, TableCatalog
-from services.monitoring.servicer import MonitoringServicer, UseCases
+from services.monitoring.servicers import MonitoringServicer, UseCases
 from tessera.monitoring.v1 import monitoring_service_pb2, monitoring_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer

@@ -230,9 +230,6 @@ class StreamStates(Protocol):
     def put(self, monitor_id: str, state: StreamState) -> None:
         """Replace the state. Only while rows of the monitor's endpoint are handled."""
 
-    def drop(self, monitor_id: str) -> None:
-        """Forget the state. Only while rows of the monitor's endpoint are handled."""
-
 
 @dataclass(frozen=True, slots=True)
 class AlertChange:

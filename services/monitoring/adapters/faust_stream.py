@@ -72,10 +72,6 @@ class FaustStream:
         """Replace the state. Only while a record is handled."""
         self._table[monitor_id] = state.to_json()
 
-    def drop(self, monitor_id: str) -> None:
-        """Forget the state. Only while a record is handled."""
-        self._table.pop(monitor_id, None)
-
     async def run(self, handle: Handle) -> None:
         """Consume until cancelled; outages of the broker are waited out.
 
