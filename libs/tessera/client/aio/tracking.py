@@ -111,7 +111,8 @@ class AsyncTracking:
             inputs: Data sets that the run used.
 
         Raises:
-            InvalidArgument: A parameter has another value already, or a limit is passed.
+            FailedPrecondition: A parameter has another value already, or the run was deleted.
+            InvalidArgument: A name breaks the rules, or a limit is passed.
         """
         now = timestamp_pb2.Timestamp()
         now.GetCurrentTime()

@@ -72,7 +72,8 @@ class Tracking:
             inputs: Data sets that the run used.
 
         Raises:
-            InvalidArgument: A parameter has another value already, or a limit is passed.
+            FailedPrecondition: A parameter has another value already, or the run was deleted.
+            InvalidArgument: A name breaks the rules, or a limit is passed.
         """
         return self._portal.run(
             self._wrapped.log(
