@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -64,7 +65,6 @@ class LocalProcesses:
         self._log_limit = log_limit_bytes
         self._log_seconds = log_days * 86_400
         self._nice = nice
-        self._children: set[subprocess.Popen[bytes]] = set()
 
     async def start(self, plan: AttemptPlan) -> None:
         """Start an attempt's supervisor; returns once it took the attempt.
@@ -75,7 +75,6 @@ class LocalProcesses:
         folder = attempt_folder(self._root, plan.key)
         await asyncio.to_thread(self._write, folder, plan)
         child = await asyncio.to_thread(_launch, folder)
-        self._children.add(child)
         # Whoever links the claim first decides, should the supervisor only be slow.
         if not await asyncio.to_thread(_says_claimed, child) and not await self.adopt(plan.key):
             child.kill()
@@ -116,7 +115,6 @@ class LocalProcesses:
     async def clear(self, key: AttemptKey) -> None:
         """Remove an ended attempt's files, all but its logs."""
         folder = attempt_folder(self._root, key)
-        self._children -= {child for child in self._children if child.poll() is not None}
         await asyncio.to_thread(_remove, folder)
 
     async def sweep(self, under_way: Collection[AttemptKey]) -> None:
@@ -166,7 +164,7 @@ def _launch(folder: AttemptFolder) -> subprocess.Popen[bytes]:
     may not be run while other threads are inside gRPC.
     """
     with (folder.control / "supervisor.log").open("ab") as errors:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", _SUPERVISOR, str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -174,6 +172,9 @@ def _launch(folder: AttemptFolder) -> subprocess.Popen[bytes]:
             env=_supervisor_environment(),
             start_new_session=True,
         )
+    # It is reaped whenever it ends, whoever waits for its result.
+    threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
+    return child
 
 
 def _says_claimed(child: subprocess.Popen[bytes]) -> bool:

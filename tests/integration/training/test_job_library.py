@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from tessera import AsyncClient
 from tessera.catalog.v1 import catalog_pb2, model_pb2
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
+from tessera.client.aio.training import JobFailed
 from tessera.training.v1 import job_pb2
 from tests.helpers import eventually, unique_name
 
@@ -132,3 +133,14 @@ async def test_a_job_reads_logs_and_registers_one_version_even_when_it_is_killed
         return {edge.source.name for edge in found} == {job.run_id, job.job_id, table}
 
     await eventually(edges, timeout=30)
+
+
+async def test_a_job_whose_metrics_were_refused_has_not_succeeded(
+    platform_client: AsyncClient,
+) -> None:
+    program = "from tessera import jobs\njobs.current().log_metrics({'k' * 300: 1.0})\n"
+    job = await platform_client.training.submit(
+        job_pb2.JobSpec(name="refused", file=job_pb2.FileSource(name="refused.py", content=program))
+    )
+    with pytest.raises(JobFailed, match="key"):
+        await platform_client.training.wait(job.job_id)
