@@ -6,12 +6,17 @@ import json
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from google.protobuf.message import Message
+
 from services.monitoring.adapters.clickhouse.analytics import ClickHouseAnalytics
 from services.monitoring.adapters.memory.analytics import InMemoryAnalytics, Request
+from services.monitoring.adapters.memory.catalog import InMemoryTableCatalog
+from services.monitoring.adapters.memory.store import InMemoryStore, InMemoryStreamStates
+from services.monitoring.app import Core, build_core
 from services.monitoring.domain.metric_tables import DRIFT_TABLE, PROFILE_TABLE, TableShape
 from services.monitoring.domain.monitor import (
     InferenceProfile,
@@ -20,10 +25,16 @@ from services.monitoring.domain.monitor import (
     ProblemType,
     Profile,
 )
-from services.monitoring.domain.windows import microseconds
-from services.monitoring.ports import Analytics
+from services.monitoring.domain.windows import RequestRange, WindowRecord, microseconds
+from services.monitoring.handlers.monitors import Caller
+from services.monitoring.handlers.stream import RowObserver, RowsWritten
+from services.monitoring.ports import Analytics, RowBatch
+from tessera.catalog.v1 import securable_pb2
+from tessera_kit.clock import ManualClock
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.ids import new_id
+from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.identity import Principal
 from tessera_kit.store.clickhouse import ClickHouse, qualified_name, quote_identifier
 from tessera_kit.store.clickhouse_migrate import migrate_clickhouse
 from tests.helpers import unique_name
@@ -31,6 +42,7 @@ from tests.helpers import unique_name
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 DAY_US = microseconds(DAY)
+PAYLOAD = "main.flights.delay_payload"
 SPRING = datetime(2013, 4, 1, tzinfo=UTC)
 INFERENCE_COLUMNS = {
     "endpoint": "String",
@@ -215,3 +227,77 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+@dataclass(slots=True)
+class ServiceWorld:
+    """The use cases over twins in memory, and one endpoint's inference table."""
+
+    memory: InMemoryAnalytics = field(default_factory=InMemoryAnalytics)
+    store: InMemoryStore = field(default_factory=InMemoryStore)
+    states: InMemoryStreamStates = field(default_factory=InMemoryStreamStates)
+    authority: InMemoryAuthority = field(default_factory=InMemoryAuthority)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
+    catalog: InMemoryTableCatalog = field(init=False)
+    core: Core = field(init=False)
+    observer: RowObserver = field(init=False)
+    payload: PhysicalTable = field(init=False)
+    ann: Caller = field(init=False)
+    bob: Caller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.catalog = InMemoryTableCatalog(self.authority)
+        self.core = build_core(self.store, self.memory, self.catalog, self.authority, self.clock)
+        self.restart()
+        self.payload = self.add_table(PAYLOAD, INFERENCE_COLUMNS)
+        self.ann, self.bob = (self.add_principal(name) for name in ("ann", "bob"))
+        self.authority.grant(
+            "ann",
+            [
+                securable_pb2.PRIVILEGE_CREATE_MONITOR,
+                securable_pb2.PRIVILEGE_CREATE_TABLE,
+                securable_pb2.PRIVILEGE_SELECT,
+            ],
+            securable_pb2.SECURABLE_TYPE_METASTORE,
+            "metastore",
+        )
+
+    def restart(self) -> None:
+        """As a new process, with what the stream's table still holds."""
+        self.observer = RowObserver(self.store, self.memory, self.states, self.core.computer)
+
+    def add_principal(self, name: str) -> Caller:
+        principal = Principal(name)
+        self.authority.add_principal(principal, f"token-{name}")
+        return Caller(principal, f"token-{name}")
+
+    def add_table(self, full_name: str, types: Mapping[str, str]) -> PhysicalTable:
+        table = self.catalog.add(full_name, list(types))
+        self.memory.types[table] = dict(types)
+        return table
+
+    async def create(self, profile: Profile | None = None, **changes: Any) -> Monitor:
+        """A monitor of ann's on the inference table."""
+        settings = replace(
+            Monitor(unique_name("monitor"), PAYLOAD, profile or inference()), **changes
+        )
+        return await self.core.cases.monitors.create(self.ann, settings, "")
+
+    def written(self, requests: Sequence[Request], table: str = PAYLOAD) -> RowsWritten:
+        """What the sink tells of requests."""
+        times = [microseconds(request.request_time) for request in requests]
+        ids = [request.tessera_request_id for request in requests]
+        batch = RowBatch(RequestRange(min(times), max(times)), (min(ids), max(ids)))
+        return RowsWritten(table, batch)
+
+    async def write(self, *requests: Request) -> None:
+        """Rows become readable, and monitoring hears of it."""
+        self.memory.requests[self.payload].extend(requests)
+        await self.observer.observe([self.written(requests)])
+
+    async def windows(self, monitor: Monitor) -> list[WindowRecord]:
+        return await self.store.list_windows(monitor.id, None, 1000)
+
+    def told(self, kind: type[Message]) -> list[Any]:
+        """What events of a type say, in order."""
+        return [event.data for event in self.store.events if isinstance(event.data, kind)]

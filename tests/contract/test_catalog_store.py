@@ -39,20 +39,22 @@ from services.catalog.errors import Busy, SecurableExists
 from services.catalog.ports import CommittedChange, RequestRecord, Store
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.ids import new_etag, new_id
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.databases import fresh_postgres, fresh_sqlite
 
 NOW = datetime(2013, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
 T = SecurableType
 
 
-@pytest.fixture(params=["memory", "sql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield InMemoryStore()
         return
-    config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'catalog.db'}")
-    await migrate(config.url, "catalog")
+    if request.param == "sqlite":
+        config = await fresh_sqlite(tmp_path, "catalog")
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"), "catalog")
     async with Database(config) as database:
         yield SqlStore(database)
 
@@ -273,7 +275,7 @@ class TestVersions:
                 await tx.versions.add(one)
             with pytest.raises(Busy):
                 await tx.versions.add(version(model, 2))
-        async with store.write() as tx:
+        async with store.write() as tx:  # what failed was not committed
             for one in made:
                 await tx.versions.add(one)
             gone = replace(made[1], state=EntityState.DELETING)
@@ -472,9 +474,8 @@ async def test_requests_are_kept_for_a_while(store: Store) -> None:
 
 
 async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Path) -> None:
-    migrated = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'migrated.db'}")
     declared = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'declared.db'}")
-    await migrate(migrated.url, "catalog")
+    migrated = await fresh_sqlite(tmp_path, "catalog")
     async with Database(declared) as database, database.engine.begin() as connection:
         await connection.run_sync(METADATA.create_all)
     assert await shape(migrated) == await shape(declared)

@@ -99,20 +99,29 @@ def _described(index: int, column: Column) -> str:
 def _runs(gathered: str) -> str:
     """Each column's values sorted, and the runs of equal ones."""
     # Lambdas take arrays as arguments and never from around them: those are copied per element.
-    ends = (
-        "arrayFilter((i, v, following) -> i = length({0}) OR v != following, "
+    last = (
+        "arrayMap((i, v, following) -> i = length({0}) OR v != following, "
         "arrayEnumerate({0}), {0}, arrayShiftLeft({0}, 1))"
     )
+    ends = "arrayFilter((i, is_last) -> is_last, arrayEnumerate({0}), {0}_last)"
+    values = "arrayFilter((v, is_last) -> is_last, {0}, {0}_last)"
     return layers(
         gathered,
-        {"x": "arraySort(arrayFilter(v -> isFinite(v), numbers))", "t": "arraySort(texts)"},
+        {
+            # Negative zero is zero.
+            "x": (
+                "arraySort(arrayMap(v -> if(v = 0, 0, v), arrayFilter(v -> isFinite(v), numbers)))"
+            ),
+            "t": "arraySort(texts)",
+        },
+        {"x_last": last.format("x"), "t_last": last.format("t")},
         {
             "m": "length(x)",
             "mt": "length(t)",
             "x_ends": ends.format("x"),
             "t_ends": ends.format("t"),
-            "x_values": "arrayCompact(x)",
-            "t_values": "arrayCompact(t)",
+            "x_values": values.format("x"),
+            "t_values": values.format("t"),
             # Linear interpolation between order statistics, as numpy.quantile does by default.
             "steps": (
                 "if(empty(x), CAST([] AS Array(Float64)), "
