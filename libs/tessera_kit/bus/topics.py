@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError, for_code
 from google.protobuf.message import Message
 
 from tessera.events.v1 import (
@@ -247,7 +247,11 @@ async def ensure_topics(kafka: KafkaConfig, registry: TopicRegistry = REGISTRY) 
         ]
         if not missing:
             return
-        response = await admin.create_topics(missing)
+        try:
+            response = await admin.create_topics(missing)
+        except AttributeError as missing_controller:
+            # The client looks for the controller without asking whether there is one yet.
+            raise KafkaConnectionError("there is no controller yet") from missing_controller
         for name, code, *message in response.topic_errors:
             error = for_code(code)
             if code != 0 and error is not TopicAlreadyExistsError:

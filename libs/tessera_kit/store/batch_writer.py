@@ -87,6 +87,7 @@ class BatchWriter:
         self._max_pending = max_pending
         self._retry = retry or RetryPolicy(budget_seconds=None)
         self._groups: deque[_Group] = deque()
+        self._writing: list[_Group] = []
         self._pending = 0
         self._queued = 0
         self._oldest = 0.0
@@ -163,7 +164,7 @@ class BatchWriter:
 
     async def flush(self) -> None:
         """Write what waits now, and return when it is durable or has failed."""
-        waiting = [group.written for group in self._groups]
+        waiting = [group.written for group in (*self._writing, *self._groups)]
         self._flushing = True
         self._filled.set()
         if waiting:
@@ -171,7 +172,7 @@ class BatchWriter:
 
     async def _run(self) -> None:
         while True:
-            batch = await self._next_batch()
+            batch = self._writing = await self._next_batch()
             if not batch:
                 if self._stopped:
                     return

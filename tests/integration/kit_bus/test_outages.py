@@ -138,6 +138,7 @@ async def test_each_event_has_one_effect_over_kills_of_the_broker(
             for start in range(10, total, 10):
                 await tell(database, registry, range(start, start + 10))
                 if start in {100, 400}:
+                    await local_stack.wait_healthy("kafka")
                     local_stack.kill("kafka")
                 await asyncio.sleep(0.005)
             await local_stack.wait_healthy("kafka")
@@ -221,7 +222,7 @@ async def test_relays_side_by_side_publish_each_event_once_and_in_order(
             registry=registry,
         )
         async with running(runner.run):
-            await soon(lambda: len(seen) >= 200)
+            await soon(lambda: len(set(seen)) >= 200)
     # The one that was cancelled may have published a batch that it could not mark any more.
     once = list(dict.fromkeys(seen))
     assert once == list(range(200))

@@ -11,6 +11,7 @@ import pytest
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.errors import InvalidArgument, Unavailable
 from tessera_kit.store.batch_writer import BatchWriter, WriterStopped
+from tests.helpers import eventually
 
 QUICK = RetryPolicy(initial_seconds=0.001, maximum_seconds=0.01, budget_seconds=None)
 
@@ -143,6 +144,19 @@ async def test_flush_writes_what_waits(sink: Sink) -> None:
     async with writer(sink, max_seconds=60) as target:
         await target.put([[1]])
         await target.flush()
+        assert sink.rows == [1]
+
+
+async def test_flush_waits_for_what_is_under_way(sink: Sink) -> None:
+    sink.open.clear()
+    async with writer(sink, max_rows=1) as target:
+        await target.put([[1]])
+        await eventually(lambda: sink.attempts == 1)
+        flushing = asyncio.ensure_future(target.flush())
+        done, _ = await asyncio.wait([flushing], timeout=0.05)
+        assert not done
+        sink.open.set()
+        await flushing
         assert sink.rows == [1]
 
 
