@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -57,6 +58,8 @@ def expected(x: npt.NDArray[np.float32], carriers: Sequence[str], bias: float = 
 @cache
 def program(bias: float = 0.0) -> bytes:
     """The model as `torch.export.save` writes it, for any number of rows."""
+    # Thousands of records that would drown a failing test's own.
+    logging.getLogger("torch.__trace").propagate = False
     rows = torch.export.Dim("rows", min=1, max=8192)
     buffer = io.BytesIO()
     with warnings.catch_warnings():

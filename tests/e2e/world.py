@@ -11,6 +11,8 @@ from tests.e2e import models
 from tests.helpers import unique_name
 
 CATALOG = "e2e"
+READY_SECONDS = 240.0
+"""Loading a model imports torch, which takes long on a machine that does much else."""
 
 
 def settings_of(stack: Stack, token: str | None = None) -> Settings:
@@ -60,7 +62,7 @@ async def serve_model(client: AsyncClient, *biases: float, prefix: str = "e2e") 
     endpoint = await client.inference.create_endpoint(
         name, [entity(model, 1, 100)], table_schema=schema
     )
-    await client.inference.wait_ready(name, timeout=90)
+    await client.inference.wait_ready(name, timeout=READY_SECONDS)
     return Served(schema, model, name, endpoint.inference_table_full_name)
 
 
