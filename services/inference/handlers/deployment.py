@@ -21,6 +21,7 @@ from services.inference.runtime.bundle import ModelBundle, make_bundle
 from tessera_kit.clock import Clock
 from tessera_kit.errors import Internal, TesseraError, Unavailable
 from tessera_kit.ids import new_etag
+from tessera_kit.tasks import detached_task
 
 __all__ = ["Deployer"]
 
@@ -105,7 +106,8 @@ class Deployer:
     def deploy(self, endpoint: Endpoint) -> None:
         """Begin to make the endpoint's pending configuration ready."""
         self._routes.put(endpoint)
-        task = asyncio.create_task(self._deploy(endpoint), name=f"deploy-{endpoint.name}")
+        # It may take longer than the call that begins it, and must not end with that.
+        task = detached_task(self._deploy(endpoint), name=f"deploy-{endpoint.name}")
         self._tasks[endpoint.endpoint_id] = task
         task.add_done_callback(lambda _: self._forget(endpoint.endpoint_id, task))
 
@@ -253,7 +255,7 @@ class Deployer:
     def _retire(self, served: Iterable[Served]) -> None:
         for one in served:
             self._busy.add(one.runtime_name)
-            task = asyncio.create_task(self._let_go(one), name=f"drain-{one.runtime_name}")
+            task = detached_task(self._let_go(one), name=f"drain-{one.runtime_name}")
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 

@@ -43,6 +43,7 @@ from tessera.catalog.v1 import securable_pb2
 from tessera_kit.clock import ManualClock
 from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.deadline import enter_call, time_remaining
 from tessera_kit.rpc.identity import Principal
 from tests.helpers import eventually
 from tests.unit.inference.archives import torchscript_archive
@@ -177,6 +178,27 @@ async def test_a_new_endpoint_becomes_ready(control: Control) -> None:
     ]
     owner = control.authority.owner_of(securable_pb2.SECURABLE_TYPE_ENDPOINT, "delays")
     assert owner == "ada"
+
+
+async def test_a_deployment_outlives_the_deadline_of_its_call(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float | None] = []
+    load = control.runtime.load
+
+    async def watched(*arguments: Any) -> None:
+        left.append(time_remaining())
+        await load(*arguments)
+
+    monkeypatch.setattr(control.runtime, "load", watched)
+
+    async def call() -> None:
+        enter_call(0.0)
+        await control.create()
+
+    await asyncio.create_task(call())
+    await control.deployer.idle()
+    assert left == [None]
 
 
 async def test_an_alias_is_resolved_once(control: Control) -> None:
