@@ -17,6 +17,7 @@ from services.inference.errors import (
     TooManyInferences,
 )
 from tessera_kit.errors import TesseraError
+from tessera_kit.tasks import detached_task
 
 __all__ = ["TritonWire", "runtime_error"]
 
@@ -67,10 +68,11 @@ class TritonWire:
             raise CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is full")
         except CallFailed as error:
             code = error.code
-            if code is grpc.StatusCode.CANCELLED and timeout is not None:
-                # The server keeps the deadline too, and may be a little ahead of this side's clock.
-                if time.monotonic() - began >= timeout - _EARLY_SECONDS:
-                    code = grpc.StatusCode.DEADLINE_EXCEEDED
+            waited = time.monotonic() - began
+            # The server keeps the deadline too, and may be a little ahead of this side's clock.
+            late = timeout is not None and waited >= timeout - _EARLY_SECONDS
+            if code is grpc.StatusCode.CANCELLED and late:
+                code = grpc.StatusCode.DEADLINE_EXCEEDED
             raise runtime_error(code, error.details) from None
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
@@ -87,7 +89,7 @@ class TritonWire:
         """The connection that new calls use; callers that come together share one attempt."""
         task = self._connecting
         if task is None:
-            task = self._connecting = asyncio.create_task(self._open(), name="triton-connect")
+            task = self._connecting = detached_task(self._open(), name="triton-connect")
             task.add_done_callback(self._opened)
         return await asyncio.shield(task)
 
