@@ -93,8 +93,8 @@ class Versions(Protocol):
     async def get(self, model_id: str, version: int, *, lock: bool = False) -> ModelVersion | None:
         """A version in whatever state; `lock` as for entities."""
 
-    async def by_id(self, version_id: str) -> ModelVersion | None:
-        """A version by its id."""
+    async def by_id(self, version_id: str, *, lock: bool = False) -> ModelVersion | None:
+        """A version by its id; `lock` as for entities."""
 
     async def add(self, version: ModelVersion) -> None:
         """Store a new version."""

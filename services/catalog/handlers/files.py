@@ -100,7 +100,7 @@ class Files:
 
     async def _end(self, version: ModelVersion, upload: Upload, file: ModelFile) -> bool:
         async with self._context.store.write() as tx:
-            current = await tx.versions.by_id(version.id)
+            current = await tx.versions.by_id(version.id, lock=True)
             if current is None or current.state is not EntityState.ACTIVE or not current.pending:
                 return False
             await tx.versions.put_file(version.id, file)

@@ -29,7 +29,7 @@ class MemoryVersions:
                 return found
         return None
 
-    async def by_id(self, version_id: str) -> ModelVersion | None:
+    async def by_id(self, version_id: str, *, lock: bool = False) -> ModelVersion | None:
         """A version by its id."""
         return self._state.versions.get(version_id)
 

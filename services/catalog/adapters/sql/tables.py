@@ -23,6 +23,13 @@ __all__ = [
 ]
 
 METADATA = sa.MetaData()
+
+
+def ordered(length: int) -> sa.types.TypeEngine[str]:
+    """Text that is ordered by its code points, as SQLite does; PostgreSQL must be told to."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 outbox_tables(METADATA)
 
 SECURABLES = sa.Table(
@@ -30,9 +37,9 @@ SECURABLES = sa.Table(
     METADATA,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("type", sa.SmallInteger, nullable=False),
-    sa.Column("full_name", sa.String(512), nullable=False),
+    sa.Column("full_name", ordered(512), nullable=False),
     sa.Column("parent_type", sa.SmallInteger, nullable=True),
-    sa.Column("parent_name", sa.String(512), nullable=True),
+    sa.Column("parent_name", ordered(512), nullable=True),
     sa.Column("owner", sa.String(128), nullable=False, index=True),
     sa.Column("comment", sa.Text, nullable=False),
     sa.Column("tags", sa.Text, nullable=False),
@@ -84,7 +91,7 @@ ALIASES = sa.Table(
         sa.ForeignKey("securables.id", ondelete="CASCADE"),
         primary_key=True,
     ),
-    sa.Column("alias", sa.String(128), primary_key=True),
+    sa.Column("alias", ordered(128), primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
 )
 
@@ -97,7 +104,7 @@ FILES = sa.Table(
         sa.ForeignKey("model_versions.id", ondelete="CASCADE"),
         primary_key=True,
     ),
-    sa.Column("path", sa.String(1024), primary_key=True),
+    sa.Column("path", ordered(1024), primary_key=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("modified_at", sa.BigInteger, nullable=False),
@@ -114,14 +121,14 @@ UPLOADS = sa.Table(
         nullable=False,
         index=True,
     ),
-    sa.Column("path", sa.String(1024), nullable=False),
+    sa.Column("path", ordered(1024), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
 )
 
 PRINCIPALS = sa.Table(
     "principals",
     METADATA,
-    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("name", ordered(128), primary_key=True),
     sa.Column("kind", sa.SmallInteger, nullable=False),
     sa.Column("is_admin", sa.Boolean, nullable=False),
     sa.Column("protected", sa.Boolean, nullable=False),
@@ -133,13 +140,13 @@ MEMBERS = sa.Table(
     METADATA,
     sa.Column(
         "group_name",
-        sa.String(128),
+        ordered(128),
         sa.ForeignKey("principals.name", ondelete="CASCADE"),
         primary_key=True,
     ),
     sa.Column(
         "member",
-        sa.String(128),
+        ordered(128),
         sa.ForeignKey("principals.name", ondelete="CASCADE"),
         primary_key=True,
         index=True,
@@ -149,10 +156,10 @@ MEMBERS = sa.Table(
 TOKENS = sa.Table(
     "tokens",
     METADATA,
-    sa.Column("token_id", sa.String(64), primary_key=True),
+    sa.Column("token_id", ordered(64), primary_key=True),
     sa.Column(
         "principal",
-        sa.String(128),
+        ordered(128),
         sa.ForeignKey("principals.name", ondelete="CASCADE"),
         nullable=False,
         index=True,
@@ -177,7 +184,7 @@ GRANTS = sa.Table(
     ),
     sa.Column(
         "principal",
-        sa.String(128),
+        ordered(128),
         sa.ForeignKey("principals.name", ondelete="CASCADE"),
         primary_key=True,
         index=True,
@@ -190,8 +197,8 @@ GRANTS = sa.Table(
 EDGES = sa.Table(
     "lineage_edges",
     METADATA,
-    sa.Column("source", sa.String(560), primary_key=True),
-    sa.Column("target", sa.String(560), primary_key=True),
+    sa.Column("source", ordered(560), primary_key=True),
+    sa.Column("target", ordered(560), primary_key=True),
     sa.Column("observed_at", sa.BigInteger, nullable=False),
     sa.Column("principal", sa.String(128), nullable=False),
     sa.Index("ix_lineage_edges_target", "target", "observed_at"),

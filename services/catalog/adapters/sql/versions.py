@@ -34,11 +34,10 @@ class SqlVersions:
         found = await self._versions(query.with_for_update() if lock else query)
         return found[0] if found else None
 
-    async def by_id(self, version_id: str) -> ModelVersion | None:
+    async def by_id(self, version_id: str, *, lock: bool = False) -> ModelVersion | None:
         """A version by its id."""
-        found = await self._versions(
-            sa.select(VERSIONS).where(_V.id == version_id).with_for_update()
-        )
+        query = sa.select(VERSIONS).where(_V.id == version_id)
+        found = await self._versions(query.with_for_update() if lock else query)
         return found[0] if found else None
 
     async def add(self, version: ModelVersion) -> None:
@@ -56,7 +55,7 @@ class SqlVersions:
 
     async def remove(self, version_id: str) -> None:
         """Remove a version; files and uploads go by cascade."""
-        version = await self.by_id(version_id)
+        version = await self.by_id(version_id, lock=True)
         if version is None:
             return
         await self._session.execute(

@@ -9,6 +9,11 @@ revision = "2026_11_23_catalog"
 down_revision = None
 
 
+def _ordered(length: int) -> sa.types.TypeEngine[str]:
+    # Ordered by code points, as SQLite does.
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     bus_tables_v1.create()
     _securables()
@@ -16,8 +21,8 @@ def upgrade() -> None:
     _principals()
     op.create_table(
         "lineage_edges",
-        sa.Column("source", sa.String(560), primary_key=True),
-        sa.Column("target", sa.String(560), primary_key=True),
+        sa.Column("source", _ordered(560), primary_key=True),
+        sa.Column("target", _ordered(560), primary_key=True),
         sa.Column("observed_at", sa.BigInteger, nullable=False),
         sa.Column("principal", sa.String(128), nullable=False),
     )
@@ -46,9 +51,9 @@ def _securables() -> None:
         "securables",
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("type", sa.SmallInteger, nullable=False),
-        sa.Column("full_name", sa.String(512), nullable=False),
+        sa.Column("full_name", _ordered(512), nullable=False),
         sa.Column("parent_type", sa.SmallInteger, nullable=True),
-        sa.Column("parent_name", sa.String(512), nullable=True),
+        sa.Column("parent_name", _ordered(512), nullable=True),
         sa.Column("owner", sa.String(128), nullable=False),
         sa.Column("comment", sa.Text, nullable=False),
         sa.Column("tags", sa.Text, nullable=False),
@@ -99,7 +104,7 @@ def _models() -> None:
             sa.ForeignKey("securables.id", ondelete="CASCADE"),
             primary_key=True,
         ),
-        sa.Column("alias", sa.String(128), primary_key=True),
+        sa.Column("alias", _ordered(128), primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
     )
     op.create_table(
@@ -110,7 +115,7 @@ def _models() -> None:
             sa.ForeignKey("model_versions.id", ondelete="CASCADE"),
             primary_key=True,
         ),
-        sa.Column("path", sa.String(1024), primary_key=True),
+        sa.Column("path", _ordered(1024), primary_key=True),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("modified_at", sa.BigInteger, nullable=False),
@@ -124,7 +129,7 @@ def _models() -> None:
             sa.ForeignKey("model_versions.id", ondelete="CASCADE"),
             nullable=False,
         ),
-        sa.Column("path", sa.String(1024), nullable=False),
+        sa.Column("path", _ordered(1024), nullable=False),
         sa.Column("started_at", sa.BigInteger, nullable=False),
     )
     op.create_index("ix_uploads_version_id", "uploads", ["version_id"])
@@ -133,7 +138,7 @@ def _models() -> None:
 def _principals() -> None:
     op.create_table(
         "principals",
-        sa.Column("name", sa.String(128), primary_key=True),
+        sa.Column("name", _ordered(128), primary_key=True),
         sa.Column("kind", sa.SmallInteger, nullable=False),
         sa.Column("is_admin", sa.Boolean, nullable=False),
         sa.Column("protected", sa.Boolean, nullable=False),
@@ -143,13 +148,13 @@ def _principals() -> None:
         "group_members",
         sa.Column(
             "group_name",
-            sa.String(128),
+            _ordered(128),
             sa.ForeignKey("principals.name", ondelete="CASCADE"),
             primary_key=True,
         ),
         sa.Column(
             "member",
-            sa.String(128),
+            _ordered(128),
             sa.ForeignKey("principals.name", ondelete="CASCADE"),
             primary_key=True,
         ),
@@ -157,10 +162,10 @@ def _principals() -> None:
     op.create_index("ix_group_members_member", "group_members", ["member"])
     op.create_table(
         "tokens",
-        sa.Column("token_id", sa.String(64), primary_key=True),
+        sa.Column("token_id", _ordered(64), primary_key=True),
         sa.Column(
             "principal",
-            sa.String(128),
+            _ordered(128),
             sa.ForeignKey("principals.name", ondelete="CASCADE"),
             nullable=False,
         ),
@@ -182,7 +187,7 @@ def _principals() -> None:
         ),
         sa.Column(
             "principal",
-            sa.String(128),
+            _ordered(128),
             sa.ForeignKey("principals.name", ondelete="CASCADE"),
             primary_key=True,
         ),
