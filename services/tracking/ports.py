@@ -171,7 +171,7 @@ class MetricStore(Protocol):
 
 
 class View(Protocol):
-    """One consistent look at the store; reads see every work that was committed before."""
+    """A look at the store; reads see every work that was committed before the look began."""
 
     @property
     def experiments(self) -> ExperimentStore:

@@ -85,13 +85,14 @@ class SqlRuns:
     async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
         """Delete the active runs of a locked experiment, or restore those deleted with it."""
         deleting = stage is LifecycleStage.DELETED
-        statement = sa.update(RUNS).where(
-            RUNS.c.experiment_id == experiment_id, RUNS.c.stage != str(stage)
-        )
+        moved = [RUNS.c.experiment_id == experiment_id, RUNS.c.stage != str(stage)]
         if not deleting:
-            statement = statement.where(RUNS.c.deleted_with_experiment)
+            moved.append(RUNS.c.deleted_with_experiment)
+        # Locked in the order of `lock` first: an update takes rows as it comes across them.
+        locked = sa.select(RUNS.c.run_no).where(*moved).order_by(RUNS.c.run_no).with_for_update()
+        await self._session.execute(locked)
         await self._session.execute(
-            statement.values(stage=str(stage), deleted_with_experiment=deleting)
+            sa.update(RUNS).where(*moved).values(stage=str(stage), deleted_with_experiment=deleting)
         )
 
     async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
