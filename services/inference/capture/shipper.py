@@ -79,16 +79,16 @@ class SpoolShipper:
 
 
 def _record(data: bytes) -> Record:
-    request_id = inference_events_pb2.PayloadRecord.FromString(data).tessera_request_id.encode()
-    return Record(
-        topic=PAYLOAD_TOPIC,
-        key=request_id,
-        value=data,
-        headers=(
-            ("ce_specversion", b"1.0"),
-            ("ce_id", request_id),
-            ("ce_type", _TYPE),
-            ("ce_source", _SOURCE),
-            ("content-type", PROTOBUF.encode()),
-        ),
-    )
+    payload = inference_events_pb2.PayloadRecord.FromString(data)
+    request_id = payload.tessera_request_id.encode()
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", request_id),
+        ("ce_type", _TYPE),
+        ("ce_source", _SOURCE),
+        ("content-type", PROTOBUF.encode()),
+    ]
+    if payload.trace_id and payload.span_id:
+        text = f"00-{payload.trace_id}-{payload.span_id.hex()}-{payload.trace_flags:02x}"
+        headers.append(("traceparent", text.encode()))
+    return Record(PAYLOAD_TOPIC, request_id, data, tuple(headers))

@@ -111,7 +111,7 @@ class InferenceHandler:
         exchange = Exchange(new_id(), data)
         metadata = context.invocation_metadata() or ()
         call = self._calls.begin(metadata)
-        exchange.trace_id = _trace_id(call[1])
+        exchange.span = call[1].get_span_context()
         context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
         self._in_flight += 1
         code = "OK"
@@ -182,11 +182,6 @@ class InferenceHandler:
             self._keep(exchange, b"", status, message)
         except SpoolFull:
             self._metrics.unlogged.inc()
-
-
-def _trace_id(span: Any) -> str:
-    trace_id = span.get_span_context().trace_id
-    return f"{trace_id:032x}" if trace_id else ""
 
 
 def _status(error: Exception) -> status_pb2.Status:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from time import perf_counter_ns, time_ns
 from typing import Final
 
+from opentelemetry.trace import INVALID_SPAN_CONTEXT
+
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
@@ -34,8 +36,8 @@ class Exchange:
         "requester",
         "route",
         "served",
+        "span",
         "time_ns",
-        "trace_id",
     )
 
     def __init__(self, request_id: str, request: bytes) -> None:
@@ -46,7 +48,7 @@ class Exchange:
         self.endpoint = ""
         self.client_request_id = ""
         self.requester = ""
-        self.trace_id = ""
+        self.span = INVALID_SPAN_CONTEXT
         self.authorised = False
         self.route: Route | None = None
         self.served: Served | None = None
@@ -80,12 +82,15 @@ def record_of(
         status_code=status,
         status_message=message[: _LONGEST_TEXT["status_message"]],
         requester=exchange.requester,
-        trace_id=exchange.trace_id,
         encoding=inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF,
         sampling_fraction=1.0,
     )
     record.request_time.seconds = seconds
     record.request_time.nanos = nanos // 1000 * 1000
+    if exchange.span.is_valid:
+        record.trace_id = f"{exchange.span.trace_id:032x}"
+        record.span_id = exchange.span.span_id.to_bytes(8, "big")
+        record.trace_flags = exchange.span.trace_flags
     if exchange.route is not None:
         record.config_version = exchange.route.config_version
     served = exchange.served

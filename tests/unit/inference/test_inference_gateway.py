@@ -143,6 +143,8 @@ async def test_a_request_is_answered_and_recorded(gateway: Gateway, make_request
     assert (record.endpoint, record.served_entity) == ("flights", "delay-1")
     assert (record.model_name, record.model_version) == ("main.flights.delay", 1)
     assert (record.status_code, record.requester, record.trace_id) == (0, "alice", TRACE)
+    assert len(record.span_id) == 8
+    assert record.span_id != bytes(8)
     assert record.request == request.SerializeToString()
     assert service_pb2.ModelInferResponse.FromString(record.response) == reply
     assert record.duration_us >= record.execution_duration_us

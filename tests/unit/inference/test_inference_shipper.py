@@ -60,6 +60,17 @@ async def test_records_become_events_of_their_topic(spool: Spool) -> None:
     assert spool.pending_bytes == 0
 
 
+async def test_records_go_on_in_the_trace_of_their_request(spool: Spool) -> None:
+    bus = InMemoryBus()
+    traced = pb.PayloadRecord.FromString(payload())
+    traced.trace_id, traced.span_id, traced.trace_flags = "ab" * 16, b"\1" * 8, 1
+    for record in (payload(), traced.SerializeToString()):
+        spool.append(record)
+    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    found = [event.traceparent for event in bus.events(PAYLOAD_TOPIC)]
+    assert found == [None, f"00-{'ab' * 16}-{'01' * 8}-01"]
+
+
 async def test_what_is_not_acknowledged_is_sent_again(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,8 @@ class PayloadRecord(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     SAMPLING_FRACTION_FIELD_NUMBER: _builtins.int
     LOGGING_ERROR_CODES_FIELD_NUMBER: _builtins.int
+    SPAN_ID_FIELD_NUMBER: _builtins.int
+    TRACE_FLAGS_FIELD_NUMBER: _builtins.int
     tessera_request_id: _builtins.str
     """The request's unique id, a UUID of version 7; one row of the inference table."""
     client_request_id: _builtins.str
@@ -156,6 +158,10 @@ class PayloadRecord(_message.Message):
     """The response's body; empty on failure."""
     sampling_fraction: _builtins.float
     """The share of requests that is kept, 0 to 1; 1 when 0."""
+    span_id: _builtins.bytes
+    """The span that answered the request, 8 bytes; empty when there is none. What the record causes belongs below it."""
+    trace_flags: _builtins.int
+    """The W3C flags of the trace; bit 0 says that it is recorded."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """When the request arrived."""
@@ -186,10 +192,12 @@ class PayloadRecord(_message.Message):
         response: _builtins.bytes = ...,
         sampling_fraction: _builtins.float = ...,
         logging_error_codes: _abc.Iterable[_builtins.str] | None = ...,
+        span_id: _builtins.bytes = ...,
+        trace_flags: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
