@@ -1,0 +1,167 @@
+"""Inference tables in the real database: the same promises as their twin in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from devstack import Stack
+from services.inference.adapters.clickhouse import ClickHousePayloads
+from services.inference.adapters.memory import InMemoryPayloads
+from services.inference.domain.endpoint import InferenceTable
+from services.inference.domain.table import COLUMNS, ORDER_BY, PARTITION_BY, VERSION_COLUMN
+from services.inference.sink.rows import Row
+from tessera_kit.bus.envelope import ConsumedRecord
+from tessera_kit.config import ClickHouseConfig
+from tessera_kit.ids import new_id
+from tessera_kit.store.clickhouse import ClickHouse, qualified_name
+from tests.helpers import unique_name
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def make_row(identifier: str = "", *, at: datetime = NOON, **values: Any) -> Row:
+    micros = (at - EPOCH) // timedelta(microseconds=1)
+    identifier = identifier or new_id()
+    columns: dict[str, Any] = {column.name: "" for column in COLUMNS}
+    del columns["ingested_at"]
+    columns |= {
+        "tessera_request_id": identifier,
+        "request_date": micros // 86_400_000_000,
+        "request_time": f"{micros // 1_000_000}.{micros % 1_000_000:06d}",
+        "response_time": f"{micros // 1_000_000}.{micros % 1_000_000:06d}",
+        "served_entity_id": "delay-1",
+        "inputs": '{"x": [1.5], "text": ["quote \\" and \\u00e9"]}',
+        "logging_error_codes": [],
+        **dict.fromkeys(("model_version", "config_version", "status_code"), 0),
+        **dict.fromkeys(("duration_ms", "execution_duration_ms", "sampling_fraction"), 0.5),
+        **dict.fromkeys(("kafka_partition", "kafka_offset"), 0),
+        **values,
+    }
+    record = ConsumedRecord("t", 0, 0, None, None, None, ())
+    return Row(identifier, "flights", micros, micros, record, columns)
+
+
+class PayloadsContract:
+    """What `ports.PayloadStore` and `ports.TableReader` promise."""
+
+    async def test_what_was_written_is_there(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        rows = [make_row() for _ in range(50)]
+        ids = [row.request_id for row in rows]
+        assert await store.existing(table, ids) == frozenset()
+        await store.insert(table, rows[:30], "one")
+        assert await store.existing(table, ids) == frozenset(ids[:30])
+        assert await store.existing(table, ids[30:]) == frozenset()
+
+    async def test_an_insert_under_one_token_happens_once(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        rows = [make_row() for _ in range(3)]
+        for token in ("one", "one", "two"):
+            await store.insert(table, rows if token == "one" else [make_row()], token)
+        assert (await store.statistics(table, None)).rows == 4
+
+    async def test_rows_of_two_months_are_one_insert(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        rows = [make_row(at=NOON), make_row(at=NOON + timedelta(days=30))]
+        await store.insert(table, rows, "one")
+        await store.insert(table, rows, "one")
+        assert (await store.statistics(table, None)).rows == 2
+
+    async def test_strangers_ids_far_apart_are_found(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        await store.insert(table, [make_row() for _ in range(1500)], "many")
+        await store.insert(table, [make_row("0"), make_row("z'; DROP")], "two")
+        found = await store.existing(table, ["0", "z'; DROP", "zz"])
+        assert found == {"0", "z'; DROP"}
+
+    async def test_rows_are_counted(self, store: ClickHousePayloads, table: InferenceTable) -> None:
+        empty = await store.statistics(table, None)
+        assert (empty.rows, empty.newest_request, empty.by_served_entity) == (0, None, ())
+        later = NOON + timedelta(hours=1)
+        await store.insert(
+            table,
+            [
+                make_row(model_version=1),
+                make_row(model_version=1, at=later),
+                make_row(model_version=0, served_entity_id="", status_code=3, at=later),
+            ],
+            "one",
+        )
+        counts = await store.statistics(table, None)
+        assert (counts.rows, counts.distinct_requests, counts.errors) == (3, 3, 1)
+        assert counts.newest_request == later
+        found = [
+            (one.served_entity, one.model_version, one.rows) for one in counts.by_served_entity
+        ]
+        assert found == [("", 0, 1), ("delay-1", 1, 2)]
+        assert (await store.statistics(table, later)).rows == 2
+
+
+class TestMemory(PayloadsContract):
+    @pytest.fixture
+    def store(self) -> InMemoryPayloads:
+        return InMemoryPayloads()
+
+    @pytest.fixture
+    def table(self) -> InferenceTable:
+        return InferenceTable("a.b.p", "d", "p")
+
+
+class TestClickHouse(PayloadsContract):
+    @pytest.fixture
+    async def client(self, stack: Stack) -> AsyncIterator[ClickHouse]:
+        async with ClickHouse(ClickHouseConfig.from_env(stack.environment)) as client:
+            yield client
+
+    @pytest.fixture
+    def store(self, client: ClickHouse) -> ClickHousePayloads:
+        return ClickHousePayloads(client)
+
+    @pytest.fixture
+    async def table(self, client: ClickHouse) -> AsyncIterator[InferenceTable]:
+        database = unique_name("payloads")
+        name = qualified_name(database, "p")
+        columns = ", ".join(f"{column.name} {column.data_type}" for column in COLUMNS)
+        await client.command(f"CREATE DATABASE {qualified_name(database)}", use_database=False)
+        await client.command(
+            f"CREATE TABLE {name} ({columns}) ENGINE = ReplacingMergeTree({VERSION_COLUMN}) "
+            f"PARTITION BY toYYYYMM({PARTITION_BY}) ORDER BY ({', '.join(ORDER_BY)}) "
+            "SETTINGS non_replicated_deduplication_window = 1000",
+            use_database=False,
+        )
+        yield InferenceTable("a.b.p", database, "p")
+        await client.command(f"DROP DATABASE {qualified_name(database)}", use_database=False)
+
+    async def test_times_and_texts_are_kept(
+        self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
+    ) -> None:
+        at = NOON + timedelta(microseconds=123_456)
+        before = datetime.now(UTC)
+        await store.insert(table, [make_row(at=at)], "one")
+        result = await client.query(
+            "SELECT request_date, request_time, ingested_at, "
+            "JSONExtractFloat(inputs, 'x', 1) AS x, JSONExtractString(inputs, 'text', 1) AS text "
+            f"FROM {qualified_name(table.database, table.table)}"
+        )
+        (row,) = result.dicts()
+        assert (row["request_date"], row["request_time"]) == (at.date(), at)
+        assert (row["x"], row["text"]) == (1.5, 'quote " and é')
+        assert before <= row["ingested_at"] <= datetime.now(UTC)
+
+    async def test_lag_is_from_the_response_to_the_row(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        ago = datetime.now(UTC) - timedelta(seconds=100)
+        await store.insert(table, [make_row(at=ago)], "one")
+        counts = await store.statistics(table, None)
+        for lag in (counts.lag_p50, counts.lag_p99, counts.lag_max):
+            assert timedelta(seconds=100) <= lag < timedelta(seconds=200)
