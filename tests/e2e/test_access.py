@@ -1,0 +1,186 @@
+"""Who has no grant is refused and told what is missing; grants and revocations act at once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from devstack import Stack
+from tessera import AsyncClient
+from tessera.catalog.v1 import securable_pb2 as securable
+from tessera.monitoring.v1 import monitor_pb2
+from tessera.training.v1 import job_pb2
+from tessera_kit.errors import NotFound, PermissionDenied
+from tests.e2e import models
+from tests.e2e.world import CATALOG, Served, User, entity, new_user, serve_model, settings_of
+from tests.helpers import eventually, unique_name
+
+pytestmark = pytest.mark.timeout(420)
+
+ROWS = pa.table({"n": pa.array([1, 2, 3], pa.int64())})
+CHANGE_SECONDS = 10.0
+"""How long a test waits for a changed grant; on an idle machine it takes less than one second."""
+
+Attempt = Callable[[], Awaitable[Any]]
+
+
+@pytest.fixture(scope="module")
+async def served(client: AsyncClient) -> Served:
+    served = await serve_model(client)
+    await client.catalog.create_table(f"{served.schema}.numbers", ROWS.schema, order_by=["n"])
+    await client.tables.append(f"{served.schema}.numbers", ROWS)
+    return served
+
+
+@pytest.fixture
+async def user(client: AsyncClient) -> User:
+    return await new_user(client)
+
+
+@pytest.fixture
+async def stranger(platform: Stack, user: User) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(settings_of(platform, user.token)) as stranger:
+        yield stranger
+
+
+def predict(who: AsyncClient, served: Served) -> Attempt:
+    return lambda: who.inference.predict(served.endpoint, models.inputs([1, 2, 3, 4], ["AA"], [0]))
+
+
+def job() -> job_pb2.JobSpec:
+    return job_pb2.JobSpec(
+        name="refused", file=job_pb2.FileSource(name="job.py", content="print()\n")
+    )
+
+
+def monitor(served: Served) -> monitor_pb2.Monitor:
+    return monitor_pb2.Monitor(
+        name=unique_name("refused"),
+        table_full_name=f"{served.schema}.numbers",
+        snapshot=monitor_pb2.SnapshotProfile(),
+    )
+
+
+async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
+    stranger: AsyncClient, served: Served
+) -> None:
+    attempts: list[tuple[str, Attempt]] = [
+        ("CREATE CATALOG", lambda: stranger.catalog.create_catalog(unique_name())),
+        ("CREATE EXPERIMENT", lambda: stranger.tracking.create_experiment(unique_name())),
+        ("CREATE JOB", lambda: stranger.training.submit(job())),
+        (
+            "CREATE ENDPOINT",
+            lambda: stranger.inference.create_endpoint(
+                unique_name(), [entity(served.model, 1, 100)], table_schema=served.schema
+            ),
+        ),
+        ("CREATE MONITOR", lambda: stranger.monitoring.create(monitor(served))),
+        (f"EXECUTE on endpoint {served.endpoint}", predict(stranger, served)),
+        ("administrators", lambda: stranger.access.create_principal(unique_name())),
+    ]
+    for missing, attempt in attempts:
+        with pytest.raises(PermissionDenied, match=missing):
+            await attempt()
+
+
+async def test_a_stranger_cannot_tell_what_is_there(stranger: AsyncClient, served: Served) -> None:
+    attempts: list[Attempt] = [
+        lambda: stranger.catalog.get_table(f"{served.schema}.numbers"),
+        lambda: stranger.tables.read(f"{served.schema}.numbers"),
+        lambda: stranger.tables.read(served.table),
+        lambda: stranger.models.get(served.model),
+        lambda: stranger.models.download(served.model, 1, "model.pt2"),
+        lambda: stranger.inference.get_endpoint(served.endpoint),
+    ]
+    for attempt in attempts:
+        with pytest.raises(NotFound):
+            await attempt()
+    assert CATALOG not in {one.name for one in await stranger.catalog.list_catalogs()}
+    assert not await stranger.inference.list_endpoints()
+    assert not await stranger.catalog.search("scorer")
+
+
+async def test_grants_open_and_revocations_close(
+    client: AsyncClient, stranger: AsyncClient, user: User, served: Served
+) -> None:
+    await client.access.grant(
+        user.name,
+        [
+            securable.PRIVILEGE_BROWSE,
+            securable.PRIVILEGE_USE_CATALOG,
+            securable.PRIVILEGE_USE_SCHEMA,
+        ],
+        securable.SECURABLE_TYPE_CATALOG,
+        CATALOG,
+    )
+    table = f"{served.schema}.numbers"
+    # Who sees an object and may not use it is told the privilege by name.
+    doors: list[tuple[securable.Privilege.ValueType, securable.SecurableType.ValueType, str, Any]]
+    doors = [
+        (
+            securable.PRIVILEGE_SELECT,
+            securable.SECURABLE_TYPE_TABLE,
+            table,
+            lambda: stranger.tables.read(table),
+        ),
+        (
+            securable.PRIVILEGE_MODIFY,
+            securable.SECURABLE_TYPE_TABLE,
+            table,
+            lambda: stranger.tables.append(table, ROWS),
+        ),
+        (
+            securable.PRIVILEGE_CREATE_TABLE,
+            securable.SECURABLE_TYPE_SCHEMA,
+            served.schema,
+            lambda: stranger.catalog.create_table(
+                f"{served.schema}.{unique_name()}", ROWS.schema, order_by=["n"]
+            ),
+        ),
+        (
+            securable.PRIVILEGE_EXECUTE,
+            securable.SECURABLE_TYPE_MODEL,
+            served.model,
+            lambda: stranger.models.download(served.model, 1, "model.json"),
+        ),
+        (
+            securable.PRIVILEGE_EXECUTE,
+            securable.SECURABLE_TYPE_ENDPOINT,
+            served.endpoint,
+            predict(stranger, served),
+        ),
+        (
+            securable.PRIVILEGE_CREATE_EXPERIMENT,
+            securable.SECURABLE_TYPE_METASTORE,
+            "metastore",
+            lambda: stranger.tracking.create_experiment(unique_name()),
+        ),
+    ]
+    for privilege, kind, name, attempt in doors:
+        label = securable.Privilege.Name(privilege).removeprefix("PRIVILEGE_").replace("_", " ")
+        with pytest.raises(PermissionDenied, match=f"{label} on [a-z]+ {name}"):
+            await attempt()
+        await client.access.grant(user.name, [privilege], kind, name)
+        await eventually(partial(allowed, attempt), timeout=CHANGE_SECONDS)
+        await client.access.revoke(user.name, [privilege], kind, name)
+        await eventually(partial(refused, attempt), timeout=CHANGE_SECONDS)
+
+
+async def allowed(attempt: Attempt) -> bool:
+    try:
+        await attempt()
+    except PermissionDenied as error:
+        raise AssertionError(f"still refused: {error}") from None
+    return True
+
+
+async def refused(attempt: Attempt) -> bool:
+    try:
+        await attempt()
+    except PermissionDenied:
+        return True
+    raise AssertionError("still allowed")
