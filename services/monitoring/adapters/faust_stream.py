@@ -92,16 +92,23 @@ class FaustStream:
 
     async def _run_once(self, handle: Handle) -> None:
         """One life of the application."""
-        application = self._build(handle)
+        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        application = self._build(handle, failure)
+        waiting: list[asyncio.Future[None]] = [failure]
         try:
             await application.start()
-            await application.wait_until_stopped()
+            waiting.append(asyncio.ensure_future(application.wait_until_stopped()))
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
             if application.crash_reason is not None:
                 raise application.crash_reason
         finally:
+            for future in waiting:
+                future.cancel()
             await application.stop()
 
-    def _build(self, handle: Handle) -> Any:
+    def _build(self, handle: Handle, failure: asyncio.Future[None]) -> Any:
         application = faust.App(
             self._app_id,
             broker=[f"kafka://{broker}" for broker in self._kafka.bootstrap.split(",")],
@@ -117,9 +124,6 @@ class FaustStream:
             broker_session_timeout=6.0,
             broker_heartbeat_interval=1.0,
             broker_rebalance_timeout=30.0,
-            # An event that was not handled to its end is handled again.
-            stream_ack_cancelled_tasks=False,
-            stream_ack_exceptions=False,
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
         )
@@ -134,8 +138,17 @@ class FaustStream:
         self._table = application.Table("windows", partitions=1)
 
         async def follow(stream: Any) -> None:
-            async for event in stream.events():
-                await handle(_record(event.message))
+            # Left to itself, Faust acknowledges an event also when its handling is cancelled or
+            # fails, and then commits past it.
+            async for event in stream.noack().events():
+                try:
+                    await handle(_record(event.message))
+                    await stream.ack(event)
+                except Exception as error:
+                    # Held until the application is stopped: the next one reads the event again.
+                    if not failure.done():
+                        failure.set_exception(error)
+                    await asyncio.Event().wait()
 
         application.agent(topic, name="rows", concurrency=1)(follow)
         return application

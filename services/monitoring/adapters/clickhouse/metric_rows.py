@@ -31,7 +31,7 @@ __all__ = [
 
 
 def granularity_words(span: timedelta | None) -> str:
-    """The length of a window as Databricks and people write it: "5 minutes", "1 day"."""
+    """The length of a window in words: "5 minutes", "1 day"."""
     if span is None:
         return "snapshot"
     for unit, length in _UNITS:
