@@ -99,7 +99,11 @@ def build_service(config: Config, outside: Outside) -> Service:
         capture=outside.spool,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
         metrics=GatewayMetrics(telemetry.metrics),
-        limits=InferenceLimits(config.gateway.max_in_flight, config.gateway.largest_logged_body),
+        limits=InferenceLimits(
+            max_in_flight=config.gateway.max_in_flight,
+            longest_seconds=config.gateway_rpc.unary_deadline_seconds,
+            largest_logged_body=config.gateway.largest_logged_body,
+        ),
         lost=deployer.suspect,
     )
     protocol = InferenceProtocol(routes, outside.authority, infer, version("tessera-ml"))

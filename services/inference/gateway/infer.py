@@ -61,6 +61,8 @@ class InferenceLimits:
 
     max_in_flight: int = 512
     """Requests at once; more are refused."""
+    longest_seconds: float = 60.0
+    """How long a request may take whose caller set no deadline, or a later one."""
     largest_logged_body: int = 4 << 20
     """Bytes of a request or response above which the log holds a code instead of the body."""
 
@@ -116,7 +118,7 @@ class InferenceHandler:
         self._in_flight += 1
         code = "OK"
         try:
-            reply = await self._answer(exchange, metadata, context.time_remaining())
+            reply = await self._answer(exchange, metadata, self._timeout(context))
             self._keep(exchange, reply, _OK, "")
             return reply
         except asyncio.CancelledError:
@@ -141,7 +143,7 @@ class InferenceHandler:
             self._calls.end(call, code)
             self._metrics.observe(exchange, code)
 
-    async def _answer(self, exchange: Exchange, metadata: Any, timeout: float | None) -> bytes:
+    async def _answer(self, exchange: Exchange, metadata: Any, timeout: float) -> bytes:
         try:
             request = service_pb2.ModelInferRequest.FromString(exchange.request)
         except DecodeError:
@@ -168,6 +170,11 @@ class InferenceHandler:
             exchange.execution_us = (perf_counter_ns() - began) // 1000
         return b"".join((reply, served.reply_suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
+    def _timeout(self, context: Context) -> float:
+        longest = self._limits.longest_seconds
+        left = context.time_remaining()
+        return longest if left is None or left > longest else left
+
     def _keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
         self._capture.append(
             record_of(exchange, reply, status, message, self._limits.largest_logged_body)
@@ -175,7 +182,7 @@ class InferenceHandler:
         self._metrics.appended.inc()
 
     def _keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
-        if exchange.endpoint not in self._routes.routes:
+        if not self._routes.knows(exchange.endpoint):
             # No endpoint, no table: only a metric counts it.
             return
         try:

@@ -133,6 +133,10 @@ class RouteTable:
         """Every route."""
         return MappingProxyType(self._routes)
 
+    def knows(self, name: str) -> bool:
+        """Whether there is an endpoint of that name, ready or not; each has a table."""
+        return name in self._routes or name in self._starting
+
     def find(self, name: str) -> Route:
         """The route of an endpoint.
 

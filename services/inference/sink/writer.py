@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 GROUP: Final = "inference-sink"
 """Consumer group of the sink."""
 _SOURCE: Final = "tessera/inference-sink"
-_KNOWN_SECONDS: Final = 60.0
 
 
 class PayloadSink:
@@ -58,16 +57,16 @@ class PayloadSink:
         self._rows = metrics.counter(names.SINK_ROWS)
         self._lag = metrics.histogram(names.TABLE_LAG)
         self._duplicates = metrics.counter(names.BUS_DUPLICATES)
-        self._known: dict[str, tuple[float, InferenceTable]] = {}
 
     async def handle(self, records: Sequence[ConsumedRecord]) -> None:
         """Write the records' rows; returns when all can be read, or are dead letters."""
         refused: list[tuple[ConsumedRecord, InvalidArgument]] = []
+        known: dict[str, InferenceTable | None] = {}
         by_table: defaultdict[InferenceTable, dict[str, Row]] = defaultdict(dict)
         for record in records:
             try:
                 row = row_of(record)
-                table = await self._table(row.endpoint)
+                table = await self._table(row.endpoint, known)
             except InvalidArgument as error:
                 refused.append((record, error))
                 continue
@@ -79,15 +78,15 @@ class PayloadSink:
         for record, reason in refused:
             await self._dead_letters.put(record, GROUP, reason, 1)
 
-    async def _table(self, endpoint: str) -> InferenceTable:
-        known = self._known.get(endpoint)
-        now = time.monotonic()
-        if known is not None and now - known[0] < _KNOWN_SECONDS:
-            return known[1]
-        table = await self._tables.table_of(endpoint)
+    async def _table(
+        self, endpoint: str, known: dict[str, InferenceTable | None]
+    ) -> InferenceTable:
+        """The endpoint's table; asked once per batch, as an endpoint may be made anew."""
+        if endpoint not in known:
+            known[endpoint] = await self._tables.table_of(endpoint)
+        table = known[endpoint]
         if table is None:
             raise UnknownEndpoint(f"endpoint: there is no endpoint {endpoint!r}")
-        self._known[endpoint] = (now, table)
         return table
 
     async def _write(self, table: InferenceTable, rows: Mapping[str, Row]) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -196,6 +197,36 @@ async def test_an_unknown_endpoint_is_only_counted(gateway: Gateway, make_reques
         },
     )
     assert count == 1
+
+
+async def test_an_endpoint_that_is_not_ready_has_rows_already(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    gateway = Gateway(make_endpoint())
+    gateway.routes.put(replace(make_endpoint("starting"), config=None))
+    context = Context()
+    await gateway.refused(make_request(name="starting"), context)
+    assert (context.code, context.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "ENDPOINT_NOT_READY",
+    )
+    assert [record.endpoint for record in gateway.records] == ["starting"]
+
+
+@pytest.mark.parametrize("remaining", [None, 3600.0])
+async def test_no_request_lasts_for_ever(
+    make_endpoint: Make, make_request: Make, remaining: float | None
+) -> None:
+    gateway = Gateway(make_endpoint(), InferenceLimits(longest_seconds=0.01))
+
+    async def never(_: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    gateway.answer = never
+    context = Context(remaining=remaining)
+    await gateway.refused(make_request(), context)
+    assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_what_does_not_fit_never_reaches_the_runtime(

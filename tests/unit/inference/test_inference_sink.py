@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,8 +31,10 @@ Make = Callable[..., Any]
 class OneTable:
     """`ports.Tables` with the table of `flights`."""
 
+    table = TABLE
+
     async def table_of(self, endpoint: str) -> InferenceTable | None:
-        return TABLE if endpoint == "flights" else None
+        return self.table if endpoint == "flights" else None
 
 
 @pytest.fixture
@@ -151,6 +154,18 @@ async def test_different_rows_at_the_same_places_are_both_written(
     await sink.handle([consumed(make_payload(), 0)])
     await sink.handle([consumed(make_payload(), 0)])
     assert offsets(store.rows(TABLE)) == [0, 0]
+
+
+async def test_an_endpoint_that_was_made_anew_has_its_new_table(
+    store: InMemoryPayloads, bus: InMemoryBus, make_payload: Make
+) -> None:
+    tables = OneTable()
+    sink = PayloadSink(tables, store, bus, Metrics())
+    await sink.handle([consumed(make_payload(), 0)])
+    tables.table = replace(TABLE, table="flights_2_payload")
+    await sink.handle([consumed(make_payload(), 1)])
+    assert offsets(store.rows(TABLE)) == [0]
+    assert offsets(store.rows(tables.table)) == [1]
 
 
 @pytest.mark.parametrize(
