@@ -130,7 +130,7 @@ def wrong_requests() -> Iterator[Any]:
     )
 
 
-@pytest.mark.parametrize(("inputs", "text"), wrong_requests())
+@pytest.mark.parametrize(("inputs", "text"), list(wrong_requests()))
 async def test_inputs_that_do_not_fit(
     client: AsyncClient,
     door: triton_aio.InferenceServerClient,

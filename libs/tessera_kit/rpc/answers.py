@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -28,6 +29,8 @@ class Answer(Generic[V]):
     """What was answered."""
     positive: bool = True
     """False for a refusal, which is kept for a shorter time."""
+    lifetime: float = math.inf
+    """Seconds after which it is not true any more, however fresh it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Answers(Generic[K, V]):
                 if age < self._freshness.negative:
                     self._observe("cache")
                     return entry.answer.value
-            elif age < self._freshness.positive:
+            elif age < min(self._freshness.positive, entry.answer.lifetime):
                 if age > self._freshness.positive / 2:
                     self._refresh(key)
                 self._observe("cache")
@@ -115,7 +118,8 @@ class Answers(Generic[K, V]):
             if entry is None or not entry.answer.positive or generation != self._generation:
                 raise
             age = self._clock.monotonic() - entry.born
-            if age >= self._freshness.positive + self._freshness.stale:
+            longest = self._freshness.positive + self._freshness.stale
+            if age >= min(longest, entry.answer.lifetime):
                 raise
             self._observe("stale")
             return entry.answer.value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
+from datetime import UTC
 from typing import Final
 
 import grpc
@@ -12,7 +14,7 @@ from prometheus_client import Counter
 from tessera.catalog.v1 import authorization_service_pb2 as pb
 from tessera.catalog.v1 import authorization_service_pb2_grpc as rpc
 from tessera.catalog.v1 import securable_pb2
-from tessera_kit.clock import Clock
+from tessera_kit.clock import Clock, SystemClock
 from tessera_kit.errors import NotFound, TesseraError, Unauthenticated, Unavailable
 from tessera_kit.rpc.answers import Answer, Answers, Freshness
 from tessera_kit.rpc.authority import access_denied
@@ -45,8 +47,9 @@ class CatalogAuthority:
     """An `Authority` that asks the catalog service.
 
     Answers are kept for 30 s and asked again ahead of their end while they are in use; refusals for
-    1 s. While the catalog does not answer, a good answer serves up to 60 s longer. A `GrantWatcher`
-    drops them all within a second of a change. Tokens leave the process as SHA-256 only.
+    1 s. While the catalog does not answer, a good answer serves up to 60 s longer. No answer
+    outlives its token, and a `GrantWatcher` drops them all within a second of a change. Tokens
+    leave the process as SHA-256 only.
 
     Args:
         channel: To the catalog, with this service's own token.
@@ -64,6 +67,7 @@ class CatalogAuthority:
         metrics: Metrics | None = None,
     ) -> None:
         self._stub = rpc.AuthorizationServiceStub(channel)
+        self._clock = clock or SystemClock()
         asked = (metrics or process_metrics()).counter(names.AUTHORITY_REQUESTS)
         self._principals: Answers[bytes, Principal | None] = Answers(
             self._ask_principal,
@@ -155,7 +159,12 @@ class CatalogAuthority:
             groups=frozenset(told.groups),
             is_admin=told.is_admin,
         )
-        return Answer(principal)
+        return Answer(principal, lifetime=self._seconds_left(response))
+
+    def _seconds_left(self, response: pb.AuthenticateResponse) -> float:
+        if not response.HasField("expires_at"):
+            return math.inf
+        return (response.expires_at.ToDatetime(UTC) - self._clock.now()).total_seconds()
 
     async def _ask_decision(self, question: _Question) -> Answer[tuple[bool, str]]:
         principal, privilege, securable_type, name = question

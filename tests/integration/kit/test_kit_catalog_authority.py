@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ class Catalog(rpc.AuthorizationServiceServicer):
     def __init__(self) -> None:
         self.authority = InMemoryAuthority()
         self.tokens: dict[bytes, Principal] = {}
+        self.expires_at: datetime | None = None
         self.calls: list[str] = []
 
     def token(self, principal: Principal, token: str) -> None:
@@ -58,12 +60,13 @@ class Catalog(rpc.AuthorizationServiceServicer):
             raise Unauthenticated("unknown token")
         kind = "PRINCIPAL_KIND_" + principal.kind.name
         return pb.AuthenticateResponse(
+            expires_at=self.expires_at,
             principal=pb.Principal(
                 name=principal.name,
                 kind=kind,
                 is_admin=principal.is_admin,
                 groups=principal.groups,
-            )
+            ),
         )
 
     async def Decide(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -119,6 +122,19 @@ async def setting() -> AsyncIterator[Setting]:
         made.clock = clock
         yield made
     await server.stop()
+
+
+async def test_a_token_that_expires_is_not_taken_from_memory() -> None:
+    async with setting() as made:
+        made.catalog.token(ALICE, "tsr_alice")
+        made.catalog.expires_at = made.clock.now() + timedelta(seconds=2)
+        assert await made.authority.authenticate("tsr_alice") == ALICE
+        made.catalog.tokens.clear()
+        made.clock.advance(1)
+        assert await made.authority.authenticate("tsr_alice") == ALICE
+        made.clock.advance(1)
+        with pytest.raises(InvalidCredentials):
+            await made.authority.authenticate("tsr_alice")
 
 
 async def test_a_token_is_told_by_its_hash_and_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -27,6 +28,7 @@ class Remote:
         self.asked: list[str] = []
         self.down = False
         self.positive = True
+        self.lifetime = math.inf
         self.gate = asyncio.Event()
         self.gate.set()
         self.observed: list[str] = []
@@ -44,7 +46,7 @@ class Remote:
         await self.gate.wait()
         if self.down:
             raise Unavailable("down")
-        return Answer(number, positive=self.positive)
+        return Answer(number, positive=self.positive, lifetime=self.lifetime)
 
 
 async def settle() -> None:
@@ -102,6 +104,20 @@ async def test_a_good_answer_serves_longer_while_nobody_answers() -> None:
         await remote.answers.get("a")
     with pytest.raises(Unavailable):
         await remote.answers.get("never asked")
+
+
+async def test_an_answer_that_ends_is_neither_fresh_nor_stale_after_its_end() -> None:
+    remote = Remote()
+    remote.lifetime = 5
+    await remote.answers.get("a")
+    remote.clock.advance(4)
+    assert await remote.answers.get("a") == 1
+    remote.clock.advance(1)
+    assert await remote.answers.get("a") == 2
+    remote.down = True
+    remote.clock.advance(5)
+    with pytest.raises(Unavailable):
+        await remote.answers.get("a")
 
 
 async def test_a_refusal_never_serves_longer() -> None:
