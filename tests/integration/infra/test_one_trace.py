@@ -1,0 +1,66 @@
+"""A request, its record on the bus, its row and its spans belong to one trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from devstack import Stack
+from tessera_kit.telemetry.propagation import parse_traceparent
+from tests.helpers import eventually
+from tests.integration.infra.life import Life
+
+pytestmark = pytest.mark.timeout(300)
+
+TOPIC = "tessera.inference.payload.v1"
+
+
+async def test_gateway_bus_row_and_spans_share_the_trace(
+    platform: Stack, life: Life, clickhouse: Any
+) -> None:
+    found = await clickhouse.query(
+        f"SELECT database, name FROM system.tables WHERE name = '{life.served.endpoint}_payload'"
+    )
+    ((database, table),) = found.result_rows
+    found = await clickhouse.query(
+        f"SELECT tessera_request_id FROM `{database}`.`{table}` WHERE trace_id = '{life.trace_id}'"
+    )
+    ((request_id,),) = found.result_rows
+
+    header = await traceparent_of(platform.environment["TESSERA_KAFKA_BOOTSTRAP"], request_id)
+    context = parse_traceparent(header)
+    assert context is not None
+    assert f"{context.trace_id:032x}" == life.trace_id
+
+    async def spans() -> list[Any]:
+        sql = (
+            "SELECT SpanName, ServiceName FROM otel_traces "
+            f"WHERE TraceId = '{life.trace_id}' AND SpanId = '{context.span_id:016x}'"
+        )
+        return list((await clickhouse.query(sql)).result_rows)
+
+    # Spans are written a second after they ended.
+    ((name, service),) = await eventually(lambda: non_empty(spans), timeout=15)
+    assert service == "inference"
+    assert name.endswith("/ModelInfer")
+
+
+async def non_empty(rows: Any) -> list[Any] | None:
+    return await rows() or None
+
+
+async def traceparent_of(bootstrap: str, request_id: str) -> str:
+    """The header of the payload record of a request."""
+    consumer = AIOKafkaConsumer(
+        TOPIC, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None
+    )
+    await consumer.start()
+    try:
+        async for record in consumer:
+            if record.key == request_id.encode():
+                return str(dict(record.headers)["traceparent"].decode())
+    finally:
+        await consumer.stop()
+    raise AssertionError("the topic ended")
