@@ -48,6 +48,8 @@ async def run(settings: Settings, options: Options, console: Console) -> Results
             with show.phase("settle", "Settle: last rows, labels, windows"):
                 await _settle(client, plan, year)
             with show.phase("collect", "Collect results"):
+                # The replay waited while the model was trained again.
+                show.seconds["replay"] -= show.seconds.get("retrain", 0.0)
                 results = await collect(client, plan, year, show.seconds)
     results.figures["seconds_total"] = round(time.perf_counter() - started, 3)
     return results

@@ -54,7 +54,7 @@ def drift(values: Sequence[monitor_pb2.MetricValue], turns: Sequence[Turn]) -> s
     axis = {
         "title": "population stability index",
         "scale": {"type": "symlog", "constant": 0.5},
-        "axis": {"values": [0, 0.25, 1, 2, 4, 8], "format": "~g"},
+        "axis": {"values": [0, 0.25, 1, 2, 4, 8], "format": ".3~g"},
     }
     threshold: Layer = {
         "data": {"values": [{"value": DRIFT_THRESHOLD}]},

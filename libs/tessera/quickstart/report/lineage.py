@@ -1,4 +1,4 @@
-"""The lineage graph as SVG: one column per kind of node, edges from left to right."""
+"""The lineage graph as SVG: what was used stands left of what was made of it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ Node = tuple[int, str]
 def draw(edges: Sequence[lineage.LineageEdge]) -> str:
     """An SVG of the graph; empty when there are no edges."""
     nodes = sorted({end for edge in edges for end in _ends(edge)})
-    columns = [kind for kind in _COLUMNS if any(node[0] == kind for node in nodes)]
+    depths = _depths(edges)
+    columns = sorted(set(depths.values()))
     places: dict[Node, tuple[int, int]] = {}
     tallest = 1
-    for x, kind in enumerate(columns):
-        members = [node for node in nodes if node[0] == kind]
+    for x, depth in enumerate(columns):
+        members = [node for node in nodes if depths[node] == depth]
         tallest = max(tallest, len(members))
         for y, node in enumerate(members):
             places[node] = (x * (_BOX_WIDTH + _GAP_X), y * (_BOX_HEIGHT + _GAP_Y))
@@ -40,6 +41,20 @@ def draw(edges: Sequence[lineage.LineageEdge]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -2 {width + 4} {height + 4}" '
         f'role="img" aria-label="Lineage graph">{"".join(drawn)}</svg>'
     )
+
+
+def _depths(edges: Sequence[lineage.LineageEdge]) -> dict[Node, int]:
+    """For each node the longest way to it; a cycle ends the count after as many steps as edges."""
+    depths = dict.fromkeys((end for edge in edges for end in _ends(edge)), 0)
+    for _ in edges:
+        changed = False
+        for edge in edges:
+            source, target = _ends(edge)
+            if depths[target] <= depths[source] < len(edges):
+                depths[target], changed = depths[source] + 1, True
+        if not changed:
+            break
+    return depths
 
 
 def _ends(edge: lineage.LineageEdge) -> tuple[Node, Node]:

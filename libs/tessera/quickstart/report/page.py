@@ -32,6 +32,7 @@ def render(results: Results) -> str:
         plan=results.plan,
         turns=results.turns,
         pictures=pictures,
+        seconds=list(results.seconds.values()),
         threshold=DRIFT_THRESHOLD,
         canary_percent=CANARY_PERCENT,
         made_at=datetime.now(UTC),
