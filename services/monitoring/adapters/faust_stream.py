@@ -122,7 +122,7 @@ class FaustStream:
             broker_commit_interval=1.0,
             # A member that died is noticed, and a new one let in, after about a session.
             broker_session_timeout=6.0,
-            broker_heartbeat_interval=1.0,
+            broker_heartbeat_interval=2.0,
             broker_rebalance_timeout=30.0,
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
