@@ -16,7 +16,7 @@ from tessera.monitoring.v1 import monitor_pb2
 from tessera.training.v1 import job_pb2
 from tessera_kit.errors import NotFound, PermissionDenied
 from tests.e2e import models
-from tests.e2e.world import CATALOG, Served, User, entity, new_user, serve_model, settings_of
+from tests.e2e.world import CATALOG, Served, User, entity, new_user, settings_of
 from tests.helpers import eventually, unique_name
 
 pytestmark = pytest.mark.timeout(420)
@@ -29,11 +29,12 @@ Attempt = Callable[[], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
-async def served(client: AsyncClient) -> Served:
-    served = await serve_model(client)
-    await client.catalog.create_table(f"{served.schema}.numbers", ROWS.schema, order_by=["n"])
-    await client.tables.append(f"{served.schema}.numbers", ROWS)
-    return served
+async def numbers(client: AsyncClient, served: Served) -> str:
+    """A table beside the endpoint's own."""
+    table = f"{served.schema}.{unique_name('numbers')}"
+    await client.catalog.create_table(table, ROWS.schema, order_by=["n"])
+    await client.tables.append(table, ROWS)
+    return table
 
 
 @pytest.fixture
@@ -57,16 +58,16 @@ def job() -> job_pb2.JobSpec:
     )
 
 
-def monitor(served: Served) -> monitor_pb2.Monitor:
+def monitor(numbers: str) -> monitor_pb2.Monitor:
     return monitor_pb2.Monitor(
         name=unique_name("refused"),
-        table_full_name=f"{served.schema}.numbers",
+        table_full_name=numbers,
         snapshot=monitor_pb2.SnapshotProfile(),
     )
 
 
 async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
-    stranger: AsyncClient, served: Served
+    stranger: AsyncClient, served: Served, numbers: str
 ) -> None:
     attempts: list[tuple[str, Attempt]] = [
         ("CREATE CATALOG", lambda: stranger.catalog.create_catalog(unique_name())),
@@ -78,7 +79,7 @@ async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
                 unique_name(), [entity(served.model, 1, 100)], table_schema=served.schema
             ),
         ),
-        ("CREATE MONITOR", lambda: stranger.monitoring.create(monitor(served))),
+        ("CREATE MONITOR", lambda: stranger.monitoring.create(monitor(numbers))),
         (f"EXECUTE on endpoint {served.endpoint}", predict(stranger, served)),
         ("administrators", lambda: stranger.access.create_principal(unique_name())),
     ]
@@ -89,8 +90,8 @@ async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
 
 async def test_a_stranger_cannot_tell_what_is_there(stranger: AsyncClient, served: Served) -> None:
     attempts: list[Attempt] = [
-        lambda: stranger.catalog.get_table(f"{served.schema}.numbers"),
-        lambda: stranger.tables.read(f"{served.schema}.numbers"),
+        lambda: stranger.catalog.get_table(numbers),
+        lambda: stranger.tables.read(numbers),
         lambda: stranger.tables.read(served.table),
         lambda: stranger.models.get(served.model),
         lambda: stranger.models.download(served.model, 1, "model.pt2"),
@@ -105,7 +106,7 @@ async def test_a_stranger_cannot_tell_what_is_there(stranger: AsyncClient, serve
 
 
 async def test_grants_open_and_revocations_close(
-    client: AsyncClient, stranger: AsyncClient, user: User, served: Served
+    client: AsyncClient, stranger: AsyncClient, user: User, served: Served, numbers: str
 ) -> None:
     await client.access.grant(
         user.name,
@@ -117,21 +118,20 @@ async def test_grants_open_and_revocations_close(
         securable.SECURABLE_TYPE_CATALOG,
         CATALOG,
     )
-    table = f"{served.schema}.numbers"
     # Who sees an object and may not use it is told the privilege by name.
     doors: list[tuple[securable.Privilege.ValueType, securable.SecurableType.ValueType, str, Any]]
     doors = [
         (
             securable.PRIVILEGE_SELECT,
             securable.SECURABLE_TYPE_TABLE,
-            table,
-            lambda: stranger.tables.read(table),
+            numbers,
+            lambda: stranger.tables.read(numbers),
         ),
         (
             securable.PRIVILEGE_MODIFY,
             securable.SECURABLE_TYPE_TABLE,
-            table,
-            lambda: stranger.tables.append(table, ROWS),
+            numbers,
+            lambda: stranger.tables.append(numbers, ROWS),
         ),
         (
             securable.PRIVILEGE_CREATE_TABLE,

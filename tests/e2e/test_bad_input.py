@@ -21,7 +21,7 @@ from devstack import Stack
 from tessera import AsyncClient
 from tessera.catalog.v1 import securable_pb2
 from tests.e2e import models
-from tests.e2e.world import Served, User, new_user, serve_model
+from tests.e2e.world import Served, User, new_user
 from tests.helpers import eventually
 
 pytestmark = pytest.mark.timeout(420)
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.timeout(420)
 X = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REVOKED_WITHIN_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-async def served(client: AsyncClient) -> Served:
-    return await serve_model(client)
 
 
 @pytest.fixture(scope="module")

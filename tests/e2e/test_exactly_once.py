@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -25,7 +26,10 @@ RECOVERY_SECONDS = 120.0
 
 
 async def test_every_answer_is_one_row_after_kills_under_load(
-    platform: Stack, local_stack: Stack, client: AsyncClient
+    platform: Stack,
+    local_stack: Stack,
+    client: AsyncClient,
+    record_property: Callable[[str, object], None],
 ) -> None:
     served = await serve_model(client)
     order = random.Random(SEED).sample(VICTIMS, len(VICTIMS))  # noqa: S311
@@ -40,6 +44,7 @@ async def test_every_answer_is_one_row_after_kills_under_load(
     story = f"seed {SEED}, killed {', '.join(order)}"
     await check_answers(client, served, seen, story)
     check_failures(seen, story)
+    record_property("story", f"{story}: {len(seen.answers)} answers, {len(seen.failures)} failures")
 
 
 async def rows_flow(client: AsyncClient, served: Served, since: datetime) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from devstack import Stack, start_local
+from devstack import start_local
 from tessera import AsyncClient
+from tessera.client.aio.inference import Prediction
 from tessera.inference.v1 import endpoint_pb2
 from tessera.monitoring.v1 import monitor_pb2
+from tessera_kit.errors import Unavailable
 from tests.e2e import models
 from tests.e2e.world import READY_SECONDS, Served, serve_model, settings_of
 from tests.helpers import eventually, unique_name
@@ -23,8 +26,10 @@ ROWS = pa.table({"n": pa.array([3, 1, 2], pa.int64()), "text": ["c", "a", "ü"]}
 X = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
 
 
-async def test_everything_is_there_after_a_restart(tmp_path: Path, stack: Stack) -> None:
-    if not stack.is_local:
+async def test_everything_is_there_after_a_restart(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    if pytestconfig.getoption("--stack") != "local":
         pytest.skip("the engines are not on this machine")
     name = unique_name("kept")
     async with (
@@ -68,13 +73,15 @@ async def check(
     """All of it is there, and the endpoint answers without anybody's help."""
     endpoint = await client.inference.wait_ready(served.endpoint, timeout=READY_SECONDS)
     assert endpoint.state == endpoint_pb2.ENDPOINT_STATE_READY
-    answer = await client.inference.predict(
-        served.endpoint, models.inputs(X, ["UA"], [1]), timeout=60
+    answer = await eventually(
+        partial(answered, client, served), timeout=READY_SECONDS, interval=0.25
     )
     assert np.allclose(answer.outputs["score"], models.expected(X, ["UA"], 0.5))
 
     async def rows_of_requests() -> bool:
-        rows = await client.tables.read(served.table, columns=["tessera_request_id"])
+        rows = await client.tables.read(
+            served.table, columns=["tessera_request_id"], where=[("status_code", "=", 0)]
+        )
         ids = rows["tessera_request_id"].to_pylist()
         assert sorted(ids) == sorted([request_id, answer.request_id])
         return True
@@ -89,3 +96,14 @@ async def check(
     assert (await client.monitoring.get(name)).table_full_name == f"{served.schema}.rows"
     metrics = await client.monitoring.metrics(name, metrics=["row_count"])
     assert {metric.value for metric in metrics} == {3.0}
+
+
+async def answered(client: AsyncClient, served: Served) -> Prediction:
+    """An answer; until the runtime has the model again, callers are told to try later."""
+    try:
+        return await client.inference.predict(
+            served.endpoint, models.inputs(X, ["UA"], [1]), timeout=60
+        )
+    except Unavailable as error:
+        assert error.retry_after is not None
+        raise AssertionError(str(error)) from None
