@@ -134,7 +134,8 @@ class Config:
             reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),
             database=DatabaseConfig.from_env(env, "inference"),
             kafka=KafkaConfig.from_env(env),
-            clickhouse=ClickHouseConfig.from_env(env),
+            # Tables are named with their database, so any that is always there will do.
+            clickhouse=ClickHouseConfig.from_env(env, database="default"),
             triton=TritonConfig.from_env(env),
             targets=TargetsConfig.from_env(env, "catalog"),
             token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
@@ -171,7 +172,8 @@ class SinkConfig:
         config = cls(
             database=DatabaseConfig.from_env(env, "inference"),
             kafka=KafkaConfig.from_env(env),
-            clickhouse=ClickHouseConfig.from_env(env),
+            # Tables are named with their database, so any that is always there will do.
+            clickhouse=ClickHouseConfig.from_env(env, database="default"),
             max_rows=env.integer("TESSERA_INFERENCE_SINK_MAX_ROWS", 5000),
             max_wait_seconds=env.duration("TESSERA_INFERENCE_SINK_MAX_WAIT", 0.2),
             telemetry=TelemetryConfig.from_env(env, "inference-sink"),

@@ -43,7 +43,9 @@ async def rows_of(
         inference_service_pb2.GetEndpointRequest(name=name)
     )
     table = endpoint.endpoint.inference_table_full_name
-    async with ClickHouse(ClickHouseConfig.from_env(serving.stack.environment)) as client:
+    async with ClickHouse(
+        ClickHouseConfig.from_env(serving.stack.environment, database="default")
+    ) as client:
         found = await client.query(
             "SELECT database, name FROM system.tables WHERE name = {name:String} "
             "AND database LIKE {database:String}",

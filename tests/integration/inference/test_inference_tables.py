@@ -119,7 +119,9 @@ class TestMemory(PayloadsContract):
 class TestClickHouse(PayloadsContract):
     @pytest.fixture
     async def client(self, stack: Stack) -> AsyncIterator[ClickHouse]:
-        async with ClickHouse(ClickHouseConfig.from_env(stack.environment)) as client:
+        async with ClickHouse(
+            ClickHouseConfig.from_env(stack.environment, database="default")
+        ) as client:
             yield client
 
     @pytest.fixture
