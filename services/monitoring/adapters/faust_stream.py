@@ -123,7 +123,8 @@ class FaustStream:
             # A member that died is noticed, and a new one let in, after about a session.
             broker_session_timeout=6.0,
             broker_heartbeat_interval=2.0,
-            broker_rebalance_timeout=30.0,
+            broker_rebalance_timeout=10.0,
+            broker_request_timeout=30.0,
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
         )
@@ -150,7 +151,11 @@ class FaustStream:
                         failure.set_exception(error)
                     await asyncio.Event().wait()
 
+        async def note(*arguments: Any, **_: Any) -> None:
+            _log.info("%s: works on %d partitions", self._app_id, len(arguments[-1]))
+
         application.agent(topic, name="rows", concurrency=1)(follow)
+        application.on_partitions_assigned.connect(note, weak=False)
         return application
 
 
