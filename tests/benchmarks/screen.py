@@ -21,7 +21,9 @@ def show(report: Report, console: Console) -> None:
     )
     console.print(f"[dim]{versions}; stack: {where['stack']}[/]", highlight=False)
     if where["load_average"][0] > where["cores"] / 2:
-        console.print("[yellow]The machine was busy when this began: figures are too low.[/]")
+        console.print(
+            "[yellow]Other work kept these cores busy when this began: take no figure for the platform's.[/]"
+        )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("figure", overflow="fold")

@@ -88,7 +88,9 @@ async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
             await attempt()
 
 
-async def test_a_stranger_cannot_tell_what_is_there(stranger: AsyncClient, served: Served) -> None:
+async def test_a_stranger_cannot_tell_what_is_there(
+    stranger: AsyncClient, served: Served, numbers: str
+) -> None:
     attempts: list[Attempt] = [
         lambda: stranger.catalog.get_table(numbers),
         lambda: stranger.tables.read(numbers),

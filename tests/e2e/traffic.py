@@ -19,6 +19,8 @@ IN_FLIGHT = 32
 _TIMEOUT_SECONDS = 10.0
 _THINK_SECONDS = 0.05
 """Between two requests of one caller: killed processes share the cores with the callers."""
+_REFUSED_SECONDS = 0.5
+"""The same after a failure, as errors that say to try later ask for."""
 
 
 @dataclass(slots=True)
@@ -54,9 +56,9 @@ async def traffic(client: AsyncClient, endpoint: str) -> AsyncIterator[Traffic]:
 
     async def caller() -> None:
         while not stopping.is_set():
-            await _ask(client, endpoint, next(numbers), found)
+            answered = await _ask(client, endpoint, next(numbers), found)
             # A pace, not a wait for anything.
-            await asyncio.sleep(_THINK_SECONDS)
+            await asyncio.sleep(_THINK_SECONDS if answered else _REFUSED_SECONDS)
 
     callers = [asyncio.create_task(caller()) for _ in range(IN_FLIGHT)]
     try:
@@ -66,7 +68,7 @@ async def traffic(client: AsyncClient, endpoint: str) -> AsyncIterator[Traffic]:
         await asyncio.gather(*callers)
 
 
-async def _ask(client: AsyncClient, endpoint: str, number: int, found: Traffic) -> None:
+async def _ask(client: AsyncClient, endpoint: str, number: int, found: Traffic) -> bool:
     name = f"request-{number}"
     x = np.array([[number, 1.0, 0.5, 0.25]], np.float32)
     carrier = models.CARRIERS[number % len(models.CARRIERS)]
@@ -79,8 +81,9 @@ async def _ask(client: AsyncClient, endpoint: str, number: int, found: Traffic) 
         )
     except TesseraError as error:
         found.failures.append(error)
-        return
+        return False
     score = prediction.outputs["score"]
     if not np.allclose(score, models.expected(x, [carrier])):
         found.wrong.append(f"{name}: {score}")
     found.answers[prediction.request_id] = name
+    return True
