@@ -22,7 +22,8 @@ def show(report: Report, console: Console) -> None:
     console.print(f"[dim]{versions}; stack: {where['stack']}[/]", highlight=False)
     if where["load_average"][0] > where["cores"] / 2:
         console.print(
-            "[yellow]Other work kept these cores busy when this began: take no figure for the platform's.[/]"
+            "[yellow]Other work kept these cores busy when this began: "
+            "take no figure for the platform's.[/]"
         )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
