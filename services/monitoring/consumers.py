@@ -47,7 +47,7 @@ Observe = Callable[[Sequence[RowsWritten]], Coroutine[Any, Any, None]]
 
 
 class RowHandling:
-    """Gives one record of the rows topic its effect, however long that takes.
+    """Gives records of the rows topic their effect, however long that takes.
 
     Args:
         observe: What to do with the rows.
@@ -62,31 +62,38 @@ class RowHandling:
         self._dead_letters = DeadLetters(dead_letters)
         self._retry = retry or RetryPolicy(budget_seconds=None)
 
-    async def handle(self, record: ConsumedRecord) -> None:
-        """Return when the record had its effect or is a dead letter."""
+    async def handle(self, records: Sequence[ConsumedRecord]) -> None:
+        """Return when each record had its effect or is a dead letter."""
         began = time.perf_counter()
-        counter(names.BUS_CONSUMED).labels(record.topic, ROWS_GROUP).inc()
-        try:
-            rows = _rows_of(record)
-        except InvalidArgument as error:
-            await self._dead_letters.put(record, ROWS_GROUP, error, 1)
-            return
-        attempts = 0
-        while True:
+        counter(names.BUS_CONSUMED).labels(ROWS_TOPIC, ROWS_GROUP).inc(len(records))
+        sound: list[tuple[ConsumedRecord, RowsWritten]] = []
+        for record in records:
             try:
-                await self._observe([rows])
-                break
-            except Exception as error:
-                if not is_retryable(error):
-                    await self._dead_letters.put(record, ROWS_GROUP, error, attempts + 1)
-                    return
-                attempts += 1
-                delay = self._retry.delay(attempts, 0.0) or self._retry.maximum_seconds
-                _log.warning("rows of %s: trying again: %s", rows.table_full_name, error)
-                await asyncio.sleep(delay)
-        histogram(names.BUS_PROCESS_DURATION).labels(record.topic, ROWS_GROUP, "ok").observe(
+                sound.append((record, _rows_of(record)))
+            except InvalidArgument as error:
+                await self._dead_letters.put(record, ROWS_GROUP, error, 1)
+        if sound:
+            await self._observe_until_done(sound)
+        histogram(names.BUS_PROCESS_DURATION).labels(ROWS_TOPIC, ROWS_GROUP, "ok").observe(
             time.perf_counter() - began
         )
+
+    async def _observe_until_done(
+        self, sound: Sequence[tuple[ConsumedRecord, RowsWritten]]
+    ) -> None:
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await self._observe([rows for _, rows in sound])
+            except Exception as error:
+                if not is_retryable(error):
+                    for record, _ in sound:
+                        await self._dead_letters.put(record, ROWS_GROUP, error, attempts)
+                    return None
+                _log.warning("new rows are not looked at yet, trying again: %s", error)
+            delay = self._retry.delay(attempts, 0.0) or self._retry.maximum_seconds
+            await asyncio.sleep(delay)
 
 
 def _rows_of(record: ConsumedRecord) -> RowsWritten:

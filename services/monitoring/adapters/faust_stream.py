@@ -1,16 +1,17 @@
 """A Faust application inside the service: one agent over one topic, and a table of its state.
 
 Faust runs as a mode service on the process's own loop. Its one agent has a concurrency of 1 and
-handles one event at a time, so an offset is committed only after its event had its effect. The
-table is in memory, with a changelog topic behind it; what it holds can be rebuilt, so neither a
-lost topic nor a changelog that is read to an early end does harm.
+acknowledges events itself, so an offset is committed only after its event had its effect. The table
+is in memory, with a changelog topic behind it; what it holds can be rebuilt, so neither a lost
+topic nor a changelog that is read to an early end does harm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,9 @@ _log = logging.getLogger(__name__)
 _APP: Final = "tessera-monitoring"
 _BACKOFF: Final = RetryPolicy(initial_seconds=0.5, maximum_seconds=10.0, budget_seconds=None)
 
-Handle = Callable[[ConsumedRecord], Awaitable[None]]
+_MOST_EVENTS: Final = 1000
+
+Handle = Callable[[Sequence[ConsumedRecord]], Awaitable[None]]
 
 
 class FaustStream:
@@ -42,6 +45,7 @@ class FaustStream:
         topic: What to read.
         data_dir: Where Faust keeps its local files.
         app_id: Consumer group, and the beginning of the changelog's name.
+        interval_seconds: How long after one batch the next one begins at the earliest.
     """
 
     def __init__(
@@ -50,11 +54,14 @@ class FaustStream:
         topic: str,
         data_dir: Path,
         app_id: str = _APP,
+        interval_seconds: float = 0.5,
     ) -> None:
         self._kafka = kafka
         self._topic = topic
         self._data_dir = data_dir
         self._app_id = app_id
+        self._interval_seconds = interval_seconds
+        self._began = 0.0
         self._table: Any = None
 
     def get(self, monitor_id: str) -> StreamState | None:
@@ -76,7 +83,7 @@ class FaustStream:
         """Consume until cancelled; outages of the broker are waited out.
 
         Args:
-            handle: Gives a record its effect. What it raises ends the stream, which starts anew.
+            handle: Gives records their effect. What it raises ends the stream, which starts anew.
         """
         await asyncio.to_thread(self._data_dir.mkdir, parents=True, exist_ok=True)
         failures = 0
@@ -139,17 +146,23 @@ class FaustStream:
         self._table = application.Table("windows", partitions=1)
 
         async def follow(stream: Any) -> None:
+            events: list[Any] = []
             # Left to itself, Faust acknowledges an event also when its handling is cancelled or
             # fails, and then commits past it.
             async for event in stream.noack().events():
+                events.append(event)
+                if len(events) < _MOST_EVENTS and await self._more_wait(stream):
+                    continue
                 try:
-                    await handle(_record(event.message))
-                    await stream.ack(event)
+                    await handle([_record(event.message) for event in events])
                 except Exception as error:
-                    # Held until the application is stopped: the next one reads the event again.
+                    # Held until the application is stopped: the next one reads the events again.
                     if not failure.done():
                         failure.set_exception(error)
                     await asyncio.Event().wait()
+                for handled in events:
+                    await stream.ack(handled)
+                events.clear()
 
         async def note(*arguments: Any, **_: Any) -> None:
             _log.info("%s: works on %d partitions", self._app_id, len(arguments[-1]))
@@ -157,6 +170,16 @@ class FaustStream:
         application.agent(topic, name="rows", concurrency=1)(follow)
         application.on_partitions_assigned.connect(note, weak=False)
         return application
+
+    async def _more_wait(self, stream: Any) -> bool:
+        """Let events gather for the interval; whether there are more now."""
+        pause = self._began + self._interval_seconds - time.monotonic()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        if not stream.channel.queue.empty():
+            return True
+        self._began = time.monotonic()
+        return False
 
 
 def _record(message: Any) -> ConsumedRecord:

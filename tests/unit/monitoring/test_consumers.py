@@ -77,7 +77,7 @@ async def test_rows_are_handed_over_as_a_batch() -> None:
         seen.extend(batch)
 
     letters = Letters()
-    await RowHandling(observe, letters).handle(consumed(rows()))
+    await RowHandling(observe, letters).handle([consumed(rows())])
     time = microseconds(NOW)
     assert seen == [RowsWritten("a.b.c", RowBatch(RequestRange(time, time), ("01", "02")))]
     assert letters.records == []
@@ -87,13 +87,16 @@ async def test_rows_are_handed_over_as_a_batch() -> None:
     "changes", [{"first_request_id": "03"}, {"first_request_time": {"seconds": 1 << 33}}]
 )
 async def test_rows_that_end_before_they_begin_are_set_aside(changes: dict[str, object]) -> None:
+    seen: list[RowsWritten] = []
+
     async def observe(batch: Sequence[RowsWritten]) -> None:
-        raise AssertionError(batch)
+        seen.extend(batch)
 
     letters = Letters()
-    await RowHandling(observe, letters).handle(consumed(rows(**changes)))
+    await RowHandling(observe, letters).handle([consumed(rows(**changes)), consumed(rows())])
     assert [record.topic for record in letters.records] == [f"{ROWS_TOPIC}.dead-letter"]
     assert "first not be after last" in letters.reasons()[0]
+    assert len(seen) == 1
 
 
 async def test_an_outage_is_waited_out() -> None:
@@ -107,7 +110,7 @@ async def test_an_outage_is_waited_out() -> None:
 
     letters = Letters()
     retry = RetryPolicy(initial_seconds=0.001, maximum_seconds=0.002, budget_seconds=None)
-    await RowHandling(observe, letters, retry).handle(consumed(rows()))
+    await RowHandling(observe, letters, retry).handle([consumed(rows())])
     assert (attempts, letters.records) == (4, [])
 
 
@@ -116,7 +119,7 @@ async def test_what_cannot_pass_is_set_aside_at_once() -> None:
         raise InvalidArgument("no such thing")
 
     letters = Letters()
-    await RowHandling(observe, letters).handle(consumed(rows()))
+    await RowHandling(observe, letters).handle([consumed(rows())])
     assert letters.reasons() == ["no such thing"]
 
 
