@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import platform
+import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -155,6 +157,8 @@ def main() -> None:
     # A file or a pipe has no width: there, nothing is left out.
     console = Console() if Console().is_terminal else Console(width=130)
     groups = frozenset(arguments.names or GROUPS)
+    # Told to end, it still stops its stack and takes its files away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = asyncio.run(bench(groups, arguments.stack, console))
     show(report, console)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
