@@ -1,4 +1,4 @@
-"""What tests share: waiting for a condition, and names that no other test uses."""
+"""What tests share: waiting, names that no other test uses, and spans to look at."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 Value = TypeVar("Value")
 
@@ -55,3 +59,22 @@ def unique_name(prefix: str = "t") -> str:
     For topics, tables, catalogs.
     """
     return f"{prefix}_{uuid.uuid4().hex[:12]}"
+
+
+class Spans:
+    """A tracer, and the spans of it that ended."""
+
+    def __init__(self) -> None:
+        self._kept = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._kept))
+        self.tracer = provider.get_tracer("test")
+
+    def ended(self) -> dict[str, ReadableSpan]:
+        """By name; of several with one name the last."""
+        return {span.name: span for span in self._kept.get_finished_spans()}
+
+    def finished(self, count: int) -> tuple[ReadableSpan, ...] | None:
+        """All of them in the order of their ends, once there are `count`."""
+        spans = self._kept.get_finished_spans()
+        return spans if len(spans) >= count else None

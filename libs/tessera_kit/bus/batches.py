@@ -29,7 +29,7 @@ from tessera_kit.bus.topics import REGISTRY, TopicRegistry
 from tessera_kit.config import KafkaConfig
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import counter, histogram
-from tessera_kit.telemetry.propagation import parse_traceparent
+from tessera_kit.telemetry.propagation import recorded_cause
 
 __all__ = ["BatchConsumer", "ConsumedRecord"]
 
@@ -39,7 +39,6 @@ _log = logging.getLogger(__name__)
 _GRACE_SECONDS = 10.0
 _WATCH_MS = 1_000
 _MOST_LINKS = 64
-_RECORDED = frozenset(b"%c" % digit for digit in b"13579bdf")
 
 BatchHandler = Callable[[Sequence[ConsumedRecord]], Awaitable[None]]
 
@@ -273,12 +272,9 @@ def _links(batch: Sequence[ConsumedRecord]) -> list[trace.Link]:
     """Links to the recorded spans that the first records of a batch were made in."""
     links: list[trace.Link] = []
     for record in batch:
-        for name, value in record.headers:
-            # The flags' last digit is odd where the span is recorded.
-            if name == "traceparent" and value[-1:] in _RECORDED:
-                context = parse_traceparent(value.decode("latin-1"))
-                if context is not None:
-                    links.append(trace.Link(context))
+        cause = recorded_cause(record.headers)
+        if cause is not None:
+            links.append(trace.Link(cause))
         if len(links) >= _MOST_LINKS:
             break
     return links

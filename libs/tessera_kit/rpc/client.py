@@ -1,8 +1,8 @@
 """Channels to Tessera services: token, trace context, default deadline and budgeted retries.
 
 The retries are gRPC's own (service config): jittered exponential backoff on UNAVAILABLE, and a
-token bucket per channel that stops them while most calls fail. The rest is added per call without
-interceptors, which in grpc.aio cost a task for each call.
+token bucket per channel that stops them while most calls fail. The rest, spans and durations too,
+is added per call without interceptors, which in grpc.aio cost a task for each call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import grpc
 from tessera_kit.config import Secret
 from tessera_kit.rpc.deadline import time_remaining
 from tessera_kit.rpc.tls import ClientTls
-from tessera_kit.telemetry.propagation import current_traceparent
+from tessera_kit.telemetry.calls import ClientMethod
 
 __all__ = ["DEFAULT_TIMEOUT_SECONDS", "open_channel"]
 
@@ -53,7 +53,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Return a channel; it connects when it is first used. Close it, or use it in `async with`.
 
-    Every call sends the token and the current trace context. A call with one response ends after
+    Every call sends the token and the current trace context, is counted with its duration, and has
+    a span where the current trace is recorded. A call with one response ends after
     `timeout` unless it sets a deadline of its own; a call made while serving another one never
     outlasts that one, whatever it sets. A call that fails with UNAVAILABLE is sent again, up to
     four times, as long as it has received nothing.
@@ -124,20 +125,27 @@ class _Channel(grpc.aio.Channel):
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
 
-    def unary_unary(self, *arguments: Any, **named: Any) -> Any:
-        return self._wrapped(self._channel.unary_unary(*arguments, **named), self._timeout)
+    def unary_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
+        call = self._channel.unary_unary(method, *arguments, **named)
+        return self._wrapped(method, call, self._timeout)
 
-    def stream_unary(self, *arguments: Any, **named: Any) -> Any:
-        return self._wrapped(self._channel.stream_unary(*arguments, **named), self._timeout)
+    def stream_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
+        call = self._channel.stream_unary(method, *arguments, **named)
+        return self._wrapped(method, call, self._timeout)
 
-    def unary_stream(self, *arguments: Any, **named: Any) -> Any:
-        return self._wrapped(self._channel.unary_stream(*arguments, **named), None)
+    def unary_stream(self, method: str, *arguments: Any, **named: Any) -> Any:
+        call = self._channel.unary_stream(method, *arguments, **named)
+        return self._wrapped(method, call, None)
 
-    def stream_stream(self, *arguments: Any, **named: Any) -> Any:
-        return self._wrapped(self._channel.stream_stream(*arguments, **named), None)
+    def stream_stream(self, method: str, *arguments: Any, **named: Any) -> Any:
+        call = self._channel.stream_stream(method, *arguments, **named)
+        return self._wrapped(method, call, None)
 
-    def _wrapped(self, call: Callable[..., Any], default: float | None) -> Callable[..., Any]:
+    def _wrapped(
+        self, method: str, call: Callable[..., Any], default: float | None
+    ) -> Callable[..., Any]:
         common = self._metadata
+        calls = ClientMethod(method.lstrip("/"))
 
         def start(
             request: Any = None,
@@ -151,9 +159,23 @@ class _Channel(grpc.aio.Channel):
             if left is not None and (limit is None or left < limit):
                 limit = left
             sent = common if not metadata else (*common, *metadata)
-            traceparent = current_traceparent()
+            began, traceparent = calls.begin()
             if traceparent is not None:
                 sent = (*sent, ("traceparent", traceparent))
-            return call(request, timeout=limit, metadata=sent, **named)
+            started = call(request, timeout=limit, metadata=sent, **named)
+            started.add_done_callback(lambda ended: calls.end(began, _code_of(ended)))
+            return started
 
         return start
+
+
+def _code_of(call: grpc.aio.Call) -> str:
+    """The name of an ended call's status."""
+    # grpc.aio tells it by a coroutine only; once the call has ended that one waits for nothing.
+    coroutine = call.code()
+    try:
+        coroutine.send(None)
+    except StopIteration as told:
+        return str(told.value.name)
+    coroutine.close()
+    return grpc.StatusCode.UNKNOWN.name

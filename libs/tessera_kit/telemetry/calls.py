@@ -1,15 +1,15 @@
-"""Spans and durations of served calls, lean enough to be on for every one.
+"""Spans and durations of served calls and of calls made, lean enough to be on for every one.
 
-A call joins the trace that its caller names. A call without one begins a trace, of which the
+A served call joins the trace that its caller names. A call without one begins a trace, of which the
 configured share is recorded; the rest get ids all the same, so that their log lines and events can
-be told to belong together.
+be told to belong together. A call made has a span where the current trace is recorded.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
-from time import perf_counter
+from collections.abc import Iterable, Mapping
+from time import perf_counter, perf_counter_ns, time_ns
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -17,11 +17,13 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, Status
 from prometheus_client import Histogram
 
 from tessera_kit.telemetry import names
-from tessera_kit.telemetry.metrics import Metrics
-from tessera_kit.telemetry.propagation import new_span_context, parse_traceparent
+from tessera_kit.telemetry.metrics import Metrics, histogram
+from tessera_kit.telemetry.propagation import new_span_context, parse_traceparent, traceparent_of
 from tessera_kit.telemetry.sampling import DECIDED
 
-__all__ = ["MethodCalls", "ServerCalls"]
+__all__ = ["ClientMethod", "MethodCalls", "ServerCalls"]
+
+_tracer = trace.get_tracer("tessera_kit.rpc")
 
 # What the RPC conventions count as the server's own failure.
 _FAILURES = frozenset(
@@ -99,8 +101,84 @@ class MethodCalls:
             duration = self._durations[code] = self._calls.duration.labels(self._method, code)
         duration.observe(perf_counter() - started)
         if span.is_recording():
-            span.set_attribute(names.RPC_STATUS, code)
-            if code in _FAILURES:
-                span.set_attribute(names.ERROR_TYPE, code)
-                span.set_status(Status(StatusCode.ERROR))
-            span.end()
+            _end(span, code, _FAILURES)
+
+    def record_step(
+        self,
+        began: tuple[float, Span],
+        name: str,
+        kind: SpanKind,
+        start: int,
+        end: int,
+        *,
+        attributes: Mapping[str, str | int] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record a span inside a recorded call's own, after the fact.
+
+        Args:
+            began: What `begin` returned.
+            name: The span's name.
+            kind: Its kind.
+            start: When the step began, as `time.perf_counter_ns` told.
+            end: When it ended, likewise.
+            attributes: The span's attributes.
+            error: What kind of error ended the step; None when it succeeded.
+        """
+        span, tracer = began[1], self._calls.tracer
+        if tracer is None:
+            return
+        epoch = time_ns() - perf_counter_ns()
+        step = tracer.start_span(
+            name,
+            trace.set_span_in_context(span),
+            kind,
+            attributes=attributes,
+            start_time=epoch + start,
+        )
+        if error is not None:
+            step.set_attribute(names.ERROR_TYPE, error)
+            step.set_status(Status(StatusCode.ERROR))
+        step.end(epoch + end)
+
+
+class ClientMethod:
+    """Records the calls that this process makes of one method, `package.Service/Method`."""
+
+    __slots__ = ("_attributes", "_durations", "_method")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
+        self._durations: dict[str, Histogram] = {}
+
+    def begin(self) -> tuple[tuple[float, Span | None], str | None]:
+        """Start the clock; returns what `end` takes, and the `traceparent` to send, if any."""
+        current = trace.get_current_span()
+        context = current.get_span_context()
+        if not context.trace_id:
+            return (perf_counter(), None), None
+        if not context.trace_flags.sampled:
+            return (perf_counter(), None), traceparent_of(context)
+        span = _tracer.start_span(self._method, kind=SpanKind.CLIENT, attributes=self._attributes)
+        return (perf_counter(), span), traceparent_of(span.get_span_context())
+
+    def end(self, began: tuple[float, Span | None], code: str) -> None:
+        """Stop the clock: `code` is the name of the gRPC status, as `OK`."""
+        started, span = began
+        duration = self._durations.get(code)
+        if duration is None:
+            children = histogram(names.RPC_CLIENT_DURATION)
+            duration = self._durations[code] = children.labels(self._method, code)
+        duration.observe(perf_counter() - started)
+        if span is not None and span.is_recording():
+            _end(span, code, None)
+
+
+def _end(span: Span, code: str, failures: frozenset[str] | None) -> None:
+    """End a call's span; `failures` are the codes that count as errors, all but OK when None."""
+    span.set_attribute(names.RPC_STATUS, code)
+    if code in failures if failures is not None else code != "OK":
+        span.set_attribute(names.ERROR_TYPE, code)
+        span.set_status(Status(StatusCode.ERROR))
+    span.end()

@@ -61,16 +61,12 @@ RPC_METHOD: Final = "rpc.method"
 RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
-ENDUSER_ID: Final = "enduser.id"
 
 # Attributes: messaging.
 MESSAGING_SYSTEM: Final = "messaging.system"
 MESSAGING_OPERATION: Final = "messaging.operation.name"
 MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
 MESSAGING_DESTINATION: Final = "messaging.destination.name"
-MESSAGING_PARTITION: Final = "messaging.destination.partition.id"
-MESSAGING_OFFSET: Final = "messaging.kafka.offset"
-MESSAGING_KEY: Final = "messaging.kafka.message.key"
 MESSAGING_GROUP: Final = "messaging.consumer.group.name"
 MESSAGING_MESSAGE_ID: Final = "messaging.message.id"
 MESSAGING_BATCH_COUNT: Final = "messaging.batch.message_count"
@@ -103,6 +99,14 @@ RPC_SERVER_DURATION: Final = Metric(
     Instrument.HISTOGRAM,
     "s",
     "Time from a call's arrival to its status.",
+    (RPC_METHOD, RPC_STATUS),
+    _LATENCY,
+)
+RPC_CLIENT_DURATION: Final = Metric(
+    "rpc.client.call.duration",
+    Instrument.HISTOGRAM,
+    "s",
+    "Time from a call's start to its status, its retries included.",
     (RPC_METHOD, RPC_STATUS),
     _LATENCY,
 )

@@ -15,9 +15,11 @@ __all__ = [
     "current_traceparent",
     "new_traceparent",
     "parse_traceparent",
+    "recorded_cause",
     "traceparent_of",
 ]
 
+_RECORDED = frozenset(b"%c" % digit for digit in b"13579bdf")
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
@@ -72,6 +74,15 @@ def new_span_context(*, sampled: bool) -> SpanContext:
         is_remote=False,
         trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
     )
+
+
+def recorded_cause(headers: Iterable[tuple[str, bytes]]) -> SpanContext | None:
+    """Return the recorded span that a message was made in; None where none was recorded."""
+    for key, value in headers:
+        # The flags' last digit is odd where the span is recorded: the others cost no parsing.
+        if key == "traceparent":
+            return parse_traceparent(value.decode("latin-1")) if value[-1:] in _RECORDED else None
+    return None
 
 
 def context_from_traceparent(headers: Iterable[tuple[str, str | bytes]]) -> contexts.Context | None:

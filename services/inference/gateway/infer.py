@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.trace import Span, SpanKind
 from tritonclient.grpc import service_pb2
 
 from services.inference.errors import (
@@ -35,6 +36,7 @@ from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.identity import bearer_token
 from tessera_kit.rpc.status import DOMAIN, status_of, trailing_metadata_of
+from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls
 
 __all__ = ["REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits"]
@@ -140,6 +142,8 @@ class InferenceHandler:
             await context.abort(_CODES[status.code], status.message)
         finally:
             self._in_flight -= 1
+            if call[1].is_recording():
+                self._trace(call, exchange, code)
             self._calls.end(call, code)
             self._metrics.observe(exchange, code)
 
@@ -161,13 +165,14 @@ class InferenceHandler:
         exchange.authorised = True
         route.rules.check(request)
         exchange.served = served = route.choose(request.model_version)
-        began = perf_counter_ns()
+        exchange.model_began = perf_counter_ns()
         served.enter()
         try:
             reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
+            exchange.model_answered = True
         finally:
             served.leave()
-            exchange.execution_us = (perf_counter_ns() - began) // 1000
+            exchange.model_ended = perf_counter_ns()
         return b"".join((reply, served.reply_suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
     def _timeout(self, context: Context) -> float:
@@ -176,9 +181,10 @@ class InferenceHandler:
         return longest if left is None or left > longest else left
 
     def _keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
-        self._capture.append(
-            record_of(exchange, reply, status, message, self._limits.largest_logged_body)
-        )
+        record = record_of(exchange, reply, status, message, self._limits.largest_logged_body)
+        exchange.spool_began = perf_counter_ns()
+        self._capture.append(record)
+        exchange.spool_ended = perf_counter_ns()
         self._metrics.appended.inc()
 
     def _keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
@@ -189,6 +195,29 @@ class InferenceHandler:
             self._keep(exchange, b"", status, message)
         except SpoolFull:
             self._metrics.unlogged.inc()
+
+    def _trace(self, call: tuple[float, Span], exchange: Exchange, code: str) -> None:
+        """Tell a recorded request's steps and what it was about."""
+        served = exchange.served
+        call[1].set_attribute(names.REQUEST_ID, exchange.request_id)
+        if served is not None:
+            about: dict[str, str | int] = {
+                names.ENDPOINT: exchange.endpoint,
+                names.MODEL: served.model_name,
+                names.MODEL_VERSION: served.model_version,
+            }
+            call[1].set_attributes(about)
+            self._calls.record_step(
+                *(call, names.SPAN_MODEL_INFER, SpanKind.CLIENT),
+                *(exchange.model_began, exchange.model_ended),
+                attributes=about,
+                error=None if exchange.model_answered else code,
+            )
+        if exchange.spool_ended:
+            self._calls.record_step(
+                *(call, names.SPAN_SPOOL_APPEND, SpanKind.INTERNAL),
+                *(exchange.spool_began, exchange.spool_ended),
+            )
 
 
 def _status(error: Exception) -> status_pb2.Status:

@@ -30,13 +30,17 @@ class Exchange:
         "began",
         "client_request_id",
         "endpoint",
-        "execution_us",
+        "model_answered",
+        "model_began",
+        "model_ended",
         "request",
         "request_id",
         "requester",
         "route",
         "served",
         "span",
+        "spool_began",
+        "spool_ended",
         "time_ns",
     )
 
@@ -52,7 +56,14 @@ class Exchange:
         self.authorised = False
         self.route: Route | None = None
         self.served: Served | None = None
-        self.execution_us = 0
+        self.model_answered = False
+        self.model_began = self.model_ended = 0
+        self.spool_began = self.spool_ended = 0
+
+    @property
+    def execution_us(self) -> int:
+        """Microseconds that the model runtime took; 0 when it was not asked."""
+        return (self.model_ended - self.model_began) // 1000
 
     @property
     def duration_us(self) -> int:

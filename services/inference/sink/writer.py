@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry import trace
 
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.ports import PayloadStore, Tables
@@ -22,9 +23,11 @@ from tessera_kit.bus.producer import Publisher
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
+from tessera_kit.telemetry.propagation import recorded_cause
 
 __all__ = ["GROUP", "PayloadSink"]
 
+_tracer = trace.get_tracer("tessera.inference")
 _log = logging.getLogger(__name__)
 
 GROUP: Final = "inference-sink"
@@ -98,8 +101,10 @@ class PayloadSink:
             _log.info("%s: %d rows were written before", table.full_name, len(present))
         token = _token(list(rows.values()))
         if new:
+            began = time.time_ns()
             await self._store.insert(table, new, token)
             self._observe(new)
+            _trace(table, new, began)
         return _rows_written(table, list(rows.values()), token)
 
     def _observe(self, rows: Sequence[Row]) -> None:
@@ -108,6 +113,30 @@ class PayloadSink:
         for row in rows:
             lag.observe((now_us - row.response_us) / 1e6)
         self._rows.labels(rows[0].endpoint).inc(len(rows))
+
+
+def _trace(table: InferenceTable, rows: Sequence[Row], began: int) -> None:
+    """Tell the insert in the trace of each recorded request, so that it shows how a row came."""
+    batch = trace.Link(trace.get_current_span().get_span_context())
+    for row in rows:
+        cause = recorded_cause(row.record.headers)
+        if cause is None:
+            continue
+        _tracer.start_span(
+            names.SPAN_TABLE_INSERT,
+            trace.set_span_in_context(trace.NonRecordingSpan(cause)),
+            trace.SpanKind.CLIENT,
+            attributes={
+                names.DB_SYSTEM: "clickhouse",
+                names.DB_OPERATION: "INSERT",
+                names.DB_COLLECTION: table.full_name,
+                names.ENDPOINT: row.endpoint,
+                names.REQUEST_ID: row.request_id,
+                names.MESSAGING_BATCH_COUNT: len(rows),
+            },
+            links=(batch,) if batch.context.is_valid else (),
+            start_time=began,
+        ).end()
 
 
 def _token(rows: Sequence[Row]) -> str:

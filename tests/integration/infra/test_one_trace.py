@@ -8,12 +8,20 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from devstack import Stack
+from tessera_kit.telemetry import names
 from tessera_kit.telemetry.propagation import parse_traceparent
 from tests.helpers import eventually
 from tests.integration.infra.life import Life
 
 pytestmark = pytest.mark.timeout(300)
 
+SERVED = "inference.GRPCInferenceService/ModelInfer"
+STEPS = {
+    names.SPAN_MODEL_INFER: "inference",
+    names.SPAN_SPOOL_APPEND: "inference",
+    names.SPAN_TABLE_INSERT: "inference-sink",
+}
+"""The spans inside the request's own, by the process that tells them."""
 TOPIC = "tessera.inference.payload.v1"
 
 
@@ -34,21 +42,20 @@ async def test_gateway_bus_row_and_spans_share_the_trace(
     assert context is not None
     assert f"{context.trace_id:032x}" == life.trace_id
 
-    async def spans() -> list[Any]:
+    async def spans() -> dict[str, tuple[str, str, str]] | None:
         sql = (
-            "SELECT SpanName, ServiceName FROM otel_traces "
-            f"WHERE TraceId = '{life.trace_id}' AND SpanId = '{context.span_id:016x}'"
+            "SELECT SpanName, ServiceName, SpanId, ParentSpanId FROM otel_traces "
+            f"WHERE TraceId = '{life.trace_id}'"
         )
-        return list((await clickhouse.query(sql)).result_rows)
+        found = {row[0]: row[1:] for row in (await clickhouse.query(sql)).result_rows}
+        return found if {SERVED, *STEPS} <= set(found) else None
 
     # Spans are written a second after they ended.
-    ((name, service),) = await eventually(lambda: non_empty(spans), timeout=15)
-    assert service == "inference"
-    assert name.endswith("/ModelInfer")
-
-
-async def non_empty(rows: Any) -> list[Any] | None:
-    return await rows() or None
+    found = await eventually(spans, timeout=15)
+    span_id = f"{context.span_id:016x}"
+    assert found[SERVED][:2] == ("inference", span_id)
+    for name, service in STEPS.items():
+        assert (found[name][0], found[name][2]) == (service, span_id), name
 
 
 async def traceparent_of(bootstrap: str, request_id: str) -> str:

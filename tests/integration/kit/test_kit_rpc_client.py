@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan
+from opentelemetry.trace import NonRecordingSpan, SpanKind
 
 from tessera_kit.config import ConfigError, RpcConfig, Secret
 from tessera_kit.errors import NotFound, Unavailable
@@ -24,10 +24,14 @@ from tessera_kit.rpc.deadline import time_remaining
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.server import RpcServer, build_server
 from tessera_kit.rpc.tls import ClientTls
+from tessera_kit.telemetry import calls, names
+from tessera_kit.telemetry.metrics import process_metrics
 from tessera_kit.telemetry.propagation import new_span_context, traceparent_of
-from tests.kit_echo import Stub, binding, message
+from tests.helpers import Spans, eventually
+from tests.kit_echo import SERVICE, Stub, binding, message
 
 Echo = message("Echo")
+UNARY = f"{SERVICE}/Unary"
 TOKEN = "tsr_alice_secret"
 
 
@@ -148,6 +152,67 @@ async def test_a_call_does_not_outlast_the_call_that_it_serves() -> None:
         await Stub(channel).unary(Echo(text="a"), timeout=20)
     (left,) = recorder.left
     assert left is not None and left < 3.2
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
+    kept = Spans()
+    monkeypatch.setattr(calls, "_tracer", kept.tracer)
+    return kept
+
+
+async def test_a_call_in_a_recorded_trace_has_a_span(spans: Spans) -> None:
+    recorder, context = Recorder(failures=1, error=NotFound("no")), new_span_context(sampled=True)
+    async with (
+        serving(recorder) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        stub = Stub(channel)
+        with trace.use_span(NonRecordingSpan(context)):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.unary(Echo(text="a"))
+            await stub.unary(Echo(text="a"))
+            async for _ in stub.server_stream(Echo(text="a")):
+                pass
+        ended = await eventually(lambda: spans.finished(3))
+    failed, answered, streamed = ended
+    for span in ended:
+        assert (span.kind, span.context.trace_id) == (SpanKind.CLIENT, context.trace_id)
+        assert span.parent is not None and span.parent.span_id == context.span_id
+        assert span.attributes is not None
+    assert failed.attributes is not None and answered.attributes is not None
+    assert failed.attributes[names.RPC_STATUS] == "NOT_FOUND"
+    assert (failed.status.is_ok, answered.status.is_ok) == (False, True)
+    assert answered.attributes[names.RPC_STATUS] == "OK"
+    assert answered.name == answered.attributes[names.RPC_METHOD] == UNARY
+    assert streamed.name == UNARY.replace("Unary", "ServerStream")
+    # The server's side is inside the client's.
+    assert [call["traceparent"] for call in recorder.calls] == [
+        traceparent_of(span.context) for span in (failed, answered)
+    ]
+
+
+async def test_calls_are_counted_and_unrecorded_ones_have_no_span(spans: Spans) -> None:
+    def counted(code: str) -> float:
+        labels = {"rpc_method": UNARY, "rpc_response_status_code": code}
+        sample = f"{names.RPC_CLIENT_DURATION.prometheus_name}_count"
+        return process_metrics().registry.get_sample_value(sample, labels) or 0.0
+
+    before = counted("OK"), counted("NOT_FOUND")
+    async with (
+        serving(Recorder(1, NotFound("no"))) as server,
+        open_channel(server.address, token=Secret(TOKEN)) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await Stub(channel).unary(Echo(text="a"))
+        with trace.use_span(NonRecordingSpan(new_span_context(sampled=False))):
+            await Stub(channel).unary(Echo(text="a"))
+
+    async def both() -> bool:
+        return (counted("OK"), counted("NOT_FOUND")) == (before[0] + 1, before[1] + 1)
+
+    await eventually(both)
+    assert spans.ended() == {}
 
 
 class Authorities:

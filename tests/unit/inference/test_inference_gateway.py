@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.trace import Tracer
 from tritonclient.grpc import service_pb2
 
 from services.inference.adapters.memory import InMemoryCapture, InMemoryRuntime
@@ -22,8 +24,10 @@ from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
+from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
+from tests.helpers import Spans
 
 Make = Callable[..., Any]
 TRACE = "ab" * 16
@@ -69,7 +73,12 @@ class Context:
 class Gateway:
     """A handler with twins around it."""
 
-    def __init__(self, endpoint: Endpoint, limits: InferenceLimits | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: InferenceLimits | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.capture = InMemoryCapture()
         self.asked: list[Any] = []
         self.answer: Callable[[bytes], Awaitable[bytes]] = self._answer
@@ -92,7 +101,7 @@ class Gateway:
             authority=self.authority,
             runtime=self.runtime,
             capture=self.capture,
-            calls=ServerCalls(self.metrics, None, 0.0).method("inference/ModelInfer"),
+            calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
             metrics=GatewayMetrics(self.metrics),
             limits=limits or InferenceLimits(),
             lost=self._on_lost,
@@ -412,3 +421,46 @@ async def test_a_route_changes_between_two_requests(
     await asyncio.wait_for(retired.drained(), 1)
     await gateway.infer(make_request(), Context())
     assert [record.config_version for record in gateway.records] == [1, 2]
+
+
+SERVED = "inference/ModelInfer"
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["answered", "failed"])
+async def test_a_recorded_request_tells_its_steps(
+    make_endpoint: Make, make_request: Make, failing: bool
+) -> None:
+    spans, context = Spans(), Context()
+    gateway = Gateway(make_endpoint(), tracer=spans.tracer)
+    if failing:
+
+        async def fail(request: bytes) -> bytes:
+            raise ModelFailed("the model failed: no")
+
+        gateway.answer = fail
+    context.metadata[0] = ("traceparent", f"00-{TRACE}-{'cd' * 8}-01")
+    with contextlib.suppress(Aborted):
+        await gateway.infer(make_request(), context)
+
+    ended = spans.ended()
+    assert set(ended) == {SERVED, names.SPAN_MODEL_INFER, names.SPAN_SPOOL_APPEND}
+    served, model = ended[SERVED], ended[names.SPAN_MODEL_INFER]
+    (record,) = gateway.records
+    assert served.attributes is not None and model.attributes is not None
+    assert served.attributes[names.REQUEST_ID] == record.tessera_request_id
+    assert model.attributes[names.MODEL] == "main.flights.delay"
+    assert model.status.is_ok is not failing
+    for step in (model, ended[names.SPAN_SPOOL_APPEND]):
+        assert step.parent is not None
+        assert step.parent.span_id == served.context.span_id
+        assert step.start_time is not None and step.end_time is not None
+        assert step.start_time <= step.end_time
+    assert record.span_id == served.context.span_id.to_bytes(8, "big")
+
+
+async def test_an_unrecorded_request_tells_no_steps(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    spans = Spans()
+    await Gateway(make_endpoint(), tracer=spans.tracer).infer(make_request(), Context())
+    assert spans.ended() == {}

@@ -14,13 +14,16 @@ from google.protobuf import json_format
 from services.inference.adapters.memory import InMemoryPayloads
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.errors import StoreUnavailable
+from services.inference.sink import writer
 from services.inference.sink.rows import Row, row_of
 from services.inference.sink.writer import PayloadSink
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.memory import InMemoryBus
 from tessera_kit.ids import new_id
+from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
+from tests.helpers import Spans
 
 TOPIC = "tessera.inference.payload.v1"
 ROWS = "tessera.inference.rows.v1"
@@ -226,3 +229,26 @@ def test_a_refused_request_is_kept_though_it_cannot_be_read(make_payload: Make) 
     assert row.values["logging_error_codes"] == ["REQUEST_NOT_DECODED"]
     assert json.loads(row.values["request"]) == {"base64": "//8="}
     assert row.values["inputs"] == "{}"
+
+
+async def test_a_recorded_request_has_its_insert_in_its_trace(
+    sink: PayloadSink, make_payload: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = Spans()
+    monkeypatch.setattr(writer, "_tracer", spans.tracer)
+    recorded, other = (consumed(make_payload(), offset) for offset in range(2))
+    cause, flags = f"00-{'ab' * 16}-{'cd' * 8}-", ("01", "00")
+    records = [
+        record._replace(headers=(*record.headers, ("traceparent", (cause + flag).encode())))
+        for record, flag in zip((recorded, other), flags, strict=True)
+    ]
+    await sink.handle(records)
+    (span,) = spans.finished(1) or ()
+    assert span.name == names.SPAN_TABLE_INSERT
+    assert span.parent is not None and span.attributes is not None
+    assert f"{span.parent.trace_id:032x}" == "ab" * 16
+    assert f"{span.parent.span_id:016x}" == "cd" * 8
+    assert span.attributes[names.REQUEST_ID] == recorded.key.decode()
+    # What comes again is not inserted again.
+    await sink.handle(records)
+    assert spans.finished(2) is None
