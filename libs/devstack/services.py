@@ -25,6 +25,8 @@ class Service:
     arguments: tuple[str, ...] = ()
     grpc: tuple[str, ...] = ()
     """Its gRPC doors; the health of the first is the health of the process."""
+    http: tuple[str, ...] = ()
+    """Its HTTP doors."""
 
     @property
     def metrics(self) -> str:
@@ -34,7 +36,7 @@ class Service:
     @property
     def ports(self) -> tuple[str, ...]:
         """The ports it needs."""
-        return (*self.grpc, self.metrics)
+        return (*self.grpc, *self.http, self.metrics)
 
     def exists(self) -> bool:
         """Whether its code is installed."""
@@ -48,7 +50,7 @@ SERVICES: Mapping[str, Service] = {
     service.name: service
     for service in (
         Service("catalog", "catalog", grpc=("catalog",)),
-        Service("tracking", "tracking", grpc=("tracking",)),
+        Service("tracking", "tracking", grpc=("tracking",), http=("tracking-http",)),
         Service("training", "training", grpc=("training",)),
         Service("inference", "inference", grpc=("inference", "gateway")),
         Service("inference-sink", "inference", ("sink",)),
@@ -92,8 +94,12 @@ def spec(
 def service_doors(service: Service, ports: Mapping[str, int]) -> dict[str, str]:
     """The addresses of `service`."""
     doors = {name: f"{LOOPBACK}:{ports[name]}" for name in service.grpc}
-    metrics = service.metrics.replace("-", "_")
-    return {**doors, metrics: f"http://{LOOPBACK}:{ports[service.metrics]}/metrics"}
+    doors |= {_key(name): f"http://{LOOPBACK}:{ports[name]}" for name in service.http}
+    return {**doors, _key(service.metrics): f"http://{LOOPBACK}:{ports[service.metrics]}/metrics"}
+
+
+def _key(port: str) -> str:
+    return port.replace("-", "_")
 
 
 def _probe(service: Service, ports: Mapping[str, int]) -> Probe:
@@ -112,7 +118,8 @@ def _settings(
     return {
         **client_settings(doors, files(home)),
         **{
-            f"TESSERA_{variable(name)}_LISTEN": f"{LOOPBACK}:{ports[name]}" for name in service.grpc
+            f"TESSERA_{variable(name)}_LISTEN": f"{LOOPBACK}:{ports[name]}"
+            for name in (*service.grpc, *service.http)
         },
         f"TESSERA_{variable(service.name)}_METRICS_LISTEN": f"{LOOPBACK}:{ports[service.metrics]}",
         f"TESSERA_{variable(service.package)}_DATABASE_URL": f"sqlite+aiosqlite:///{database}",

@@ -18,6 +18,7 @@ __all__ = [
     "ConfigError",
     "DatabaseConfig",
     "Env",
+    "HttpConfig",
     "KafkaConfig",
     "RpcConfig",
     "S3Config",
@@ -310,6 +311,50 @@ class RpcConfig:
         if config.tls_client_ca_file is not None and config.tls_cert_file is None:
             raise ConfigError("TESSERA_TLS_CLIENT_CA_FILE needs TESSERA_TLS_CERT_FILE")
         return config
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """One HTTP door."""
+
+    listen: str
+    """`host:port` to bind; port 0 picks a free one."""
+    tls_cert_file: Path | None = None
+    """PEM certificate chain; TLS is on when it and the key are given."""
+    tls_key_file: Path | None = None
+    """PEM private key of the certificate."""
+    tls_client_ca_file: Path | None = None
+    """PEM authorities; when given, clients must present a certificate signed by one (mTLS)."""
+    max_body_bytes: int = 64 * 1024 * 1024
+    """Most bytes of a request's body; more are answered 413. Routes of files have none."""
+    drain_seconds: float = 10.0
+    """How long running requests may go on after the stop signal."""
+    keep_alive_seconds: float = 75.0
+    """How long a connection may be idle."""
+    max_concurrent: int = 1024
+    """Requests running at once; more are answered 429."""
+    deadline_seconds: float = 60.0
+    """Longest run of a request."""
+    stream_deadline_seconds: float = 86_400.0
+    """Longest run of a request whose body or answer is a stream."""
+
+    @classmethod
+    def from_env(cls, source: Source, service: str) -> Self:
+        """Read TESSERA_<SERVICE>_HTTP_LISTEN, TESSERA_TLS_*_FILE and TESSERA_HTTP_*."""
+        env = Env.of(source)
+        rpc = RpcConfig.from_env(env, service)
+        return cls(
+            listen=env.string(f"TESSERA_{service.upper()}_HTTP_LISTEN", "127.0.0.1:0"),
+            tls_cert_file=rpc.tls_cert_file,
+            tls_key_file=rpc.tls_key_file,
+            tls_client_ca_file=rpc.tls_client_ca_file,
+            max_body_bytes=env.integer("TESSERA_HTTP_MAX_BODY_BYTES", 64 * 1024 * 1024),
+            drain_seconds=env.duration("TESSERA_HTTP_DRAIN_SECONDS", 10.0),
+            keep_alive_seconds=env.duration("TESSERA_HTTP_KEEP_ALIVE", 75.0),
+            max_concurrent=env.integer("TESSERA_HTTP_MAX_CONCURRENT", 1024),
+            deadline_seconds=env.duration("TESSERA_HTTP_DEADLINE", 60.0),
+            stream_deadline_seconds=env.duration("TESSERA_HTTP_STREAM_DEADLINE", 86_400.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

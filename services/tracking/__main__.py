@@ -14,7 +14,7 @@ async def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     config = Config.from_env(os.environ)
     async with telemetry(config.telemetry, "tracking"), build_app(config) as app:
-        await serve(app.server, app.background)
+        await serve(app.servers, app.background)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.search import Search
+from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.ports import ArtifactStore, Store
 from services.tracking.servicers import TrackingServicer, UseCases
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import Clock, SystemClock
+from tessera_kit.http.server import build_http_server
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.server import BackgroundTask, Binding, RpcServer, build_server
+from tessera_kit.rpc.server import BackgroundTask, Binding, build_server
+from tessera_kit.rpc.serving import Server
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sql import Database
@@ -38,9 +41,9 @@ SERVICE_NAME: Final = tracking_service_pb2.DESCRIPTOR.services_by_name["Tracking
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What runs: a bound server, and the work beside it."""
+    """What runs: bound servers, and the work beside them."""
 
-    server: RpcServer
+    servers: Sequence[Server]
     background: Sequence[BackgroundTask]
 
 
@@ -100,7 +103,10 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         await cases.experiments.ensure_default()
         stack.push_async_callback(cases.log.close)
         yield App(
-            server=build_server(config.rpc, [binding(cases)], authenticator=authority),
+            servers=(
+                build_server(config.rpc, [binding(cases)], authenticator=authority),
+                build_http_server(config.http, mlflow_routes(), authenticator=authority),
+            ),
             background=(
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),

@@ -8,6 +8,7 @@ from typing import Self
 from tessera_kit.config import (
     DatabaseConfig,
     Env,
+    HttpConfig,
     KafkaConfig,
     RpcConfig,
     S3Config,
@@ -29,6 +30,8 @@ class Config:
 
     rpc: RpcConfig
     """Its gRPC door."""
+    http: HttpConfig
+    """Its HTTP door, for MLflow's clients."""
     database: DatabaseConfig
     """Where experiments, runs and points are kept."""
     kafka: KafkaConfig
@@ -54,6 +57,7 @@ class Config:
         env = Env.of(source)
         return cls(
             rpc=RpcConfig.from_env(env, _SERVICE),
+            http=HttpConfig.from_env(env, _SERVICE),
             database=DatabaseConfig.from_env(env, _SERVICE),
             kafka=KafkaConfig.from_env(env),
             s3=S3Config.from_env(env),

@@ -204,6 +204,10 @@ def _connect_lines(state: StackState, home: str) -> list[tuple[str, str]]:
         lines.append((f"grpcurl -plaintext {token} {doors['catalog']} list", "any gRPC client"))
     if "gateway" in doors:
         lines.append((doors["gateway"], "Open Inference Protocol v2: point tritonclient here"))
+    if "tracking_http" in doors:
+        signed_in = f"MLFLOW_TRACKING_TOKEN=$(cat {home}/admin.token)"
+        uri = f"MLFLOW_TRACKING_URI={doors['tracking_http']}"
+        lines.append((f"export {uri} {signed_in}", "unmodified mlflow clients"))
     if "kafka" in doors:
         lines.append((doors["kafka"], "Kafka bootstrap servers"))
     if "clickhouse" in doors:

@@ -27,7 +27,7 @@ from tessera_kit.rpc.overdue import Overdue
 from tessera_kit.rpc.status import code_of, status_of, trailing_metadata_of
 from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "TooManyCalls", "failure_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -108,12 +108,12 @@ class Pipeline:
                     raise
                 # Something that the behaviour awaited was cancelled, not the call: grpc.aio would
                 # leave the caller without a status.
-                failure = _failure_of(error, full_method)
+                failure = failure_of(error, full_method)
             except grpc.aio.AbortError:
                 calls.end(began, _name_of(context.code()))
                 raise
             except Exception as error:
-                failure = _failure_of(error, full_method)
+                failure = failure_of(error, full_method)
             else:
                 calls.end(began, "OK")
                 return response
@@ -154,7 +154,7 @@ def _name_of(code: grpc.StatusCode | int) -> str:
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "UNKNOWN")
 
 
-def _failure_of(error: BaseException, full_method: str) -> TesseraError:
+def failure_of(error: BaseException, full_method: str) -> TesseraError:
     """Return what to tell the caller; what must not be told is logged here."""
     if isinstance(error, TesseraError):
         if isinstance(error, Internal):

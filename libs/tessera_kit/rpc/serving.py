@@ -15,7 +15,7 @@ import uvloop
 
 from tessera_kit.config import ConfigError
 
-__all__ = ["BackgroundTask", "BackgroundTaskFailed", "run", "serve"]
+__all__ = ["BackgroundTask", "BackgroundTaskFailed", "Server", "run", "serve"]
 
 _log = logging.getLogger(__name__)
 

@@ -46,9 +46,9 @@ class ServerCalls:
         self.tracer = tracer
         self.sample_ratio = sample_ratio if tracer is not None else 0.0
 
-    def method(self, full_method: str) -> MethodCalls:
-        """Return the recorder of one method, `package.Service/Method`."""
-        return MethodCalls(self, full_method)
+    def method(self, full_method: str, system: str = "grpc") -> MethodCalls:
+        """Return the recorder of one method, `package.Service/Method`, of a protocol."""
+        return MethodCalls(self, full_method, system)
 
 
 class MethodCalls:
@@ -56,10 +56,10 @@ class MethodCalls:
 
     __slots__ = ("_attributes", "_calls", "_durations", "_method")
 
-    def __init__(self, calls: ServerCalls, method: str) -> None:
+    def __init__(self, calls: ServerCalls, method: str, system: str) -> None:
         self._calls = calls
         self._method = method
-        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
+        self._attributes = {names.RPC_SYSTEM: system, names.RPC_METHOD: method}
         self._durations: dict[str, Histogram] = {}
 
     def begin(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[float, Span]:

@@ -1,0 +1,1 @@
+"""The MLflow REST door: what unmodified `mlflow` clients speak."""
