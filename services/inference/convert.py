@@ -6,28 +6,37 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.inference.domain.endpoint import (
+    Device,
     Endpoint,
     EndpointConfig,
     EndpointState,
     EntityRequest,
+    InstanceGroup,
     ServedEntity,
     UpdateState,
 )
+from services.inference.domain.settings import EndpointSettings
+from services.inference.errors import InvalidConfig
 from services.inference.ports import TableStatistics
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
+from tessera_kit.errors import FieldViolation
 
 __all__ = [
     "config_message",
+    "endpoint_fields",
     "endpoint_message",
+    "endpoint_settings",
     "entity_requests",
     "optional_time",
     "statistics_message",
     "timestamp",
 ]
 
+_CHANGEABLE: Final = frozenset({"comment", "tags"})
 _STATES: Final = {
     EndpointState.NOT_READY: endpoint_pb2.ENDPOINT_STATE_NOT_READY,
     EndpointState.READY: endpoint_pb2.ENDPOINT_STATE_READY,
@@ -36,7 +45,14 @@ _UPDATES: Final = {
     UpdateState.NOT_UPDATING: endpoint_pb2.UPDATE_STATE_NOT_UPDATING,
     UpdateState.IN_PROGRESS: endpoint_pb2.UPDATE_STATE_IN_PROGRESS,
     UpdateState.FAILED: endpoint_pb2.UPDATE_STATE_FAILED,
+    UpdateState.CANCELED: endpoint_pb2.UPDATE_STATE_CANCELED,
 }
+_DEVICES: Final = {
+    Device.AUTO: endpoint_pb2.DEVICE_KIND_UNSPECIFIED,
+    Device.CPU: endpoint_pb2.DEVICE_KIND_CPU,
+    Device.GPU: endpoint_pb2.DEVICE_KIND_GPU,
+}
+_DEVICE_OF: Final = {number: device for device, number in _DEVICES.items()}
 
 
 def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
@@ -49,6 +65,12 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             model_alias=entity.model_alias,
             traffic_percent=entity.traffic_percent,
             instance_count=entity.instance_count or 1,
+            instance_groups=tuple(
+                InstanceGroup(_DEVICE_OF[group.device], group.count or 1, tuple(group.gpus))
+                for group in entity.instance_groups
+            ),
+            max_concurrency=entity.max_concurrency,
+            max_queue=entity.max_queue,
         )
         for entity in config.served_entities
     ]
@@ -71,6 +93,7 @@ def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
         created_at=timestamp(endpoint.created_at),
         updated_at=timestamp(endpoint.updated_at),
         etag=endpoint.etag,
+        tags=dict(endpoint.settings.tags),
     )
     if endpoint.config is not None:
         message.config.CopyFrom(config_message(endpoint.config))
@@ -79,13 +102,37 @@ def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
     return message
 
 
+def endpoint_settings(
+    told: endpoint_pb2.Endpoint | inference_service_pb2.CreateEndpointRequest,
+) -> EndpointSettings:
+    """The settings that a caller asks for."""
+    return EndpointSettings(tags=dict(told.tags))
+
+
+def endpoint_fields(mask: FieldMask) -> frozenset[str]:
+    """The fields that a caller changes.
+
+    Raises:
+        InvalidConfig: One of them cannot be changed so.
+    """
+    unknown = sorted(set(mask.paths) - _CHANGEABLE)
+    if unknown:
+        text = f"{unknown[0]!r} is none of {', '.join(sorted(_CHANGEABLE))}"
+        raise InvalidConfig(text, violations=[FieldViolation("update_mask", text)])
+    return frozenset(mask.paths)
+
+
 def config_message(config: EndpointConfig) -> endpoint_pb2.EndpointConfig:
     """A configuration as callers see it."""
-    return endpoint_pb2.EndpointConfig(
+    message = endpoint_pb2.EndpointConfig(
         served_entities=[_entity_message(entity) for entity in config.entities],
         config_version=config.version,
         created_at=timestamp(config.created_at),
+        rollback_of=config.rollback_of,
     )
+    if config.ready_at is not None:
+        message.ready_at.CopyFrom(timestamp(config.ready_at))
+    return message
 
 
 def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
@@ -95,7 +142,15 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         model_version=entity.model_version,
         model_alias=entity.model_alias,
         traffic_percent=entity.traffic_percent,
-        instance_count=entity.instance_count,
+        instance_count=0 if entity.instance_groups else entity.instance_count,
+        instance_groups=[
+            endpoint_pb2.InstanceGroup(
+                device=_DEVICES[group.device], count=group.count, gpus=group.gpus
+            )
+            for group in entity.instance_groups
+        ],
+        max_concurrency=entity.max_concurrency,
+        max_queue=entity.max_queue,
     )
 
 

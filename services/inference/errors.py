@@ -6,12 +6,14 @@ InvalidArgument
 ├── InvalidConfig          a configuration's entities or shares do not fit together
 └── InvalidInference       an inference request does not fit the endpoint's signature
 NotFound
-└── EndpointNotFound       no endpoint of that name, or the caller may not see it
+├── EndpointNotFound       no endpoint of that name, or the caller may not see it
+└── ConfigNotFound         the endpoint never had a configuration of that number
 AlreadyExists
 ├── EndpointExists         the name is taken
 └── RequestIdReused        one request id for two different requests
 FailedPrecondition
 ├── UpdateInProgress       a configuration is being made ready; a second one must wait
+├── NoUpdateInProgress     no configuration is being made ready, so none can be given up
 ├── EndpointNotReady       the endpoint has no configuration that answers yet
 ├── ModelNotServable       the model version is not ready, or lacks its files
 └── TableUnavailable       the inference table cannot be made under that name
@@ -19,6 +21,7 @@ Aborted
 └── StaleEtag              the endpoint changed since it was read
 ResourceExhausted
 ├── TooManyInferences      the gateway has as many requests in flight as it may
+├── EntityBusy             a served entity has as many requests in and before it as it may
 └── SpoolFull              the log of payloads has no room left on disk
 Unavailable
 ├── RuntimeUnavailable     the model runtime does not answer, or is loading the model again
@@ -46,9 +49,11 @@ from tessera_kit.errors import (
 )
 
 __all__ = [
+    "ConfigNotFound",
     "EndpointExists",
     "EndpointNotFound",
     "EndpointNotReady",
+    "EntityBusy",
     "InferenceTimeout",
     "InvalidArchive",
     "InvalidConfig",
@@ -56,6 +61,7 @@ __all__ = [
     "InvalidSignature",
     "ModelFailed",
     "ModelNotServable",
+    "NoUpdateInProgress",
     "RequestIdReused",
     "RuntimeUnavailable",
     "SpoolFull",
@@ -97,6 +103,12 @@ class EndpointNotFound(NotFound):
     reason = "ENDPOINT_NOT_FOUND"
 
 
+class ConfigNotFound(NotFound):
+    """The endpoint never had a configuration of that number."""
+
+    reason = "CONFIG_NOT_FOUND"
+
+
 class EndpointExists(AlreadyExists):
     """The endpoint's name is taken."""
 
@@ -113,6 +125,12 @@ class UpdateInProgress(FailedPrecondition):
     """A configuration is being made ready; a second one must wait for it."""
 
     reason = "UPDATE_IN_PROGRESS"
+
+
+class NoUpdateInProgress(FailedPrecondition):
+    """No configuration is being made ready, so none can be given up."""
+
+    reason = "NO_UPDATE_IN_PROGRESS"
 
 
 class EndpointNotReady(FailedPrecondition):
@@ -143,6 +161,12 @@ class TooManyInferences(ResourceExhausted):
     """The gateway has as many requests in flight as it may."""
 
     reason = "TOO_MANY_INFERENCES"
+
+
+class EntityBusy(ResourceExhausted):
+    """A served entity has as many requests in the runtime and waiting for it as it may."""
+
+    reason = "ENTITY_BUSY"
 
 
 class SpoolFull(ResourceExhausted):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from services.inference.domain.endpoint import Endpoint, InferenceTable
+from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
@@ -110,6 +110,17 @@ class Endpoints(Protocol):
 
     async def all(self) -> Sequence[Endpoint]:
         """Every endpoint, by name."""
+
+    async def configs(
+        self, endpoint_id: str, below: int | None, limit: int
+    ) -> Sequence[EndpointConfig]:
+        """Configurations of an endpoint that it has or had, the newest first.
+
+        Args:
+            endpoint_id: The endpoint's; unknown ones have none.
+            below: Only those with smaller numbers; all when None.
+            limit: Most that are returned.
+        """
 
     async def save(self, endpoint: Endpoint, read_etag: str, tells: Sequence[Event]) -> None:
         """Store a changed endpoint.

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
 from services.inference.config import Config
+from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
@@ -95,7 +96,7 @@ def build_service(config: Config, outside: Outside) -> Service:
     infer = InferenceHandler(
         routes,
         authority=outside.authority,
-        runtime=outside.runtime,
+        dispatcher=Dispatcher(outside.runtime),
         capture=outside.spool,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
         metrics=GatewayMetrics(telemetry.metrics),

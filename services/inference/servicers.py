@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from services.inference.convert import (
+    config_message,
+    endpoint_fields,
     endpoint_message,
+    endpoint_settings,
     entity_requests,
     optional_time,
     statistics_message,
@@ -20,6 +23,7 @@ from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_siz
 __all__ = ["InferenceServicer"]
 
 _PAGE_SCOPE: Final = "inference.endpoints"
+_CONFIG_SCOPE: Final = "inference.configs"
 
 
 class InferenceServicer(InferenceServiceServicer):
@@ -40,6 +44,7 @@ class InferenceServicer(InferenceServiceServicer):
             request.inference_table.schema_full_name,
             request.inference_table.table_name_prefix,
             request.request_id,
+            endpoint_settings(request),
         )
         return pb.CreateEndpointResponse(endpoint=endpoint_message(endpoint))
 
@@ -82,6 +87,53 @@ class InferenceServicer(InferenceServiceServicer):
             current_principal(), request.name, dict(request.traffic_percent), request.etag
         )
         return pb.UpdateTrafficResponse(endpoint=endpoint_message(endpoint))
+
+    async def UpdateEndpoint(
+        self, request: pb.UpdateEndpointRequest, context: Any
+    ) -> pb.UpdateEndpointResponse:
+        """Change what is said about an endpoint."""
+        told = request.endpoint
+        endpoint = await self._handlers.update(
+            current_principal(),
+            told.name,
+            told.comment,
+            endpoint_settings(told),
+            endpoint_fields(request.update_mask),
+            told.etag,
+        )
+        return pb.UpdateEndpointResponse(endpoint=endpoint_message(endpoint))
+
+    async def CancelEndpointUpdate(
+        self, request: pb.CancelEndpointUpdateRequest, context: Any
+    ) -> pb.CancelEndpointUpdateResponse:
+        """Give up a pending configuration."""
+        endpoint = await self._handlers.cancel(current_principal(), request.name, request.etag)
+        return pb.CancelEndpointUpdateResponse(endpoint=endpoint_message(endpoint))
+
+    async def RollbackEndpoint(
+        self, request: pb.RollbackEndpointRequest, context: Any
+    ) -> pb.RollbackEndpointResponse:
+        """Begin to serve what an earlier configuration served."""
+        endpoint = await self._handlers.rollback(
+            current_principal(), request.name, request.config_version, request.etag
+        )
+        return pb.RollbackEndpointResponse(endpoint=endpoint_message(endpoint))
+
+    async def ListEndpointConfigs(
+        self, request: pb.ListEndpointConfigsRequest, context: Any
+    ) -> pb.ListEndpointConfigsResponse:
+        """List configurations, newest first."""
+        below = None
+        scope = f"{_CONFIG_SCOPE}/{request.name}"
+        if request.page_token:
+            below = int(decode_page_token(request.page_token, scope)["below"])
+        found, following = await self._handlers.configs(
+            current_principal(), request.name, below, page_size(request.page_size)
+        )
+        token = encode_page_token({"below": following}, scope) if following else ""
+        return pb.ListEndpointConfigsResponse(
+            configs=[config_message(config) for config in found], next_page_token=token
+        )
 
     async def WatchEndpoint(
         self, request: pb.WatchEndpointRequest, context: Any

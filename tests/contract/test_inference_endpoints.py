@@ -14,14 +14,17 @@ import sqlalchemy as sa
 from services.inference.adapters.memory import InMemoryEndpoints
 from services.inference.adapters.sql import METADATA, SqlEndpoints
 from services.inference.domain.endpoint import (
+    Device,
     Endpoint,
     EndpointConfig,
     InferenceTable,
+    InstanceGroup,
     ServedEntity,
 )
+from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
-from services.inference.handlers.events import changed, deleted
+from services.inference.handlers.events import Step, changed, deleted
 from tessera_kit.bus.tables import OUTBOX
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.ids import new_id
@@ -93,6 +96,38 @@ class EndpointsContract:
         await store.save(replace(endpoint, config=config, etag="e3"), "e2", [])
         assert (await store.get("flights")).config == config
 
+    async def test_history_is_kept_newest_first(self, store: SqlEndpoints) -> None:
+        endpoint = make_endpoint()
+        await store.add(endpoint, "", [])
+        done = endpoint.finish(NOW, "e2")
+        await store.save(done, "e1", [])
+        second = done.begin(replace(make_config(2), rollback_of=1), NOW, "e3")
+        await store.save(second, "e2", [])
+        canceled = second.cancel(NOW, "e4")
+        await store.save(canceled, "e3", [])
+        assert await store.get("flights") == canceled
+        identity = endpoint.endpoint_id
+        found = await store.configs(identity, None, 10)
+        assert [config.version for config in found] == [2, 1]
+        assert found[0] == second.pending
+        assert found[1] == done.config
+        assert await store.configs(identity, 2, 10) == [done.config]
+        assert await store.configs(identity, None, 1) == [second.pending]
+        assert await store.configs("unknown", None, 10) == []
+        await store.delete(canceled, [])
+        assert await store.configs(identity, None, 10) == []
+
+    async def test_settings_and_devices_are_kept(self, store: SqlEndpoints) -> None:
+        settings = EndpointSettings(tags={"team": "flights", "é": ""})
+        endpoint = replace(make_endpoint(), settings=settings)
+        assert endpoint.pending is not None
+        (entity,) = endpoint.pending.entities
+        groups = (InstanceGroup(Device.CPU, 2), InstanceGroup(Device.GPU, 1, (0, 1)))
+        entity = replace(entity, instance_groups=groups, max_concurrency=8, max_queue=16)
+        endpoint = replace(endpoint, pending=replace(endpoint.pending, entities=(entity,)))
+        await store.add(endpoint, "", [])
+        assert await store.get("flights") == endpoint
+
     async def test_a_name_is_taken_once(self, store: SqlEndpoints) -> None:
         await store.add(make_endpoint(), "", [])
         with pytest.raises(EndpointExists):
@@ -126,7 +161,7 @@ class EndpointsContract:
         done = endpoint.finish(NOW, "e2")
         await store.save(done, "e1", [])
         with pytest.raises(StaleEtag):
-            await store.save(endpoint.fail("x", NOW, "e3"), "e1", [changed(endpoint)])
+            await store.save(endpoint.fail("x", NOW, "e3"), "e1", [changed(endpoint, Step.CREATED)])
         with pytest.raises(StaleEtag):
             await store.delete(endpoint, [deleted(endpoint, "alice")])
         assert await store.get("flights") == done
@@ -167,9 +202,9 @@ class TestSql(EndpointsContract):
         self, store: SqlEndpoints, database: Database
     ) -> None:
         endpoint = make_endpoint()
-        await store.add(endpoint, "", [changed(endpoint)])
+        await store.add(endpoint, "", [changed(endpoint, Step.CREATED)])
         with pytest.raises(EndpointExists):
-            await store.add(make_endpoint(), "", [changed(endpoint)])
+            await store.add(make_endpoint(), "", [changed(endpoint, Step.CREATED)])
         async with database.sessions() as session:
             count = await session.scalar(sa.select(sa.func.count()).select_from(OUTBOX))
         assert count == 1

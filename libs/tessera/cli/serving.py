@@ -12,15 +12,17 @@ import typer
 from tessera.cli.messages import age, enum_word, rows, when
 from tessera.cli.output import Column, JsonOption, print_json, print_rows
 from tessera.client.sync.client import Client
+from tessera.inference.v1.endpoint_pb2 import Endpoint
 
 _SERVING, _MONITORING = "Serving", "Monitoring"
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
-    for verb in (endpoints, predict, monitors, windows, alerts):
-        panel = _SERVING if verb in (endpoints, predict) else _MONITORING
-        app.command(verb.__name__, rich_help_panel=panel)(verb)
+    serving = (endpoints, endpoint_configs, rollback, traffic, predict)
+    for verb in (*serving, monitors, windows, alerts):
+        panel = _SERVING if verb in serving else _MONITORING
+        app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)
 
 
 def endpoints(as_json: JsonOption = False) -> None:
@@ -28,14 +30,57 @@ def endpoints(as_json: JsonOption = False) -> None:
     with Client() as client:
         found = rows(client.inference.list_endpoints())
     columns = [
-        Column("name", "Name"),
-        Column("state", "State", enum_word),
-        Column("update_state", "Update", enum_word),
-        Column("config", "Serves", _served),
+        *_ENDPOINT_COLUMNS,
         Column("inference_table_full_name", "Inference table"),
         Column("updated_at", "Changed", age),
     ]
     print_rows(found, columns, as_json=as_json)
+
+
+def endpoint_configs(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List every configuration that an endpoint had, the newest first."""
+    with Client() as client:
+        found = rows(client.inference.endpoint_configs(endpoint))
+    columns = [
+        Column("config_version", "Version", justify="right"),
+        Column("served_entities", "Serves", _entities),
+        Column("rollback_of", "Repeats", lambda value: str(value) if int(value) else ""),
+        Column("created_at", "Made", age),
+        Column("ready_at", "Ready", age),
+    ]
+    print_rows(found, columns, as_json=as_json)
+
+
+def rollback(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    config_version: Annotated[
+        int, typer.Argument(help="A configuration's number; 0 for the one that answered before.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve what an earlier configuration served, and wait until it answers."""
+    with Client() as client:
+        client.inference.rollback(endpoint, config_version)
+        _print_endpoint(client.inference.wait_ready(endpoint), as_json)
+
+
+def traffic(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    shares: Annotated[list[str], typer.Argument(help="Shares in percent: champion=90 new=10")],
+    as_json: JsonOption = False,
+) -> None:
+    """Change the traffic shares of what an endpoint serves, at once."""
+    percents: dict[str, int] = {}
+    for share in shares:
+        name, _, percent = share.rpartition("=")
+        if not name or not percent.isdigit():
+            raise typer.BadParameter(f"{share!r} is not like champion=90")
+        percents[name] = int(percent)
+    with Client() as client:
+        _print_endpoint(client.inference.update_traffic(endpoint, percents), as_json)
 
 
 def predict(
@@ -102,9 +147,23 @@ def alerts(
 
 
 def _served(config: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{entity['name']} {entity['traffic_percent']} %" for entity in config["served_entities"]
-    )
+    return _entities(config["served_entities"])
+
+
+def _entities(entities: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{entity['name']} {entity['traffic_percent']} %" for entity in entities)
+
+
+_ENDPOINT_COLUMNS = (
+    Column("name", "Name"),
+    Column("state", "State", enum_word),
+    Column("update_state", "Update", enum_word),
+    Column("config", "Serves", _served),
+)
+
+
+def _print_endpoint(endpoint: Endpoint, as_json: bool) -> None:
+    print_rows(rows([endpoint]), [*_ENDPOINT_COLUMNS], as_json=as_json)
 
 
 _DTYPES = {

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from services.inference.domain.endpoint import Endpoint, InferenceTable
+from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.errors import (
     EndpointExists,
     EndpointNotFound,
@@ -46,6 +46,7 @@ class InMemoryEndpoints:
         self._endpoints: dict[str, Endpoint] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._tables: dict[str, InferenceTable] = {}
+        self._configs: dict[str, dict[int, EndpointConfig]] = {}
 
     async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
         """Store a new endpoint."""
@@ -56,6 +57,7 @@ class InMemoryEndpoints:
             raise EndpointExists(f"there is an endpoint {endpoint.name!r} already")
         self._endpoints[endpoint.name] = endpoint
         self._tables[endpoint.name] = endpoint.table
+        self._note_configs(endpoint)
         if request_id:
             self._requests[endpoint.created_by, request_id] = endpoint.endpoint_id
         self.told.extend(tells)
@@ -85,17 +87,33 @@ class InMemoryEndpoints:
         """Store a changed endpoint."""
         self._check(endpoint, read_etag)
         self._endpoints[endpoint.name] = endpoint
+        self._note_configs(endpoint)
         self.told.extend(tells)
+
+    async def configs(
+        self, endpoint_id: str, below: int | None, limit: int
+    ) -> Sequence[EndpointConfig]:
+        """Configurations of an endpoint, the newest first."""
+        known = self._configs.get(endpoint_id, {})
+        numbers = sorted(known, reverse=True)
+        return [known[one] for one in numbers if below is None or one < below][:limit]
 
     async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
         """Delete the endpoint; the place of its table stays known."""
         self._check(endpoint, endpoint.etag)
         del self._endpoints[endpoint.name]
+        self._configs.pop(endpoint.endpoint_id, None)
         self.told.extend(tells)
 
     async def table_of(self, endpoint: str) -> InferenceTable | None:
         """The newest table of an endpoint of this name; None when there never was one."""
         return self._tables.get(endpoint)
+
+    def _note_configs(self, endpoint: Endpoint) -> None:
+        known = self._configs.setdefault(endpoint.endpoint_id, {})
+        for config in (endpoint.config, endpoint.pending):
+            if config is not None:
+                known[config.version] = config
 
     def _check(self, endpoint: Endpoint, etag: str) -> None:
         stored = self._endpoints.get(endpoint.name)

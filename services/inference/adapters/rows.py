@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from services.inference.domain.endpoint import (
+    Device,
     Endpoint,
     EndpointConfig,
     InferenceTable,
+    InstanceGroup,
     ServedEntity,
     UpdateState,
 )
+from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
 
 __all__ = ["config_row", "config_value", "endpoint_row", "endpoint_value"]
@@ -41,6 +44,7 @@ def endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
         "last_config_version": endpoint.last_config_version,
         "update_state": endpoint.update_state.value,
         "update_message": endpoint.update_message,
+        "settings": json.dumps({"tags": dict(endpoint.settings.tags)}),
     }
 
 
@@ -61,6 +65,7 @@ def endpoint_value(row: Mapping[Any, Any], configs: Mapping[int, EndpointConfig]
         update_state=UpdateState(row["update_state"]),
         update_message=row["update_message"],
         last_config_version=row["last_config_version"],
+        settings=_settings(json.loads(row["settings"])),
     )
 
 
@@ -71,6 +76,8 @@ def config_row(endpoint_id: str, config: EndpointConfig) -> dict[str, Any]:
         "version": config.version,
         "created_at": _micros(config.created_at),
         "entities": json.dumps([_entity(entity) for entity in config.entities]),
+        "rollback_of": config.rollback_of,
+        "ready_at": None if config.ready_at is None else _micros(config.ready_at),
     }
 
 
@@ -80,7 +87,13 @@ def config_value(row: Mapping[Any, Any]) -> EndpointConfig:
         version=row["version"],
         entities=tuple(_entity_value(entry) for entry in json.loads(row["entities"])),
         created_at=_moment(row["created_at"]),
+        rollback_of=row["rollback_of"],
+        ready_at=None if row["ready_at"] is None else _moment(row["ready_at"]),
     )
+
+
+def _settings(told: dict[str, Any]) -> EndpointSettings:
+    return EndpointSettings(tags=told.get("tags", {}))
 
 
 def _entity(entity: ServedEntity) -> dict[str, Any]:
@@ -99,6 +112,12 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
             "inputs": [_spec(spec) for spec in signature.inputs],
             "outputs": [_spec(spec) for spec in signature.outputs],
         },
+        "instance_groups": [
+            {"device": group.device.value, "count": group.count, "gpus": list(group.gpus)}
+            for group in entity.instance_groups
+        ],
+        "max_concurrency": entity.max_concurrency,
+        "max_queue": entity.max_queue,
     }
 
 
@@ -110,7 +129,11 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         tuple(_spec_value(spec) for spec in told["inputs"]),
         tuple(_spec_value(spec) for spec in told["outputs"]),
     )
-    return ServedEntity(**entry, signature=signature)
+    groups = tuple(
+        InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))
+        for group in entry.pop("instance_groups", ())
+    )
+    return ServedEntity(**entry, signature=signature, instance_groups=groups)
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

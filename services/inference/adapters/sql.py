@@ -47,6 +47,7 @@ _ENDPOINT = sa.Table(
     sa.Column("last_config_version", sa.BigInteger, nullable=False),
     sa.Column("update_state", sa.String(32), nullable=False),
     sa.Column("update_message", sa.Text, nullable=False),
+    sa.Column("settings", sa.Text, nullable=False),
     sa.UniqueConstraint("created_by", "request_id", name="uq_endpoint_request"),
 )
 
@@ -62,6 +63,8 @@ _CONFIG = sa.Table(
     sa.Column("version", sa.BigInteger, primary_key=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("entities", sa.Text, nullable=False),
+    sa.Column("rollback_of", sa.BigInteger, nullable=False),
+    sa.Column("ready_at", sa.BigInteger, nullable=True),
 )
 
 _TABLE = sa.Table(
@@ -144,6 +147,17 @@ class SqlEndpoints:
                 uow.publish(event)
             await uow.commit()
 
+    async def configs(
+        self, endpoint_id: str, below: int | None, limit: int
+    ) -> Sequence[EndpointConfig]:
+        """Configurations of an endpoint, the newest first."""
+        query = sa.select(_CONFIG).where(_CONFIG.c.endpoint_id == endpoint_id)
+        if below is not None:
+            query = query.where(_CONFIG.c.version < below)
+        async with self._database.sessions() as session:
+            found = await session.execute(query.order_by(_CONFIG.c.version.desc()).limit(limit))
+        return [config_value(row) for row in found.mappings()]
+
     async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
         """Delete the endpoint; the place of its table stays known."""
         async with UnitOfWork(self._database) as uow:
@@ -192,7 +206,7 @@ class SqlEndpoints:
         updated = await session.execute(
             sa.update(_CONFIG)
             .where(_CONFIG.c.endpoint_id == endpoint_id, _CONFIG.c.version == config.version)
-            .values(entities=row["entities"])
+            .values(entities=row["entities"], ready_at=row["ready_at"])
         )
         if cast("sa.CursorResult[Any]", updated).rowcount == 0:
             await session.execute(sa.insert(_CONFIG).values(**row))

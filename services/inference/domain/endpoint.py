@@ -8,16 +8,25 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
-from services.inference.errors import EndpointNotReady, InvalidConfig, StaleEtag, UpdateInProgress
+from services.inference.errors import (
+    EndpointNotReady,
+    InvalidConfig,
+    NoUpdateInProgress,
+    StaleEtag,
+    UpdateInProgress,
+)
 from tessera_kit.errors import FieldViolation
 
 __all__ = [
+    "Device",
     "Endpoint",
     "EndpointConfig",
     "EndpointState",
     "EntityRequest",
     "InferenceTable",
+    "InstanceGroup",
     "ServedEntity",
     "UpdateState",
     "check_entities",
@@ -41,6 +50,26 @@ class UpdateState(StrEnum):
     NOT_UPDATING = "NOT_UPDATING"
     IN_PROGRESS = "IN_PROGRESS"
     FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class Device(StrEnum):
+    """What an instance of a model runs on."""
+
+    AUTO = "AUTO"
+    """A GPU where the runtime has one."""
+    CPU = "CPU"
+    GPU = "GPU"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceGroup:
+    """Instances of a model on one kind of device."""
+
+    device: Device
+    count: int
+    gpus: tuple[int, ...] = ()
+    """Numbers of the GPUs; all that there are when empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +84,17 @@ class EntityRequest:
     model_alias: str
     traffic_percent: int
     instance_count: int
+    instance_groups: tuple[InstanceGroup, ...] = ()
+    max_concurrency: int = 0
+    """Most requests in the runtime at once; 0 for no bound."""
+    max_queue: int = 0
+    """Most requests that wait beyond them."""
+
+    @property
+    def least_concurrency(self) -> int:
+        """How many requests the loaded instances run at once, at the least."""
+        groups = self.instance_groups
+        return sum(group.count for group in groups) if groups else self.instance_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +111,24 @@ class ServedEntity:
     runtime_name: str
     """The model's name in the runtime; unique per endpoint, configuration and entity."""
     signature: Signature
+    instance_groups: tuple[InstanceGroup, ...] = ()
+    """By device; empty for `instance_count` of them wherever the runtime places them."""
+    max_concurrency: int = 0
+    max_queue: int = 0
+
+    def asked_again(self) -> EntityRequest:
+        """The request for the same entity; its alias stays resolved to what it was."""
+        return EntityRequest(
+            name=self.name,
+            model_name=self.model_name,
+            model_version=self.model_version,
+            model_alias="",
+            traffic_percent=self.traffic_percent,
+            instance_count=self.instance_count,
+            instance_groups=self.instance_groups,
+            max_concurrency=self.max_concurrency,
+            max_queue=self.max_queue,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +139,10 @@ class EndpointConfig:
     """Counts the configurations of the endpoint from 1."""
     entities: tuple[ServedEntity, ...]
     created_at: datetime
+    rollback_of: int = 0
+    """The configuration that it repeats; 0 for none."""
+    ready_at: datetime | None = None
+    """When it began to answer; None when it never did."""
 
     @property
     def signature(self) -> Signature:
@@ -122,6 +184,7 @@ class Endpoint:
     update_message: str = ""
     last_config_version: int = field(default=0)
     """The highest configuration number given so far; numbers are not used twice."""
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
 
     @property
     def state(self) -> EndpointState:
@@ -160,7 +223,7 @@ class Endpoint:
             raise ValueError("no configuration is pending")
         return replace(
             self,
-            config=self.pending,
+            config=replace(self.pending, ready_at=now),
             pending=None,
             update_state=UpdateState.NOT_UPDATING,
             update_message="",
@@ -178,6 +241,31 @@ class Endpoint:
             updated_at=now,
             etag=etag,
         )
+
+    def cancel(self, now: datetime, etag: str) -> Endpoint:
+        """The endpoint without its pending configuration.
+
+        Raises:
+            NoUpdateInProgress: None is pending.
+        """
+        if self.pending is None:
+            raise NoUpdateInProgress(
+                f"no configuration of endpoint {self.name!r} is being made ready"
+            )
+        return replace(
+            self,
+            pending=None,
+            update_state=UpdateState.CANCELED,
+            update_message=f"configuration {self.pending.version} was canceled",
+            updated_at=now,
+            etag=etag,
+        )
+
+    def with_settings(
+        self, comment: str, settings: EndpointSettings, now: datetime, etag: str
+    ) -> Endpoint:
+        """The endpoint with another comment and other settings."""
+        return replace(self, comment=comment, settings=settings, updated_at=now, etag=etag)
 
     def with_shares(self, shares: Mapping[str, int], now: datetime, etag: str) -> Endpoint:
         """The endpoint with other traffic shares of what it serves.
@@ -214,6 +302,7 @@ def check_entities(entities: Sequence[EntityRequest]) -> None:
         if entity.name and entity.name in names:
             wrong.append(FieldViolation(f"{path}.name", f"{entity.name!r} is given twice"))
         names.add(entity.name)
+        wrong += _runtime_violations(path, entity)
     total = sum(entity.traffic_percent for entity in entities)
     if total != 100:
         wrong.append(
@@ -223,6 +312,28 @@ def check_entities(entities: Sequence[EntityRequest]) -> None:
         )
     if wrong:
         raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)
+
+
+def _runtime_violations(path: str, entity: EntityRequest) -> list[FieldViolation]:
+    wrong = []
+    for index, group in enumerate(entity.instance_groups):
+        if group.gpus and group.device is not Device.GPU:
+            wrong.append(
+                FieldViolation(
+                    f"{path}.instance_groups[{index}].gpus", "are for instances on a GPU"
+                )
+            )
+    most = entity.max_concurrency
+    if 0 < most < entity.least_concurrency:
+        wrong.append(
+            FieldViolation(
+                f"{path}.max_concurrency",
+                f"must be at least the {entity.least_concurrency} instances, or 0 for no bound",
+            )
+        )
+    if entity.max_queue and not most:
+        wrong.append(FieldViolation(f"{path}.max_queue", "needs a max_concurrency"))
+    return wrong
 
 
 def check_shares(shares: Mapping[str, int], names: Sequence[str]) -> None:

@@ -26,10 +26,11 @@ from services.inference.errors import (
     SpoolFull,
     TooManyInferences,
 )
+from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.records import Exchange, record_of
 from services.inference.gateway.routing import RouteTable
-from services.inference.ports import Capture, Runtime
+from services.inference.ports import Capture
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import Internal, TesseraError
 from tessera_kit.ids import new_id
@@ -75,7 +76,7 @@ class InferenceHandler:
     Args:
         routes: Where requests go.
         authority: Tells callers apart and what they may do.
-        runtime: Asks the models.
+        dispatcher: Asks the models.
         capture: Keeps the records.
         calls: Records spans and durations.
         metrics: Counts by endpoint and version.
@@ -88,7 +89,7 @@ class InferenceHandler:
         routes: RouteTable,
         *,
         authority: Authority,
-        runtime: Runtime,
+        dispatcher: Dispatcher,
         capture: Capture,
         calls: MethodCalls,
         metrics: GatewayMetrics,
@@ -97,7 +98,7 @@ class InferenceHandler:
     ) -> None:
         self._routes = routes
         self._authority = authority
-        self._runtime = runtime
+        self._dispatcher = dispatcher
         self._capture = capture
         self._calls = calls
         self._metrics = metrics
@@ -164,16 +165,9 @@ class InferenceHandler:
         await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
         exchange.authorised = True
         route.rules.check(request)
-        exchange.served = served = route.choose(request.model_version)
-        exchange.model_began = perf_counter_ns()
-        served.enter()
-        try:
-            reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
-            exchange.model_answered = True
-        finally:
-            served.leave()
-            exchange.model_ended = perf_counter_ns()
-        return b"".join((reply, served.reply_suffix, _ID_PARAMETER, exchange.request_id.encode()))
+        reply = await self._dispatcher.ask(exchange, route, request, timeout)
+        suffix = exchange.served.reply_suffix if exchange.served is not None else b""
+        return b"".join((reply, suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
     def _timeout(self, context: Context) -> float:
         longest = self._limits.longest_seconds
@@ -200,7 +194,7 @@ class InferenceHandler:
         """Tell a recorded request's steps and what it was about."""
         served = exchange.served
         call[1].set_attribute(names.REQUEST_ID, exchange.request_id)
-        if served is not None:
+        if served is not None and exchange.model_began:
             about: dict[str, str | int] = {
                 names.ENDPOINT: exchange.endpoint,
                 names.MODEL: served.model_name,

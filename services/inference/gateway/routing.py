@@ -10,6 +10,7 @@ from services.inference.domain.endpoint import Endpoint, ServedEntity
 from services.inference.domain.signature import Signature
 from services.inference.domain.splitter import TrafficSplitter
 from services.inference.errors import EndpointNotFound, EndpointNotReady
+from services.inference.gateway.admission import Gate
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import MAX_BATCH_ROWS
@@ -26,6 +27,7 @@ class Served:
     __slots__ = (
         "_idle",
         "_in_flight",
+        "gate",
         "model_name",
         "model_version",
         "name",
@@ -47,6 +49,9 @@ class Served:
             _MODEL_VERSION, str(entity.model_version)
         )
         """What turns the runtime's response into the caller's."""
+        most = entity.max_concurrency
+        self.gate = Gate(entity.name, most, entity.max_queue) if most else None
+        """Who may be in the runtime at once; None for everybody."""
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -16,6 +16,7 @@ from services.inference.errors import EndpointNotFound, StaleEtag
 from services.inference.gateway.routing import RouteTable, Served
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
+from services.inference.handlers.events import Step
 from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels
 from services.inference.runtime.bundle import ModelBundle, make_bundle
 from tessera_kit.clock import Clock
@@ -111,6 +112,13 @@ class Deployer:
         self._tasks[endpoint.endpoint_id] = task
         task.add_done_callback(lambda _: self._forget(endpoint.endpoint_id, task))
 
+    async def cancel(self, endpoint: Endpoint) -> None:
+        """Stop making ready what the endpoint no longer waits for."""
+        await self._stop(endpoint)
+        # What it had loaded by then is unloaded by the next look at the runtime.
+        self.suspect()
+        self._changes.ring(endpoint.name)
+
     def apply(self, endpoint: Endpoint) -> None:
         """Route as the endpoint now says; models that get no more requests are let go."""
         self._retire(self._routes.put(endpoint))
@@ -118,12 +126,15 @@ class Deployer:
 
     async def remove(self, endpoint: Endpoint) -> None:
         """Stop answering for an endpoint that is gone."""
+        await self._stop(endpoint)
+        self._retire(self._routes.remove(endpoint.name))
+        self._changes.ring(endpoint.name)
+
+    async def _stop(self, endpoint: Endpoint) -> None:
         task = self._tasks.get(endpoint.endpoint_id)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        self._retire(self._routes.remove(endpoint.name))
-        self._changes.ring(endpoint.name)
 
     async def idle(self) -> None:
         """Return when nothing is being made ready or let go. For tests and for shutdown."""
@@ -227,7 +238,12 @@ class Deployer:
         )
         # Checking a large archive takes a while; the gateway answers meanwhile.
         return await asyncio.to_thread(
-            make_bundle, entity.runtime_name, entity.signature, entity.instance_count, model
+            make_bundle,
+            entity.runtime_name,
+            entity.signature,
+            entity.instance_count,
+            model,
+            entity.instance_groups,
         )
 
     async def _conclude(self, endpoint: Endpoint, failure: str | None) -> Endpoint | None:
@@ -240,11 +256,11 @@ class Deployer:
                 now = self._clock.now()
                 if failure is None:
                     done = stored.finish(now, new_etag())
-                    tells = [events.changed(done), events.serving(done)]
+                    tells = [events.changed(done, Step.UPDATE_READY), events.serving(done)]
                 else:
                     _log.warning("endpoint %s: %s", endpoint.name, failure)
                     done = stored.fail(failure, now, new_etag())
-                    tells = [events.changed(done)]
+                    tells = [events.changed(done, Step.UPDATE_FAILED)]
                 await self._endpoints.save(done, stored.etag, tells)
                 return done
             except EndpointNotFound:

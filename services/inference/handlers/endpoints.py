@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from services.inference.domain.endpoint import (
     Endpoint,
+    EndpointConfig,
     EntityRequest,
     InferenceTable,
     check_entities,
 )
+from services.inference.domain.settings import EndpointSettings
 from services.inference.errors import (
+    ConfigNotFound,
     EndpointExists,
     EndpointNotFound,
+    EndpointNotReady,
     RequestIdReused,
     StaleEtag,
     TableUnavailable,
@@ -25,6 +30,7 @@ from services.inference.errors import (
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
+from services.inference.handlers.events import Step
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import Endpoints, TableCatalog, TableReader, TableStatistics
 from tessera.catalog.v1 import securable_pb2
@@ -43,6 +49,8 @@ _ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
 _BROWSE: Final = securable_pb2.PRIVILEGE_BROWSE
 _EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
 _MANAGE: Final = securable_pb2.PRIVILEGE_MANAGE
+_MAY_SEE: Final = (_BROWSE, _EXECUTE, _MANAGE)
+_BATCH: Final = 100
 _WATCH_SECONDS: Final = 5.0
 
 
@@ -90,6 +98,7 @@ class EndpointHandlers:
         schema: str,
         table_prefix: str,
         request_id: str,
+        settings: EndpointSettings | None = None,
     ) -> Endpoint:
         """Create an endpoint and begin to make its configuration ready."""
         check_name(name)
@@ -122,11 +131,13 @@ class EndpointHandlers:
             created_at=now,
             updated_at=now,
             etag="",
+            settings=settings or EndpointSettings(),
         ).begin(config, now, new_etag())
         # Known to the catalog before it is known here, so that it can be granted as soon as it is
         # seen; a second attempt after a crash in between changes nothing.
         await self._authority.register(_ENDPOINT, name, caller.name)
-        stored = await self._endpoints.add(endpoint, request_id, [events.changed(endpoint)])
+        told = events.changed(endpoint, Step.CREATED, caller.name)
+        stored = await self._endpoints.add(endpoint, request_id, [told])
         if stored.endpoint_id == endpoint_id:
             self._deployer.deploy(stored)
         return _same(stored, name)
@@ -163,6 +174,53 @@ class EndpointHandlers:
         """Begin to change what an endpoint serves."""
         check_entities(entities)
         stored = await self._managed(caller, name, etag)
+        return await self._begin(caller, stored, entities)
+
+    async def rollback(
+        self, caller: Principal, name: str, config_version: int, etag: str
+    ) -> Endpoint:
+        """Begin to serve what an earlier configuration served.
+
+        Args:
+            caller: Who asks.
+            name: The endpoint's.
+            config_version: The configuration's number; 0 for the one that answered last before
+                the one that answers now.
+            etag: Of the state that was read; empty for any.
+
+        Raises:
+            ConfigNotFound: The endpoint had no such configuration.
+            EndpointNotReady: Nothing answers yet, so nothing answered before.
+        """
+        stored = await self._managed(caller, name, etag)
+        earlier = await self._earlier(stored, config_version)
+        entities = [entity.asked_again() for entity in earlier.entities]
+        return await self._begin(caller, stored, entities, rollback_of=earlier.version)
+
+    async def _earlier(self, endpoint: Endpoint, version: int) -> EndpointConfig:
+        if version:
+            found = await self._endpoints.configs(endpoint.endpoint_id, version + 1, 1)
+            if found and found[0].version == version:
+                return found[0]
+            raise ConfigNotFound(f"endpoint {endpoint.name!r} never had configuration {version}")
+        if endpoint.config is None:
+            raise EndpointNotReady(f"endpoint {endpoint.name!r} serves nothing yet")
+        below = endpoint.config.version
+        while found := await self._endpoints.configs(endpoint.endpoint_id, below, _BATCH):
+            for config in found:
+                if config.ready_at is not None:
+                    return config
+            below = found[-1].version
+        raise ConfigNotFound(f"no configuration of endpoint {endpoint.name!r} answered before")
+
+    async def _begin(
+        self,
+        caller: Principal,
+        stored: Endpoint,
+        entities: Sequence[EntityRequest],
+        *,
+        rollback_of: int = 0,
+    ) -> Endpoint:
         now = self._clock.now()
         # The models are read with the creator's rights for as long as the endpoint lives, so these
         # must suffice, whoever changes it.
@@ -170,11 +228,56 @@ class EndpointHandlers:
         config = await self._resolver.resolve(
             creator, stored.endpoint_id, stored.last_config_version + 1, entities, now
         )
+        config = replace(config, rollback_of=rollback_of)
         endpoint = stored.begin(config, now, new_etag())
-        await self._endpoints.save(endpoint, stored.etag, [events.changed(endpoint)])
+        step = Step.ROLLBACK_STARTED if rollback_of else Step.UPDATE_STARTED
+        told = events.changed(endpoint, step, caller.name)
+        await self._endpoints.save(endpoint, stored.etag, [told])
         self._deployer.deploy(endpoint)
-        self._changes.ring(name)
+        self._changes.ring(stored.name)
         return endpoint
+
+    async def cancel(self, caller: Principal, name: str, etag: str) -> Endpoint:
+        """Give up the configuration that is being made ready."""
+        stored = await self._managed(caller, name, etag)
+        endpoint = stored.cancel(self._clock.now(), new_etag())
+        told = events.changed(endpoint, Step.UPDATE_CANCELED, caller.name)
+        await self._endpoints.save(endpoint, stored.etag, [told])
+        await self._deployer.cancel(endpoint)
+        return endpoint
+
+    async def update(
+        self,
+        caller: Principal,
+        name: str,
+        comment: str,
+        settings: EndpointSettings,
+        fields: Collection[str],
+        etag: str,
+    ) -> Endpoint:
+        """Change the named fields of what is said about an endpoint."""
+        stored = await self._managed(caller, name, etag)
+        endpoint = stored.with_settings(
+            comment if "comment" in fields else stored.comment,
+            stored.settings.changed(settings, fields),
+            self._clock.now(),
+            new_etag(),
+        )
+        told = events.changed(endpoint, Step.SETTINGS_CHANGED, caller.name)
+        await self._endpoints.save(endpoint, stored.etag, [told])
+        self._deployer.apply(endpoint)
+        return endpoint
+
+    async def configs(
+        self, caller: Principal, name: str, below: int | None, limit: int
+    ) -> tuple[Sequence[EndpointConfig], int]:
+        """Configurations of an endpoint, newest first, and where the next page starts.
+
+        The place is a configuration's number that is passed on as `below`; 0 on the last page.
+        """
+        endpoint = await self.get(caller, name)
+        found = await self._endpoints.configs(endpoint.endpoint_id, below, limit + 1)
+        return found[:limit], found[limit - 1].version if len(found) > limit else 0
 
     async def update_traffic(
         self, caller: Principal, name: str, shares: Mapping[str, int], etag: str
@@ -184,7 +287,8 @@ class EndpointHandlers:
             stored = await self._managed(caller, name, etag)
             endpoint = stored.with_shares(shares, self._clock.now(), new_etag())
             try:
-                await self._endpoints.save(endpoint, stored.etag, [events.changed(endpoint)])
+                told = events.changed(endpoint, Step.TRAFFIC_CHANGED, caller.name)
+                await self._endpoints.save(endpoint, stored.etag, [told])
             except StaleEtag:
                 if etag:
                     raise
@@ -272,7 +376,7 @@ class EndpointHandlers:
         return endpoint
 
     async def _sees(self, caller: Principal, name: str) -> bool:
-        for privilege in (_BROWSE, _EXECUTE):
+        for privilege in _MAY_SEE:
             try:
                 await self._authority.require(caller, privilege, _ENDPOINT, name)
             except PermissionDenied:

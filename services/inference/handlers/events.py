@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Final
 
 from services.inference.convert import endpoint_message
@@ -10,14 +11,31 @@ from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.events.v1 import catalog_events_pb2, inference_events_pb2
 from tessera_kit.bus.event import Event, new_event
 
-__all__ = ["changed", "deleted", "serving"]
+__all__ = ["Step", "changed", "deleted", "serving"]
 
 _SOURCE: Final = "tessera/inference"
 
 
-def changed(endpoint: Endpoint) -> Event:
-    """An endpoint is as it is now."""
-    message = inference_events_pb2.EndpointChanged(endpoint=endpoint_message(endpoint))
+class Step(IntEnum):
+    """What was done to an endpoint."""
+
+    CREATED = inference_events_pb2.ENDPOINT_STEP_CREATED
+    UPDATE_STARTED = inference_events_pb2.ENDPOINT_STEP_UPDATE_STARTED
+    ROLLBACK_STARTED = inference_events_pb2.ENDPOINT_STEP_ROLLBACK_STARTED
+    UPDATE_READY = inference_events_pb2.ENDPOINT_STEP_UPDATE_READY
+    UPDATE_FAILED = inference_events_pb2.ENDPOINT_STEP_UPDATE_FAILED
+    UPDATE_CANCELED = inference_events_pb2.ENDPOINT_STEP_UPDATE_CANCELED
+    TRAFFIC_CHANGED = inference_events_pb2.ENDPOINT_STEP_TRAFFIC_CHANGED
+    SETTINGS_CHANGED = inference_events_pb2.ENDPOINT_STEP_SETTINGS_CHANGED
+
+
+def changed(endpoint: Endpoint, step: Step, principal: str = "") -> Event:
+    """An endpoint is as it is now, because somebody or the passage of time did something."""
+    message = inference_events_pb2.EndpointChanged(
+        endpoint=endpoint_message(endpoint),
+        step=step.value,
+        principal=principal,
+    )
     return new_event(message, source=_SOURCE, key=endpoint.name)
 
 

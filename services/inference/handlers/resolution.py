@@ -89,6 +89,9 @@ class Resolver:
             instance_count=asked.instance_count,
             runtime_name=in_runtime,
             signature=await self._signature(creator.name, model, facts.version),
+            instance_groups=asked.instance_groups,
+            max_concurrency=asked.max_concurrency,
+            max_queue=asked.max_queue,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:

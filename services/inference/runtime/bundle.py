@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
 from services.inference.runtime.archive import rebuild
 
@@ -16,6 +17,7 @@ __all__ = ["MAX_BATCH_ROWS", "ModelBundle", "make_bundle"]
 
 MAX_BATCH_ROWS: Final = 8192
 """Most rows of one request, and of the batch that Triton puts together from several."""
+_KINDS: Final = {Device.CPU: "KIND_CPU", Device.GPU: "KIND_GPU"}
 _MODEL_FILES: Final = {Flavor.TORCH_EXPORT: "model.pt2", Flavor.TORCHSCRIPT: "model.pt"}
 
 
@@ -29,7 +31,13 @@ class ModelBundle:
     """Content by path below the model's folder, as `1/model.py`."""
 
 
-def make_bundle(name: str, signature: Signature, instance_count: int, model: bytes) -> ModelBundle:
+def make_bundle(
+    name: str,
+    signature: Signature,
+    instance_count: int,
+    model: bytes,
+    groups: Sequence[InstanceGroup] = (),
+) -> ModelBundle:
     """The bundle of a model version.
 
     Args:
@@ -37,23 +45,26 @@ def make_bundle(name: str, signature: Signature, instance_count: int, model: byt
         signature: From the version's manifest.
         instance_count: How many processes run it at once.
         model: The model's file as it was uploaded.
+        groups: Instances by device; when empty, the runtime places `instance_count` of them.
 
     Raises:
         InvalidArchive: The file is not safe to load.
     """
     file = _MODEL_FILES[signature.flavor]
+    groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
+    instances = sum(group.count for group in groups)
     program = resources.files("services.inference.runtime").joinpath("triton_model.py")
     return ModelBundle(
-        config=json.dumps(_config(name, signature, instance_count)),
+        config=json.dumps(_config(name, signature, groups)),
         files={
             "1/model.py": program.read_bytes(),
-            "1/signature.json": json.dumps(_signature(signature, file, instance_count)).encode(),
+            "1/signature.json": json.dumps(_signature(signature, file, instances)).encode(),
             f"1/{file}": rebuild(signature.flavor, model),
         },
     )
 
 
-def _config(name: str, signature: Signature, instance_count: int) -> dict[str, Any]:
+def _config(name: str, signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
     batched = signature.batched
     config: dict[str, Any] = {
         "name": name,
@@ -61,8 +72,7 @@ def _config(name: str, signature: Signature, instance_count: int) -> dict[str, A
         "max_batch_size": MAX_BATCH_ROWS if batched else 0,
         "input": [_port(spec, batched) for spec in signature.inputs],
         "output": [_port(spec, batched) for spec in signature.outputs],
-        # Without a kind, Triton places instances on GPUs where there are some.
-        "instance_group": [{"count": instance_count}],
+        "instance_group": [_instances(group) for group in groups],
     }
     if batched:
         # No waiting for company: what came while the model was busy is taken together.
@@ -71,6 +81,16 @@ def _config(name: str, signature: Signature, instance_count: int) -> dict[str, A
             "default_queue_policy": {"timeout_action": "REJECT", "allow_timeout_override": True}
         }
     return config
+
+
+def _instances(group: InstanceGroup) -> dict[str, Any]:
+    # Without a kind, Triton places instances on GPUs where there are some.
+    found: dict[str, Any] = {"count": group.count}
+    if group.device in _KINDS:
+        found["kind"] = _KINDS[group.device]
+    if group.gpus:
+        found["gpus"] = list(group.gpus)
+    return found
 
 
 def _port(spec: TensorSpec, batched: bool) -> dict[str, Any]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from services.inference.domain.endpoint import (
+    Device,
     Endpoint,
     EndpointState,
     EntityRequest,
+    InstanceGroup,
     UpdateState,
     check_entities,
     runtime_name,
@@ -37,7 +40,7 @@ def test_the_old_configuration_answers_until_the_new_one_is_ready(make_endpoint:
     assert updating.state is EndpointState.READY
     assert updating.update_state is UpdateState.IN_PROGRESS
     done = updating.finish(LATER + timedelta(seconds=1), "e3")
-    assert done.config == config
+    assert done.config == replace(config, ready_at=LATER + timedelta(seconds=1))
     assert done.pending is None
     assert done.update_state is UpdateState.NOT_UPDATING
 
@@ -131,3 +134,25 @@ def test_runtime_names_are_plain_and_unique() -> None:
     }
     assert len(names) == 12
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"max_queue": 4}, "max_queue"),
+        ({"instance_count": 4, "max_concurrency": 3}, "max_concurrency"),
+        ({"instance_groups": (InstanceGroup(Device.CPU, 1, (0,)),)}, "instance_groups[0].gpus"),
+        (
+            {
+                "instance_groups": (InstanceGroup(Device.CPU, 2), InstanceGroup(Device.GPU, 2)),
+                "max_concurrency": 3,
+            },
+            "max_concurrency",
+        ),
+    ],
+)
+def test_bounds_and_devices_must_fit_together(changes: dict[str, Any], field: str) -> None:
+    asked = replace(EntityRequest("", "a.b.c", 1, "", 100, 1), **changes)
+    with pytest.raises(InvalidConfig) as caught:
+        check_entities([asked])
+    assert caught.value.violations[0].field == f"config.served_entities[0].{field}"

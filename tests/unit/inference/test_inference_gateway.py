@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from services.inference.adapters.memory import InMemoryCapture, InMemoryRuntime
 from services.inference.domain.endpoint import Endpoint
 from services.inference.errors import InvalidInference, ModelFailed
+from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceHandler, InferenceLimits
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.routing import RouteTable
@@ -99,7 +100,7 @@ class Gateway:
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
-            runtime=self.runtime,
+            dispatcher=Dispatcher(self.runtime),
             capture=self.capture,
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
             metrics=GatewayMetrics(self.metrics),

@@ -50,6 +50,7 @@ class AsyncInference:
         table_schema: str,
         table_prefix: str = "",
         comment: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -59,6 +60,7 @@ class AsyncInference:
             table_schema: The schema, "catalog.schema", that holds the inference table.
             table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
             comment: What the endpoint is for.
+            tags: Its tags.
         """
         request = inference_service_pb2.CreateEndpointRequest(
             name=name,
@@ -67,6 +69,7 @@ class AsyncInference:
             inference_table=endpoint_pb2.InferenceTableConfig(
                 schema_full_name=table_schema, table_name_prefix=table_prefix
             ),
+            tags=tags or {},
         )
         return (await call(self._stub.CreateEndpoint, request)).endpoint
 
@@ -95,6 +98,47 @@ class AsyncInference:
             name=name, config=endpoint_pb2.EndpointConfig(served_entities=entities)
         )
         return (await call(self._stub.UpdateEndpointConfig, request)).endpoint
+
+    async def update_endpoint(
+        self, name: str, *, comment: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> endpoint_pb2.Endpoint:
+        """Changes what is said about an endpoint; what is None stays as it is."""
+        request = inference_service_pb2.UpdateEndpointRequest(
+            endpoint=endpoint_pb2.Endpoint(name=name, comment=comment or "", tags=tags or {})
+        )
+        for field, value in (("comment", comment), ("tags", tags)):
+            if value is not None:
+                request.update_mask.paths.append(field)
+        return (await call(self._stub.UpdateEndpoint, request)).endpoint
+
+    async def cancel_update(self, name: str) -> endpoint_pb2.Endpoint:
+        """Gives up the configuration that is being made ready; what answered goes on."""
+        request = inference_service_pb2.CancelEndpointUpdateRequest(name=name)
+        return (await call(self._stub.CancelEndpointUpdate, request)).endpoint
+
+    async def rollback(self, name: str, config_version: int = 0) -> endpoint_pb2.Endpoint:
+        """Begins to serve what an earlier configuration served; see `wait_ready`.
+
+        Args:
+            name: The endpoint's name.
+            config_version: The configuration's number, of `endpoint_configs`; 0 for the one that
+                answered before.
+        """
+        request = inference_service_pb2.RollbackEndpointRequest(
+            name=name, config_version=config_version
+        )
+        return (await call(self._stub.RollbackEndpoint, request)).endpoint
+
+    async def endpoint_configs(self, name: str) -> list[endpoint_pb2.EndpointConfig]:
+        """Every configuration that an endpoint ever had, the newest first."""
+        found: list[endpoint_pb2.EndpointConfig] = []
+        request = inference_service_pb2.ListEndpointConfigsRequest(name=name, page_size=1000)
+        while True:
+            page = await call(self._stub.ListEndpointConfigs, request)
+            found.extend(page.configs)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def update_traffic(
         self, name: str, traffic_percent: Mapping[str, int]

@@ -28,6 +28,7 @@ class Inference:
         table_schema: str,
         table_prefix: str = "",
         comment: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -37,6 +38,7 @@ class Inference:
             table_schema: The schema, "catalog.schema", that holds the inference table.
             table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
             comment: What the endpoint is for.
+            tags: Its tags.
         """
         return self._portal.run(
             self._wrapped.create_endpoint(
@@ -45,6 +47,7 @@ class Inference:
                 table_schema=table_schema,
                 table_prefix=table_prefix,
                 comment=comment,
+                tags=tags,
             )
         )
 
@@ -61,6 +64,30 @@ class Inference:
     ) -> endpoint_pb2.Endpoint:
         """Begins to change what is served; the old configuration answers until the new is ready."""
         return self._portal.run(self._wrapped.update_config(name, entities))
+
+    def update_endpoint(
+        self, name: str, *, comment: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> endpoint_pb2.Endpoint:
+        """Changes what is said about an endpoint; what is None stays as it is."""
+        return self._portal.run(self._wrapped.update_endpoint(name, comment=comment, tags=tags))
+
+    def cancel_update(self, name: str) -> endpoint_pb2.Endpoint:
+        """Gives up the configuration that is being made ready; what answered goes on."""
+        return self._portal.run(self._wrapped.cancel_update(name))
+
+    def rollback(self, name: str, config_version: int = 0) -> endpoint_pb2.Endpoint:
+        """Begins to serve what an earlier configuration served; see `wait_ready`.
+
+        Args:
+            name: The endpoint's name.
+            config_version: The configuration's number, of `endpoint_configs`; 0 for the one that
+                answered before.
+        """
+        return self._portal.run(self._wrapped.rollback(name, config_version))
+
+    def endpoint_configs(self, name: str) -> list[endpoint_pb2.EndpointConfig]:
+        """Every configuration that an endpoint ever had, the newest first."""
+        return self._portal.run(self._wrapped.endpoint_configs(name))
 
     def update_traffic(
         self, name: str, traffic_percent: Mapping[str, int]

@@ -21,6 +21,54 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EndpointStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndpointStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndpointStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENDPOINT_STEP_UNSPECIFIED: _EndpointStep.ValueType  # 0
+    """It is not known."""
+    ENDPOINT_STEP_CREATED: _EndpointStep.ValueType  # 1
+    """It was created, and its first configuration is being made ready."""
+    ENDPOINT_STEP_UPDATE_STARTED: _EndpointStep.ValueType  # 2
+    """A new configuration is being made ready."""
+    ENDPOINT_STEP_ROLLBACK_STARTED: _EndpointStep.ValueType  # 3
+    """An earlier configuration is being made ready again."""
+    ENDPOINT_STEP_UPDATE_READY: _EndpointStep.ValueType  # 4
+    """The pending configuration answers."""
+    ENDPOINT_STEP_UPDATE_FAILED: _EndpointStep.ValueType  # 5
+    """The pending configuration failed."""
+    ENDPOINT_STEP_UPDATE_CANCELED: _EndpointStep.ValueType  # 6
+    """The pending configuration was given up."""
+    ENDPOINT_STEP_TRAFFIC_CHANGED: _EndpointStep.ValueType  # 7
+    """Traffic shares changed."""
+    ENDPOINT_STEP_SETTINGS_CHANGED: _EndpointStep.ValueType  # 8
+    """Its comment, tags or other settings changed."""
+
+class EndpointStep(_EndpointStep, metaclass=_EndpointStepEnumTypeWrapper):
+    """What was done to an endpoint."""
+
+ENDPOINT_STEP_UNSPECIFIED: EndpointStep.ValueType  # 0
+"""It is not known."""
+ENDPOINT_STEP_CREATED: EndpointStep.ValueType  # 1
+"""It was created, and its first configuration is being made ready."""
+ENDPOINT_STEP_UPDATE_STARTED: EndpointStep.ValueType  # 2
+"""A new configuration is being made ready."""
+ENDPOINT_STEP_ROLLBACK_STARTED: EndpointStep.ValueType  # 3
+"""An earlier configuration is being made ready again."""
+ENDPOINT_STEP_UPDATE_READY: EndpointStep.ValueType  # 4
+"""The pending configuration answers."""
+ENDPOINT_STEP_UPDATE_FAILED: EndpointStep.ValueType  # 5
+"""The pending configuration failed."""
+ENDPOINT_STEP_UPDATE_CANCELED: EndpointStep.ValueType  # 6
+"""The pending configuration was given up."""
+ENDPOINT_STEP_TRAFFIC_CHANGED: EndpointStep.ValueType  # 7
+"""Traffic shares changed."""
+ENDPOINT_STEP_SETTINGS_CHANGED: EndpointStep.ValueType  # 8
+"""Its comment, tags or other settings changed."""
+Global___EndpointStep: _TypeAlias = EndpointStep  # noqa: Y015
+
 class _PayloadEncoding:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -52,6 +100,12 @@ class EndpointChanged(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENDPOINT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    step: Global___EndpointStep.ValueType
+    """What was done to it."""
+    principal: _builtins.str
+    """The principal that did it; empty when it was the passage of time, as when a configuration became ready."""
     @_builtins.property
     def endpoint(self) -> _endpoint_pb2.Endpoint:
         """The endpoint as it now is."""
@@ -60,10 +114,12 @@ class EndpointChanged(_message.Message):
         self,
         *,
         endpoint: _endpoint_pb2.Endpoint | None = ...,
+        step: Global___EndpointStep.ValueType = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "principal", b"principal", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

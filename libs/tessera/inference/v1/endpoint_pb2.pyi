@@ -58,6 +58,8 @@ class _UpdateStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateSta
     """A new configuration is being made ready; the old one answers."""
     UPDATE_STATE_FAILED: _UpdateState.ValueType  # 3
     """The last change failed; the old configuration answers."""
+    UPDATE_STATE_CANCELED: _UpdateState.ValueType  # 4
+    """The last change was canceled before it was ready; the old configuration answers."""
 
 class UpdateState(_UpdateState, metaclass=_UpdateStateEnumTypeWrapper):
     """The state of a configuration change."""
@@ -70,7 +72,65 @@ UPDATE_STATE_IN_PROGRESS: UpdateState.ValueType  # 2
 """A new configuration is being made ready; the old one answers."""
 UPDATE_STATE_FAILED: UpdateState.ValueType  # 3
 """The last change failed; the old configuration answers."""
+UPDATE_STATE_CANCELED: UpdateState.ValueType  # 4
+"""The last change was canceled before it was ready; the old configuration answers."""
 Global___UpdateState: _TypeAlias = UpdateState  # noqa: Y015
+
+class _DeviceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_KIND_UNSPECIFIED: _DeviceKind.ValueType  # 0
+    """A GPU where the runtime has one, a CPU elsewhere."""
+    DEVICE_KIND_CPU: _DeviceKind.ValueType  # 1
+    """A CPU."""
+    DEVICE_KIND_GPU: _DeviceKind.ValueType  # 2
+    """A GPU; the update fails where the runtime has none."""
+
+class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
+    """What an instance of a model runs on."""
+
+DEVICE_KIND_UNSPECIFIED: DeviceKind.ValueType  # 0
+"""A GPU where the runtime has one, a CPU elsewhere."""
+DEVICE_KIND_CPU: DeviceKind.ValueType  # 1
+"""A CPU."""
+DEVICE_KIND_GPU: DeviceKind.ValueType  # 2
+"""A GPU; the update fails where the runtime has none."""
+Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
+
+@_typing.final
+class InstanceGroup(_message.Message):
+    """Instances of a model on one kind of device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    device: Global___DeviceKind.ValueType
+    """What they run on."""
+    count: _builtins.int
+    """How many; on each of the GPUs when several are named. 1 when 0."""
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The numbers of the GPUs; every GPU of the runtime when empty."""
+
+    def __init__(
+        self,
+        *,
+        device: Global___DeviceKind.ValueType = ...,
+        count: _builtins.int = ...,
+        gpus: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "device", b"device", "gpus", b"gpus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceGroup: _TypeAlias = InstanceGroup  # noqa: Y015
 
 @_typing.final
 class ServedEntity(_message.Message):
@@ -84,6 +144,9 @@ class ServedEntity(_message.Message):
     MODEL_ALIAS_FIELD_NUMBER: _builtins.int
     TRAFFIC_PERCENT_FIELD_NUMBER: _builtins.int
     INSTANCE_COUNT_FIELD_NUMBER: _builtins.int
+    INSTANCE_GROUPS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -95,7 +158,15 @@ class ServedEntity(_message.Message):
     traffic_percent: _builtins.int
     """The share of requests in percent; all shares of a configuration sum to 100."""
     instance_count: _builtins.int
-    """How many instances of the model run at once; 1 when 0."""
+    """How many instances of the model are kept loaded and run at once; 1 when 0. Leave it 0 when instance_groups are given."""
+    max_concurrency: _builtins.int
+    """The most requests that are in the runtime at once, at least the number of instances; no bound when 0."""
+    max_queue: _builtins.int
+    """How many requests beyond max_concurrency wait for their turn; further ones are refused with RESOURCE_EXHAUSTED and when to retry."""
+    @_builtins.property
+    def instance_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGroup]:
+        """Instances by the kind of device that they run on."""
+
     def __init__(
         self,
         *,
@@ -105,10 +176,13 @@ class ServedEntity(_message.Message):
         model_alias: _builtins.str = ...,
         traffic_percent: _builtins.int = ...,
         instance_count: _builtins.int = ...,
+        instance_groups: _abc.Iterable[Global___InstanceGroup] | None = ...,
+        max_concurrency: _builtins.int = ...,
+        max_queue: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "traffic_percent", b"traffic_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "traffic_percent", b"traffic_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,8 +197,12 @@ class EndpointConfig(_message.Message):
     SERVED_ENTITIES_FIELD_NUMBER: _builtins.int
     CONFIG_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    ROLLBACK_OF_FIELD_NUMBER: _builtins.int
+    READY_AT_FIELD_NUMBER: _builtins.int
     config_version: _builtins.int
     """Counts the configurations of the endpoint from 1; set by the service."""
+    rollback_of: _builtins.int
+    """The configuration that this one repeats; 0 when it was no rollback. Set by the service."""
     @_builtins.property
     def served_entities(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedEntity]:
         """The served model versions, at most 10."""
@@ -133,16 +211,22 @@ class EndpointConfig(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the configuration was made; set by the service."""
 
+    @_builtins.property
+    def ready_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began to answer; absent when it never did. Set by the service."""
+
     def __init__(
         self,
         *,
         served_entities: _abc.Iterable[Global___ServedEntity] | None = ...,
         config_version: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        rollback_of: _builtins.int = ...,
+        ready_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ready_at", b"ready_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "created_at", b"created_at", "served_entities", b"served_entities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "created_at", b"created_at", "ready_at", b"ready_at", "rollback_of", b"rollback_of", "served_entities", b"served_entities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,6 +264,26 @@ class Endpoint(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -193,6 +297,7 @@ class Endpoint(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The endpoint's unique name; the model name in the protocol."""
     comment: _builtins.str
@@ -229,6 +334,10 @@ class Endpoint(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When the endpoint was last changed."""
 
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Tags set on the endpoint."""
+
     def __init__(
         self,
         *,
@@ -245,10 +354,11 @@ class Endpoint(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created_at", b"created_at", "inference_table", b"inference_table", "pending_config", b"pending_config", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "config", b"config", "created_at", b"created_at", "created_by", b"created_by", "etag", b"etag", "inference_table", b"inference_table", "inference_table_full_name", b"inference_table_full_name", "name", b"name", "pending_config", b"pending_config", "state", b"state", "update_message", b"update_message", "update_state", b"update_state", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "config", b"config", "created_at", b"created_at", "created_by", b"created_by", "etag", b"etag", "inference_table", b"inference_table", "inference_table_full_name", b"inference_table_full_name", "name", b"name", "pending_config", b"pending_config", "state", b"state", "tags", b"tags", "update_message", b"update_message", "update_state", b"update_state", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,18 +23,21 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tessera.inference.v1 import endpoint_pb2 as tessera_dot_inference_dot_v1_dot_endpoint__pb2
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tessera/inference/v1/inference_service.proto\x12\x14tessera.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tessera/inference/v1/endpoint.proto\x1a\x1btessera/type/v1/rules.proto\"\xf1\x01\n\x15\x43reateEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12<\n\x06\x63onfig\x18\x03 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12K\n\x0finference_table\x18\x04 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x05 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"J\n\x16\x43reateEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"-\n\x12GetEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\"G\n\x13GetEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"U\n\x14ListEndpointsRequest\x12 \n\tpage_size\x18\x01 \x01(\x05\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x10\"c\n\x15ListEndpointsResponse\x12\x31\n\tendpoints\x18\x01 \x03(\x0b\x32\x1e.tessera.inference.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x01\n\x1bUpdateEndpointConfigRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12<\n\x06\x63onfig\x18\x02 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"P\n\x1cUpdateEndpointConfigResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"\xe0\x01\n\x14UpdateTrafficRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x62\n\x0ftraffic_percent\x18\x02 \x03(\x0b\x32>.tessera.inference.v1.UpdateTrafficRequest.TrafficPercentEntryB\t\x8a\xb5\x18\x05\x08\x01\x98\x01\n\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x1a\x35\n\x13TrafficPercentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"I\n\x15UpdateTrafficResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"/\n\x14WatchEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\"I\n\x15WatchEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"F\n\x15\x44\x65leteEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"\x18\n\x16\x44\x65leteEndpointResponse\"h\n\"GetInferenceTableStatisticsRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x10ServedEntityRows\x12\x15\n\rserved_entity\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x11\n\trow_count\x18\x03 \x01(\x03\"\xea\x02\n#GetInferenceTableStatisticsResponse\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x1e\n\x16\x64istinct_request_count\x18\x02 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\x03 \x01(\x03\x12*\n\x07lag_p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07lag_p99\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07lag_max\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12@\n\x10\x62y_served_entity\x18\x07 \x03(\x0b\x32&.tessera.inference.v1.ServedEntityRows\x12\x35\n\x11newest_request_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa4\x07\n\x10InferenceService\x12k\n\x0e\x43reateEndpoint\x12+.tessera.inference.v1.CreateEndpointRequest\x1a,.tessera.inference.v1.CreateEndpointResponse\x12\x62\n\x0bGetEndpoint\x12(.tessera.inference.v1.GetEndpointRequest\x1a).tessera.inference.v1.GetEndpointResponse\x12h\n\rListEndpoints\x12*.tessera.inference.v1.ListEndpointsRequest\x1a+.tessera.inference.v1.ListEndpointsResponse\x12}\n\x14UpdateEndpointConfig\x12\x31.tessera.inference.v1.UpdateEndpointConfigRequest\x1a\x32.tessera.inference.v1.UpdateEndpointConfigResponse\x12h\n\rUpdateTraffic\x12*.tessera.inference.v1.UpdateTrafficRequest\x1a+.tessera.inference.v1.UpdateTrafficResponse\x12j\n\rWatchEndpoint\x12*.tessera.inference.v1.WatchEndpointRequest\x1a+.tessera.inference.v1.WatchEndpointResponse0\x01\x12k\n\x0e\x44\x65leteEndpoint\x12+.tessera.inference.v1.DeleteEndpointRequest\x1a,.tessera.inference.v1.DeleteEndpointResponse\x12\x92\x01\n\x1bGetInferenceTableStatistics\x12\x38.tessera.inference.v1.GetInferenceTableStatisticsRequest\x1a\x39.tessera.inference.v1.GetInferenceTableStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tessera/inference/v1/inference_service.proto\x12\x14tessera.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tessera/inference/v1/endpoint.proto\x1a\x1btessera/type/v1/rules.proto\"\xf4\x02\n\x15\x43reateEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12<\n\x06\x63onfig\x18\x03 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12K\n\x0finference_table\x18\x04 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12\x1a\n\nrequest_id\x18\x05 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x12T\n\x04tags\x18\x06 \x03(\x0b\x32\x35.tessera.inference.v1.CreateEndpointRequest.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x16\x43reateEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"-\n\x12GetEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\"G\n\x13GetEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"U\n\x14ListEndpointsRequest\x12 \n\tpage_size\x18\x01 \x01(\x05\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x10\"c\n\x15ListEndpointsResponse\x12\x31\n\tendpoints\x18\x01 \x03(\x0b\x32\x1e.tessera.inference.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x01\n\x1bUpdateEndpointConfigRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12<\n\x06\x63onfig\x18\x02 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfigB\x06\x8a\xb5\x18\x02\x08\x01\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"P\n\x1cUpdateEndpointConfigResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"\xe0\x01\n\x14UpdateTrafficRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x62\n\x0ftraffic_percent\x18\x02 \x03(\x0b\x32>.tessera.inference.v1.UpdateTrafficRequest.TrafficPercentEntryB\t\x8a\xb5\x18\x05\x08\x01\x98\x01\n\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x1a\x35\n\x13TrafficPercentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"I\n\x15UpdateTrafficResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"\x8a\x01\n\x15UpdateEndpointRequest\x12\x38\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.EndpointB\x06\x8a\xb5\x18\x02\x08\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\x8a\xb5\x18\x02\x08\x01\"J\n\x16UpdateEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"L\n\x1b\x43\x61ncelEndpointUpdateRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"P\n\x1c\x43\x61ncelEndpointUpdateResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"o\n\x17RollbackEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12%\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x14\n\x04\x65tag\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"L\n\x18RollbackEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"t\n\x1aListEndpointConfigsRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12 \n\tpage_size\x18\x02 \x01(\x05\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1b\n\npage_token\x18\x03 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x10\"m\n\x1bListEndpointConfigsResponse\x12\x35\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x14WatchEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\"I\n\x15WatchEndpointResponse\x12\x30\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x1e.tessera.inference.v1.Endpoint\"F\n\x15\x44\x65leteEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"\x18\n\x16\x44\x65leteEndpointResponse\"h\n\"GetInferenceTableStatisticsRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\x10ServedEntityRows\x12\x15\n\rserved_entity\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x11\n\trow_count\x18\x03 \x01(\x03\"\xea\x02\n#GetInferenceTableStatisticsResponse\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x1e\n\x16\x64istinct_request_count\x18\x02 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\x03 \x01(\x03\x12*\n\x07lag_p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07lag_p99\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07lag_max\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12@\n\x10\x62y_served_entity\x18\x07 \x03(\x0b\x32&.tessera.inference.v1.ServedEntityRows\x12\x35\n\x11newest_request_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xff\n\n\x10InferenceService\x12k\n\x0e\x43reateEndpoint\x12+.tessera.inference.v1.CreateEndpointRequest\x1a,.tessera.inference.v1.CreateEndpointResponse\x12\x62\n\x0bGetEndpoint\x12(.tessera.inference.v1.GetEndpointRequest\x1a).tessera.inference.v1.GetEndpointResponse\x12h\n\rListEndpoints\x12*.tessera.inference.v1.ListEndpointsRequest\x1a+.tessera.inference.v1.ListEndpointsResponse\x12}\n\x14UpdateEndpointConfig\x12\x31.tessera.inference.v1.UpdateEndpointConfigRequest\x1a\x32.tessera.inference.v1.UpdateEndpointConfigResponse\x12h\n\rUpdateTraffic\x12*.tessera.inference.v1.UpdateTrafficRequest\x1a+.tessera.inference.v1.UpdateTrafficResponse\x12k\n\x0eUpdateEndpoint\x12+.tessera.inference.v1.UpdateEndpointRequest\x1a,.tessera.inference.v1.UpdateEndpointResponse\x12}\n\x14\x43\x61ncelEndpointUpdate\x12\x31.tessera.inference.v1.CancelEndpointUpdateRequest\x1a\x32.tessera.inference.v1.CancelEndpointUpdateResponse\x12q\n\x10RollbackEndpoint\x12-.tessera.inference.v1.RollbackEndpointRequest\x1a..tessera.inference.v1.RollbackEndpointResponse\x12z\n\x13ListEndpointConfigs\x12\x30.tessera.inference.v1.ListEndpointConfigsRequest\x1a\x31.tessera.inference.v1.ListEndpointConfigsResponse\x12j\n\rWatchEndpoint\x12*.tessera.inference.v1.WatchEndpointRequest\x1a+.tessera.inference.v1.WatchEndpointResponse0\x01\x12k\n\x0e\x44\x65leteEndpoint\x12+.tessera.inference.v1.DeleteEndpointRequest\x1a,.tessera.inference.v1.DeleteEndpointResponse\x12\x92\x01\n\x1bGetInferenceTableStatistics\x12\x38.tessera.inference.v1.GetInferenceTableStatisticsRequest\x1a\x39.tessera.inference.v1.GetInferenceTableStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tessera.inference.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CREATEENDPOINTREQUEST_TAGSENTRY']._loaded_options = None
+  _globals['_CREATEENDPOINTREQUEST_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['comment']._loaded_options = None
@@ -45,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['inference_table']._serialized_options = b'\212\265\030\002\010\001'
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEENDPOINTREQUEST'].fields_by_name['request_id']._serialized_options = b'\212\265\030\002\030@'
+  _globals['_CREATEENDPOINTREQUEST'].fields_by_name['tags']._loaded_options = None
+  _globals['_CREATEENDPOINTREQUEST'].fields_by_name['tags']._serialized_options = b'\212\265\030\013\230\001d\240\001\377\001\250\001\350\007'
   _globals['_GETENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
   _globals['_LISTENDPOINTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -65,6 +70,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATETRAFFICREQUEST'].fields_by_name['traffic_percent']._serialized_options = b'\212\265\030\005\010\001\230\001\n'
   _globals['_UPDATETRAFFICREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATETRAFFICREQUEST'].fields_by_name['etag']._serialized_options = b'\212\265\030\002\030@'
+  _globals['_UPDATEENDPOINTREQUEST'].fields_by_name['endpoint']._loaded_options = None
+  _globals['_UPDATEENDPOINTREQUEST'].fields_by_name['endpoint']._serialized_options = b'\212\265\030\002\010\001'
+  _globals['_UPDATEENDPOINTREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEENDPOINTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\212\265\030\002\010\001'
+  _globals['_CANCELENDPOINTUPDATEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CANCELENDPOINTUPDATEREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
+  _globals['_CANCELENDPOINTUPDATEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_CANCELENDPOINTUPDATEREQUEST'].fields_by_name['etag']._serialized_options = b'\212\265\030\002\030@'
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['config_version']._loaded_options = None
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['config_version']._serialized_options = b'\212\265\030\tQ\000\000\000\000\000\000\000\000'
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ROLLBACKENDPOINTREQUEST'].fields_by_name['etag']._serialized_options = b'\212\265\030\002\030@'
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['page_size']._serialized_options = b'\212\265\030\tQ\000\000\000\000\000\000\000\000'
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTENDPOINTCONFIGSREQUEST'].fields_by_name['page_token']._serialized_options = b'\212\265\030\003\030\200\020'
   _globals['_WATCHENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHENDPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
   _globals['_DELETEENDPOINTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -73,42 +98,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEENDPOINTREQUEST'].fields_by_name['etag']._serialized_options = b'\212\265\030\002\030@'
   _globals['_GETINFERENCETABLESTATISTICSREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETINFERENCETABLESTATISTICSREQUEST'].fields_by_name['name']._serialized_options = b'\212\265\030\005\010\001\210\001\001'
-  _globals['_CREATEENDPOINTREQUEST']._serialized_start=202
-  _globals['_CREATEENDPOINTREQUEST']._serialized_end=443
-  _globals['_CREATEENDPOINTRESPONSE']._serialized_start=445
-  _globals['_CREATEENDPOINTRESPONSE']._serialized_end=519
-  _globals['_GETENDPOINTREQUEST']._serialized_start=521
-  _globals['_GETENDPOINTREQUEST']._serialized_end=566
-  _globals['_GETENDPOINTRESPONSE']._serialized_start=568
-  _globals['_GETENDPOINTRESPONSE']._serialized_end=639
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=641
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=726
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=728
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=827
-  _globals['_UPDATEENDPOINTCONFIGREQUEST']._serialized_start=830
-  _globals['_UPDATEENDPOINTCONFIGREQUEST']._serialized_end=968
-  _globals['_UPDATEENDPOINTCONFIGRESPONSE']._serialized_start=970
-  _globals['_UPDATEENDPOINTCONFIGRESPONSE']._serialized_end=1050
-  _globals['_UPDATETRAFFICREQUEST']._serialized_start=1053
-  _globals['_UPDATETRAFFICREQUEST']._serialized_end=1277
-  _globals['_UPDATETRAFFICREQUEST_TRAFFICPERCENTENTRY']._serialized_start=1224
-  _globals['_UPDATETRAFFICREQUEST_TRAFFICPERCENTENTRY']._serialized_end=1277
-  _globals['_UPDATETRAFFICRESPONSE']._serialized_start=1279
-  _globals['_UPDATETRAFFICRESPONSE']._serialized_end=1352
-  _globals['_WATCHENDPOINTREQUEST']._serialized_start=1354
-  _globals['_WATCHENDPOINTREQUEST']._serialized_end=1401
-  _globals['_WATCHENDPOINTRESPONSE']._serialized_start=1403
-  _globals['_WATCHENDPOINTRESPONSE']._serialized_end=1476
-  _globals['_DELETEENDPOINTREQUEST']._serialized_start=1478
-  _globals['_DELETEENDPOINTREQUEST']._serialized_end=1548
-  _globals['_DELETEENDPOINTRESPONSE']._serialized_start=1550
-  _globals['_DELETEENDPOINTRESPONSE']._serialized_end=1574
-  _globals['_GETINFERENCETABLESTATISTICSREQUEST']._serialized_start=1576
-  _globals['_GETINFERENCETABLESTATISTICSREQUEST']._serialized_end=1680
-  _globals['_SERVEDENTITYROWS']._serialized_start=1682
-  _globals['_SERVEDENTITYROWS']._serialized_end=1765
-  _globals['_GETINFERENCETABLESTATISTICSRESPONSE']._serialized_start=1768
-  _globals['_GETINFERENCETABLESTATISTICSRESPONSE']._serialized_end=2130
-  _globals['_INFERENCESERVICE']._serialized_start=2133
-  _globals['_INFERENCESERVICE']._serialized_end=3065
+  _globals['_CREATEENDPOINTREQUEST']._serialized_start=236
+  _globals['_CREATEENDPOINTREQUEST']._serialized_end=608
+  _globals['_CREATEENDPOINTREQUEST_TAGSENTRY']._serialized_start=565
+  _globals['_CREATEENDPOINTREQUEST_TAGSENTRY']._serialized_end=608
+  _globals['_CREATEENDPOINTRESPONSE']._serialized_start=610
+  _globals['_CREATEENDPOINTRESPONSE']._serialized_end=684
+  _globals['_GETENDPOINTREQUEST']._serialized_start=686
+  _globals['_GETENDPOINTREQUEST']._serialized_end=731
+  _globals['_GETENDPOINTRESPONSE']._serialized_start=733
+  _globals['_GETENDPOINTRESPONSE']._serialized_end=804
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=806
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=891
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=893
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=992
+  _globals['_UPDATEENDPOINTCONFIGREQUEST']._serialized_start=995
+  _globals['_UPDATEENDPOINTCONFIGREQUEST']._serialized_end=1133
+  _globals['_UPDATEENDPOINTCONFIGRESPONSE']._serialized_start=1135
+  _globals['_UPDATEENDPOINTCONFIGRESPONSE']._serialized_end=1215
+  _globals['_UPDATETRAFFICREQUEST']._serialized_start=1218
+  _globals['_UPDATETRAFFICREQUEST']._serialized_end=1442
+  _globals['_UPDATETRAFFICREQUEST_TRAFFICPERCENTENTRY']._serialized_start=1389
+  _globals['_UPDATETRAFFICREQUEST_TRAFFICPERCENTENTRY']._serialized_end=1442
+  _globals['_UPDATETRAFFICRESPONSE']._serialized_start=1444
+  _globals['_UPDATETRAFFICRESPONSE']._serialized_end=1517
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_start=1520
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_end=1658
+  _globals['_UPDATEENDPOINTRESPONSE']._serialized_start=1660
+  _globals['_UPDATEENDPOINTRESPONSE']._serialized_end=1734
+  _globals['_CANCELENDPOINTUPDATEREQUEST']._serialized_start=1736
+  _globals['_CANCELENDPOINTUPDATEREQUEST']._serialized_end=1812
+  _globals['_CANCELENDPOINTUPDATERESPONSE']._serialized_start=1814
+  _globals['_CANCELENDPOINTUPDATERESPONSE']._serialized_end=1894
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_start=1896
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_end=2007
+  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_start=2009
+  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_end=2085
+  _globals['_LISTENDPOINTCONFIGSREQUEST']._serialized_start=2087
+  _globals['_LISTENDPOINTCONFIGSREQUEST']._serialized_end=2203
+  _globals['_LISTENDPOINTCONFIGSRESPONSE']._serialized_start=2205
+  _globals['_LISTENDPOINTCONFIGSRESPONSE']._serialized_end=2314
+  _globals['_WATCHENDPOINTREQUEST']._serialized_start=2316
+  _globals['_WATCHENDPOINTREQUEST']._serialized_end=2363
+  _globals['_WATCHENDPOINTRESPONSE']._serialized_start=2365
+  _globals['_WATCHENDPOINTRESPONSE']._serialized_end=2438
+  _globals['_DELETEENDPOINTREQUEST']._serialized_start=2440
+  _globals['_DELETEENDPOINTREQUEST']._serialized_end=2510
+  _globals['_DELETEENDPOINTRESPONSE']._serialized_start=2512
+  _globals['_DELETEENDPOINTRESPONSE']._serialized_end=2536
+  _globals['_GETINFERENCETABLESTATISTICSREQUEST']._serialized_start=2538
+  _globals['_GETINFERENCETABLESTATISTICSREQUEST']._serialized_end=2642
+  _globals['_SERVEDENTITYROWS']._serialized_start=2644
+  _globals['_SERVEDENTITYROWS']._serialized_end=2727
+  _globals['_GETINFERENCETABLESTATISTICSRESPONSE']._serialized_start=2730
+  _globals['_GETINFERENCETABLESTATISTICSRESPONSE']._serialized_end=3092
+  _globals['_INFERENCESERVICE']._serialized_start=3095
+  _globals['_INFERENCESERVICE']._serialized_end=4502
 # @@protoc_insertion_point(module_scope)

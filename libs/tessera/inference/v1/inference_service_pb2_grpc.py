@@ -60,6 +60,26 @@ class InferenceServiceStub:
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficRequest.SerializeToString,
                 response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficResponse.FromString,
                 _registered_method=True)
+        self.UpdateEndpoint = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/UpdateEndpoint',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointResponse.FromString,
+                _registered_method=True)
+        self.CancelEndpointUpdate = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/CancelEndpointUpdate',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateResponse.FromString,
+                _registered_method=True)
+        self.RollbackEndpoint = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/RollbackEndpoint',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointResponse.FromString,
+                _registered_method=True)
+        self.ListEndpointConfigs = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/ListEndpointConfigs',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.FromString,
+                _registered_method=True)
         self.WatchEndpoint = channel.unary_stream(
                 '/tessera.inference.v1.InferenceService/WatchEndpoint',
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.WatchEndpointRequest.SerializeToString,
@@ -116,6 +136,34 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateEndpoint(self, request, context):
+        """Changes what is said about an endpoint. Needs MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelEndpointUpdate(self, request, context):
+        """Gives up the configuration that is being made ready; what answered goes on. Needs MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackEndpoint(self, request, context):
+        """Begins to serve what an earlier configuration served, as a new configuration. Needs MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEndpointConfigs(self, request, context):
+        """Lists every configuration that an endpoint ever had, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEndpoint(self, request, context):
         """Streams an endpoint's state, at once and after every change.
         """
@@ -164,6 +212,26 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.UpdateTraffic,
                     request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficRequest.FromString,
                     response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficResponse.SerializeToString,
+            ),
+            'UpdateEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateEndpoint,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointResponse.SerializeToString,
+            ),
+            'CancelEndpointUpdate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelEndpointUpdate,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateResponse.SerializeToString,
+            ),
+            'RollbackEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackEndpoint,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointResponse.SerializeToString,
+            ),
+            'ListEndpointConfigs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpointConfigs,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.SerializeToString,
             ),
             'WatchEndpoint': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEndpoint,
@@ -317,6 +385,114 @@ class InferenceService:
             '/tessera.inference.v1.InferenceService/UpdateTraffic',
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficRequest.SerializeToString,
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/UpdateEndpoint',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.UpdateEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelEndpointUpdate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/CancelEndpointUpdate',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.CancelEndpointUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/RollbackEndpoint',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.RollbackEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpointConfigs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/ListEndpointConfigs',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,14 @@ class InferenceServiceStub:
     """Begins to change what an endpoint serves; the old configuration answers until the new one is ready."""
     UpdateTraffic: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateTrafficRequest, _inference_service_pb2.UpdateTrafficResponse]
     """Changes only the traffic shares of the entities that are served; takes effect at once."""
+    UpdateEndpoint: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.UpdateEndpointRequest, _inference_service_pb2.UpdateEndpointResponse]
+    """Changes what is said about an endpoint. Needs MANAGE."""
+    CancelEndpointUpdate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CancelEndpointUpdateRequest, _inference_service_pb2.CancelEndpointUpdateResponse]
+    """Gives up the configuration that is being made ready; what answered goes on. Needs MANAGE."""
+    RollbackEndpoint: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RollbackEndpointRequest, _inference_service_pb2.RollbackEndpointResponse]
+    """Begins to serve what an earlier configuration served, as a new configuration. Needs MANAGE."""
+    ListEndpointConfigs: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListEndpointConfigsRequest, _inference_service_pb2.ListEndpointConfigsResponse]
+    """Lists every configuration that an endpoint ever had, the newest first."""
     WatchEndpoint: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchEndpointRequest, _inference_service_pb2.WatchEndpointResponse]
     """Streams an endpoint's state, at once and after every change."""
     DeleteEndpoint: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteEndpointRequest, _inference_service_pb2.DeleteEndpointResponse]
@@ -75,6 +83,38 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_service_pb2.UpdateTrafficRequest, _abc.Awaitable[_inference_service_pb2.UpdateTrafficResponse]],
     ) -> _abc.Awaitable[_inference_service_pb2.UpdateTrafficResponse]:
         """Changes only the traffic shares of the entities that are served; takes effect at once."""
+
+    @_abc_1.abstractmethod
+    def UpdateEndpoint(
+        self,
+        request: _inference_service_pb2.UpdateEndpointRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.UpdateEndpointRequest, _abc.Awaitable[_inference_service_pb2.UpdateEndpointResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.UpdateEndpointResponse]:
+        """Changes what is said about an endpoint. Needs MANAGE."""
+
+    @_abc_1.abstractmethod
+    def CancelEndpointUpdate(
+        self,
+        request: _inference_service_pb2.CancelEndpointUpdateRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.CancelEndpointUpdateRequest, _abc.Awaitable[_inference_service_pb2.CancelEndpointUpdateResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.CancelEndpointUpdateResponse]:
+        """Gives up the configuration that is being made ready; what answered goes on. Needs MANAGE."""
+
+    @_abc_1.abstractmethod
+    def RollbackEndpoint(
+        self,
+        request: _inference_service_pb2.RollbackEndpointRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.RollbackEndpointRequest, _abc.Awaitable[_inference_service_pb2.RollbackEndpointResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.RollbackEndpointResponse]:
+        """Begins to serve what an earlier configuration served, as a new configuration. Needs MANAGE."""
+
+    @_abc_1.abstractmethod
+    def ListEndpointConfigs(
+        self,
+        request: _inference_service_pb2.ListEndpointConfigsRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ListEndpointConfigsRequest, _abc.Awaitable[_inference_service_pb2.ListEndpointConfigsResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.ListEndpointConfigsResponse]:
+        """Lists every configuration that an endpoint ever had, the newest first."""
 
     @_abc_1.abstractmethod
     def WatchEndpoint(
