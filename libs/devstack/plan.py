@@ -33,11 +33,13 @@ def make_plan(
     home: Home,
     names: Iterable[str],
     environment: Mapping[str, str],
+    claims: ports.PortClaims,
     in_use: Mapping[str, int] | None = None,
 ) -> Plan:
     """Allocates ports, writes tokens and credentials, and describes every process of `names`.
 
-    `in_use` are ports that running processes of this stack hold, and keep.
+    `claims` keeps other stacks off the ports as long as it lasts; `in_use` are ports that running
+    processes of this stack hold, and keep.
 
     Raises:
         StackError: an unknown name, an engine that is not installed, or a port that cannot be had.
@@ -49,7 +51,7 @@ def make_plan(
     needed += [port for service in platform for port in service.ports]
     in_use = in_use or {}
     fresh = [port for port in needed if port not in in_use]
-    numbers = {**in_use, **ports.allocate(home, fresh, environment)}
+    numbers = {**in_use, **ports.allocate(home, fresh, environment, claims)}
     ensure_tokens(home)
     builders = _engine_builders(home, numbers)
     specs = [builders[name]() for name in engines]

@@ -2,14 +2,20 @@
 
 They lie below the kernel's ephemeral range (32768 up on Linux), where no outgoing connection can
 take a port while its owner restarts. `TESSERA_PORT_<NAME>` sets one, for instance
-`TESSERA_PORT_KAFKA=9092`.
+`TESSERA_PORT_KAFKA=9092`. Stacks that start side by side do not choose the same: each claims what
+it chose, also while nothing listens there yet, or not now.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
 
 from devstack.errors import StackError
 from devstack.files import read_json, write_json
@@ -19,7 +25,40 @@ LOOPBACK = "127.0.0.1"
 _FIRST, _LAST = 20000, 32000
 
 
-def allocate(home: Home, names: Iterable[str], environment: Mapping[str, str]) -> dict[str, int]:
+class PortClaims:
+    """The ports that this process has for itself among the stacks of this user and machine.
+
+    A claim is a lock on a file, which ends with the process, however that ends.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir()) / f"tessera-ports-{os.getuid()}"
+        self._files: dict[int, IO[bytes]] = {}
+
+    def claim(self, port: int) -> bool:
+        """Whether the port is this process's now; it was before, or nobody else had it."""
+        if port in self._files:
+            return True
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        file = (self._folder / str(port)).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._files[port] = file
+        return True
+
+    def close(self) -> None:
+        """Let go of every port."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def allocate(
+    home: Home, names: Iterable[str], environment: Mapping[str, str], claims: PortClaims
+) -> dict[str, int]:
     """One port per name: from the environment, else the kept one if still free, else a free one."""
     kept = read_json(home.ports_file) or {}
     chosen: dict[str, int] = {}
@@ -30,7 +69,7 @@ def allocate(home: Home, names: Iterable[str], environment: Mapping[str, str]) -
             if variable in environment:
                 chosen[name] = _required(variable, environment[variable], held)
             else:
-                chosen[name] = _kept_or_free(kept.get(name), held)
+                chosen[name] = _kept_or_free(kept.get(name), held, claims)
     finally:
         for listener in held:
             listener.close()
@@ -46,12 +85,12 @@ def _required(variable: str, text: str, held: list[socket.socket]) -> int:
     return int(text)
 
 
-def _kept_or_free(kept: int | None, held: list[socket.socket]) -> int:
-    if kept is not None and _hold(kept, held):
+def _kept_or_free(kept: int | None, held: list[socket.socket], claims: PortClaims) -> int:
+    if kept is not None and claims.claim(kept) and _hold(kept, held):
         return kept
     for _ in range(1000):
         port = random.randrange(_FIRST, _LAST)  # noqa: S311 - a port is no secret
-        if _hold(port, held):
+        if claims.claim(port) and _hold(port, held):
             return port
     raise StackError(f"no free port between {_FIRST} and {_LAST} on {LOOPBACK}")
 

@@ -14,6 +14,7 @@ from devstack.files import read_json
 from devstack.home import Home
 from devstack.keeper import Keeper
 from devstack.plan import Plan, make_plan
+from devstack.ports import PortClaims
 from devstack.state import (
     ProcessPhase,
     StackPhase,
@@ -36,6 +37,7 @@ class Supervisor:
         self._keepers: dict[str, Keeper] = {}
         self._lives: set[asyncio.Task[None]] = set()
         self._plan: Plan | None = None
+        self._claims = PortClaims()
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         identity = SupervisorState(os.getpid(), timestamp())
@@ -49,7 +51,7 @@ class Supervisor:
         """
         for pid in sweep.end_orphans(self._home):
             self._events.tell("swept", None, pid=pid)
-        self._plan = make_plan(self._home, names, self._environment)
+        self._plan = make_plan(self._home, names, self._environment, self._claims)
 
     async def run(self) -> None:
         """Starts everything planned, keeps it alive, and stops it in order at the end."""
@@ -71,6 +73,7 @@ class Supervisor:
         sweep.end_orphans(self._home)
         self._set_phase(StackPhase.STOPPED)
         self._write_now()
+        self._claims.close()
         self._events.tell("stopped")
 
     def _follow_plan(self) -> None:
@@ -92,7 +95,7 @@ class Supervisor:
         if not isinstance(names, list) or self._plan is None:
             return
         try:
-            plan = make_plan(self._home, names, self._environment, self._plan.ports)
+            plan = make_plan(self._home, names, self._environment, self._claims, self._plan.ports)
         except Exception as error:
             self._events.tell("refused", None, problem=str(error))
             return

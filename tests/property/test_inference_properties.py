@@ -168,7 +168,9 @@ def test_numbers_come_through_unchanged(datatype: Any, shape: list[int], random:
     count = int(np.prod(shape))
     raw = bytes(random.getrandbits(8) for _ in range(count * datatype.size))
     array = np.frombuffer(raw, datatype.numpy)
-    if not np.isfinite(array.astype("float64")).all():
+    with np.errstate(invalid="ignore"):  # some bit patterns are signalling not-a-numbers
+        finite = np.isfinite(array.astype("float64")).all()
+    if not finite:
         return
     request = service_pb2.ModelInferRequest()
     request.inputs.add(name="v", datatype=datatype.name, shape=shape)

@@ -160,6 +160,20 @@ _CALL_ROW: Final = Row(
             unit="s",
         ),
         Panel(
+            "Duration of calls made, 99th percentile",
+            "One in a hundred of the calls that a process makes to another one is slower, its "
+            "retries included.",
+            (
+                Prom(
+                    promql.quantile(
+                        0.99, names.RPC_CLIENT_DURATION, (SERVICE, names.RPC_METHOD), _CHOSEN
+                    ),
+                    "{{service}} {{rpc_method}}",
+                ),
+            ),
+            unit="s",
+        ),
+        Panel(
             "Calls in flight",
             "Calls that run now, by process and door.",
             (

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from devstack.child import children_by_parent, describe_exit, memory_of
 from devstack.errors import AlreadyRunning
 from devstack.events import EventLog
 from devstack.plan import check_names
-from devstack.ports import allocate
+from devstack.ports import PortClaims, allocate
 from devstack.secrets import Credentials, ensure_credentials, ensure_tokens
 from devstack.services import SERVICES
 from devstack.settings import client_settings, doors_of, files
@@ -34,34 +35,53 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def test_ports_are_free_distinct_and_kept(home: Home) -> None:
-    first = allocate(home, ["a", "b", "c"], {})
+@pytest.fixture
+def claims(tmp_path: Path) -> Iterator[PortClaims]:
+    claims = PortClaims(tmp_path / "claims")
+    yield claims
+    claims.close()
+
+
+def test_ports_are_free_distinct_and_kept(home: Home, claims: PortClaims) -> None:
+    first = allocate(home, ["a", "b", "c"], {}, claims)
     assert len(set(first.values())) == 3
     assert all(20000 <= port < 32000 for port in first.values())
-    assert allocate(home, ["a", "b", "c", "d"], {}) == {
+    assert allocate(home, ["a", "b", "c", "d"], {}, claims) == {
         **first,
         "d": json.loads(home.ports_file.read_text())["d"],
     }
 
 
-def test_a_kept_port_that_somebody_took_is_replaced(home: Home) -> None:
-    port = allocate(home, ["a"], {})["a"]
+def test_a_kept_port_that_somebody_took_is_replaced(home: Home, claims: PortClaims) -> None:
+    port = allocate(home, ["a"], {}, claims)["a"]
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", port))
         taker.listen()
-        assert allocate(home, ["a"], {})["a"] != port
+        assert allocate(home, ["a"], {}, claims)["a"] != port
 
 
-def test_the_environment_sets_a_port(home: Home) -> None:
-    assert allocate(home, ["triton-grpc"], {"TESSERA_PORT_TRITON_GRPC": "21234"}) == {
+def test_a_port_is_claimed_before_anybody_listens_there(
+    home: Home, claims: PortClaims, tmp_path: Path
+) -> None:
+    port = allocate(home, ["a"], {}, claims)["a"]
+    other = PortClaims(tmp_path / "claims")
+    assert not other.claim(port)
+    assert allocate(home, ["a"], {}, other)["a"] != port
+    claims.close()
+    assert other.claim(port)
+    other.close()
+
+
+def test_the_environment_sets_a_port(home: Home, claims: PortClaims) -> None:
+    assert allocate(home, ["triton-grpc"], {"TESSERA_PORT_TRITON_GRPC": "21234"}, claims) == {
         "triton-grpc": 21234
     }
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "65536", "-1", "8.0"])
-def test_a_port_that_is_none_is_refused(home: Home, text: str) -> None:
+def test_a_port_that_is_none_is_refused(home: Home, claims: PortClaims, text: str) -> None:
     with pytest.raises(StackError, match="TESSERA_PORT_A"):
-        allocate(home, ["a"], {"TESSERA_PORT_A": text})
+        allocate(home, ["a"], {"TESSERA_PORT_A": text}, claims)
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 20))
