@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.config import Config
@@ -30,6 +31,7 @@ from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.server import BackgroundTask, Binding, build_server
 from tessera_kit.rpc.serving import Server
+from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sql import Database
@@ -90,12 +92,14 @@ async def build_app(config: Config) -> AsyncIterator[App]:
     await migrate(config.database.url, "tracking")
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(config.database))
+        clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
         objects = await stack.enter_async_context(S3ObjectStore(config.s3))
         producer = await stack.enter_async_context(EventProducer(config.kafka))
         channel = open_channel(config.targets.catalog, token=config.token, tls=config.tls)
         authority = CatalogAuthority(await stack.enter_async_context(channel))
+        store = SqlStore(database, ClickHousePoints(clickhouse))
         cases = use_cases(
-            SqlStore(database),
+            store,
             ObjectArtifacts(objects),
             authority,
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
@@ -109,6 +113,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             ),
             background=(
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
+                BackgroundTask("point-carrier", store.carrier.run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),
                 watch_grants(authority, config.kafka),
             ),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from tessera_kit.config import (
+    ClickHouseConfig,
     DatabaseConfig,
     Env,
     HttpConfig,
@@ -33,7 +34,9 @@ class Config:
     http: HttpConfig
     """Its HTTP door, for MLflow's clients."""
     database: DatabaseConfig
-    """Where experiments, runs and points are kept."""
+    """Where experiments and runs are kept, and points until ClickHouse has them."""
+    clickhouse: ClickHouseConfig
+    """Where points are kept; its database is this service's own."""
     kafka: KafkaConfig
     """The bus, for events and for changes of grants."""
     s3: S3Config
@@ -59,6 +62,7 @@ class Config:
             rpc=RpcConfig.from_env(env, _SERVICE),
             http=HttpConfig.from_env(env, _SERVICE),
             database=DatabaseConfig.from_env(env, _SERVICE),
+            clickhouse=ClickHouseConfig.from_env(env, database=f"tessera_{_SERVICE}"),
             kafka=KafkaConfig.from_env(env),
             s3=S3Config.from_env(env),
             targets=TargetsConfig.from_env(env, "catalog"),

@@ -15,6 +15,7 @@ from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
@@ -26,6 +27,7 @@ __all__ = [
     "ExperimentQuery",
     "ExperimentStore",
     "MetricStore",
+    "PointArchive",
     "RequestKey",
     "RunQuery",
     "RunStore",
@@ -149,12 +151,10 @@ class RunStore(Protocol):
 class MetricStore(Protocol):
     """Points of metrics, append-only; a run's points are a set."""
 
-    async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
-        """Store points of locked runs, by run id, and note the latest of each metric with the run.
+    async def add(self, points: Mapping[str, Points]) -> None:
+        """Store points of locked runs, by run id, and note what is new of each metric with the run.
 
-        A point that is there already changes nothing, so adding is idempotent. An implementation
-        that keeps points outside of the work's transaction stores them before it returns; points
-        of a work that is then not committed may stay.
+        A point that is there already changes nothing, so adding is idempotent.
         """
 
     async def history(
@@ -167,6 +167,30 @@ class MetricStore(Protocol):
             key: The metric.
             after: The last point of the page before; None for the first page.
             limit: Number of points.
+        """
+
+
+class PointArchive(Protocol):
+    """Where points go in the long run; a run's points are a set there too.
+
+    Whoever adds calls again until it succeeds, so adding must be idempotent: a point that was added
+    twice, in one call or in several, also by calls that failed, is read once.
+    """
+
+    async def add(self, points: Mapping[str, Points]) -> None:
+        """Store points, by run id, durably: the next read sees them.
+
+        Raises:
+            Unavailable: The archive is away; some of the points may have been stored.
+        """
+
+    async def history(
+        self, run_id: str, key: str, *, after: Point | None, limit: int
+    ) -> list[Point]:
+        """As `MetricStore.history`, of what was added here.
+
+        Raises:
+            Unavailable: The archive is away.
         """
 
 
@@ -215,7 +239,7 @@ class Store(Protocol):
     def write(self) -> AbstractAsyncContextManager[Work]:
         """Begin a transaction; leaving the block without `commit` drops it."""
 
-    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
         """Store points of runs, by run id, in one transaction of its own, and durably.
 
         Does what `MetricStore.add` does, for the runs that are active; the others' points are

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.sql.tables import METADATA
 from services.tracking.domain.batch import Batch, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, RunInfo, RunStatus
 from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import position_after
@@ -66,7 +67,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     else:
         config = await fresh_postgres(request.getfixturevalue("postgres_url"))
     async with Database(config) as database:
-        yield SqlStore(database)
+        yield SqlStore(database, InMemoryPoints())
 
 
 async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ async def log(
     async with store.write() as work:
         await work.runs.lock([run_id])
         await work.runs.log({run_id: [News(params or {}, tags or {}, inputs)]})
-        await work.metrics.add({run_id: points})
+        await work.metrics.add({run_id: Points.of(points)})
         await work.commit()
 
 
@@ -292,9 +293,9 @@ async def test_history_is_a_set_in_order_and_in_pages(store: Store) -> None:
 async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) -> None:
     await given(store, run(1), run(2))
     points = {
-        run_id: [
+        run_id: Points.of(
             Point(f"m{key}", step, step, float(step)) for key in range(70) for step in range(9)
-        ]
+        )
         for run_id in ("r1", "r2")
     }
     async with store.write() as work:
@@ -311,15 +312,18 @@ async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) ->
 
 async def test_appended_points_are_those_of_active_runs(store: Store) -> None:
     await given(store, run(1), run(2, stage=LifecycleStage.DELETED), run(3))
-    points = [Point(f"m{key}", step, 1, float(step)) for key in range(40) for step in range(30)]
-    first = {"r1": points, "r2": points, "missing": points, "r3": [Point("x", 1, 1, math.nan)]}
+    points = Points.of(
+        Point(f"m{key}", step, 1, float(step)) for key in range(40) for step in range(30)
+    )
+    nan = Points.of([Point("x", 1, 1, math.nan)])
+    first = {"r1": points, "r2": points, "missing": points, "r3": nan}
     for _ in range(2):
         assert await store.append(first) == {
             "r1": LifecycleStage.ACTIVE,
             "r2": LifecycleStage.DELETED,
             "r3": LifecycleStage.ACTIVE,
         }
-    await store.append({"r1": [Point("m0", 2, 9, 9.0), Point("m0", 29, 0, 9.0)]})
+    await store.append({"r1": Points.of([Point("m0", 2, 9, 9.0), Point("m0", 29, 0, 9.0)])})
     async with store.read() as view:
         found = await view.runs.get("r1")
         assert found is not None
@@ -341,7 +345,8 @@ async def test_writers_of_the_same_runs_never_wait_in_a_circle(store: Store) -> 
         for step in range(5):
             point = Point("shared", step, writer, float(writer))
             own = Point(f"m{writer}", step, 0, 0.0)
-            await store.append({run_id: [point, own][:: (-1) ** step] for run_id in ordered})
+            points = Points.of([point, own][:: (-1) ** step])
+            await store.append(dict.fromkeys(ordered, points))
 
     async def write(writer: int) -> None:
         for step in range(5):
@@ -351,7 +356,7 @@ async def test_writers_of_the_same_runs_never_wait_in_a_circle(store: Store) -> 
                 news = News({}, {"who": f"{writer} {step}", f"t{writer}": "x"}, ())
                 await work.runs.log({run_id: [news] for run_id in chosen})
                 point = Point("shared", step, writer, 0.5)
-                await work.metrics.add({run_id: [point] for run_id in chosen})
+                await work.metrics.add(dict.fromkeys(chosen, Points.of([point])))
                 await work.commit()
 
     await asyncio.gather(*(one(writer) for one in (append, write) for writer in range(8)))

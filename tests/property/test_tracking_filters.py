@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.batch import News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, RunInfo, RunStatus
 from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import (
@@ -134,7 +135,7 @@ async def sql(
     else:
         config = await fresh_postgres(request.getfixturevalue("postgres_url"))
     async with Database(config) as database:
-        yield SqlStore(database)
+        yield SqlStore(database, InMemoryPoints())
 
 
 async def fill(store: Store, experiment: Experiment, infos: list[RunInfo], runs: list[Any]) -> None:
@@ -143,7 +144,7 @@ async def fill(store: Store, experiment: Experiment, infos: list[RunInfo], runs:
         for info, (_, news, points) in zip(infos, runs, strict=True):
             await work.runs.add(info, {})
             await work.runs.log({info.run_id: [news]})
-            await work.metrics.add({info.run_id: points})
+            await work.metrics.add({info.run_id: Points.of(points)})
         await work.commit()
 
 

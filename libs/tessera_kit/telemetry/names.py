@@ -230,6 +230,12 @@ TRACKING_METRICS_LOGGED: Final = Metric(
     "{metric}",
     "Metric points that runs logged.",
 )
+TRACKING_POINTS_CARRIED: Final = Metric(
+    "tessera.tracking.points.carried",
+    Instrument.COUNTER,
+    "{point}",
+    "Points of metrics that went from the log to ClickHouse.",
+)
 
 # Metrics: training.
 TRAINING_JOBS: Final = Metric(

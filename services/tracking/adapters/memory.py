@@ -12,7 +12,8 @@ from typing import Any
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.metrics import Point, latest_points, rank
+from services.tracking.domain.metrics import Point, identity, latest_points
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run, RunInfo
 from services.tracking.domain.search.evaluate import (
     Values,
@@ -26,7 +27,10 @@ from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery
 from tessera_kit.bus.event import Event
 
-__all__ = ["InMemoryStore"]
+__all__ = ["InMemoryPoints", "InMemoryStore"]
+
+
+_PointSets = dict[tuple[str, str], frozenset[Point]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class _State:
 
     experiments: dict[str, Experiment] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
-    points: dict[tuple[str, str], frozenset[Point]] = field(default_factory=dict)
+    points: _PointSets = field(default_factory=dict)
     requests: dict[RequestKey, str] = field(default_factory=dict)
 
     def copy(self) -> _State:
@@ -63,7 +67,7 @@ class InMemoryStore:
         async with self._writer:
             yield InMemoryWork(self, self._state.copy())
 
-    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
         """Store points of the runs that are active; return the stages of the runs there are."""
         async with self.write() as work:
             runs = await work.runs.lock(points)
@@ -196,11 +200,14 @@ class _Runs:
                 )
 
 
-class _Metrics:
-    def __init__(self, state: _State) -> None:
-        self._state = state
+class InMemoryPoints:
+    """The point archive as a dictionary."""
 
-    async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
+    def __init__(self, points: _PointSets | None = None) -> None:
+        self._points: _PointSets = {} if points is None else points
+
+    async def add(self, points: Mapping[str, Points]) -> None:
+        """Store points."""
         for run_id, added in points.items():
             by_key: dict[str, list[Point]] = {}
             for point in added:
@@ -208,25 +215,31 @@ class _Metrics:
             for key, those in by_key.items():
                 at = (run_id, key)
                 # One NaN per step and time, as NaN differs from itself.
-                known = {_identity(one): one for one in self._state.points.get(at, ())}
-                known.update((_identity(one), one) for one in those)
-                self._state.points[at] = frozenset(known.values())
-            run = self._state.runs[run_id]
-            latest = latest_points([*run.metrics.values(), *added])
-            self._state.runs[run_id] = replace(run, metrics=dict(sorted(latest.items())))
+                known = {identity(one): one for one in self._points.get(at, ())}
+                known.update((identity(one), one) for one in those)
+                self._points[at] = frozenset(known.values())
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
     ) -> list[Point]:
-        points = sorted(self._state.points.get((run_id, key), ()), key=_identity)
+        """Return points of a metric by step, time and value."""
+        points = sorted(self._points.get((run_id, key), ()), key=identity)
         if after is not None:
-            points = [point for point in points if _identity(point) > _identity(after)]
+            points = [point for point in points if identity(point) > identity(after)]
         return points[:limit]
 
 
-def _identity(point: Point) -> tuple[int, int, bool, float]:
-    step, timestamp, is_number, value = rank(point)
-    return step, timestamp, not is_number, value
+class _Metrics(InMemoryPoints):
+    def __init__(self, state: _State) -> None:
+        super().__init__(state.points)
+        self._state = state
+
+    async def add(self, points: Mapping[str, Points]) -> None:
+        await super().add(points)
+        for run_id, added in points.items():
+            run = self._state.runs[run_id]
+            latest = latest_points([*run.metrics.values(), *added])
+            self._state.runs[run_id] = replace(run, metrics=dict(sorted(latest.items())))
 
 
 def _sorted(pairs: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, RunInfo
 from services.tracking.errors import BatchTooLarge, DuplicateParams, ParamChanged, RunNotActive
 
@@ -39,7 +40,7 @@ class Batch:
     """The run."""
     principal: str
     """Who logs it."""
-    points: Sequence[Point] = ()
+    points: Sequence[Point] | Points = ()
     """Points of metrics."""
     params: Mapping[str, str] = field(default_factory=dict)
     """Parameters, by key."""

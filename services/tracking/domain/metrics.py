@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.tracking.domain.lifecycle import Micros
 
-__all__ = ["MAX_STEP", "Point", "latest_points", "rank"]
+__all__ = ["MAX_STEP", "Point", "identity", "latest_points", "rank"]
 
 MAX_STEP = 2**63 - 1
 
@@ -30,6 +30,13 @@ def rank(point: Point) -> tuple[int, Micros, bool, float]:
     value = point.value
     is_number = value == value
     return point.step, point.timestamp, is_number, value if is_number else 0.0
+
+
+def identity(point: Point) -> tuple[int, Micros, bool, float]:
+    """Return what makes a point of a metric this one, in the order of histories: NaN is last."""
+    value = point.value
+    is_nan = value != value
+    return point.step, point.timestamp, is_nan, 0.0 if is_nan else value
 
 
 def latest_points(points: Iterable[Point]) -> dict[str, Point]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from services.tracking.domain.batch import Batch, News, news_of
 from services.tracking.domain.lifecycle import LifecycleStage, micros_of
-from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.domain.run import RunInfo
 from services.tracking.errors import InvalidValue, RunNotActive, RunNotFound
 from services.tracking.events import inputs_observed
@@ -142,20 +142,15 @@ class RunLog:
         return outcomes
 
     async def _append(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
-        points: dict[str, list[Point]] = {}
-        for batch in batches:
-            points.setdefault(batch.run_id, []).extend(batch.points)
-        stages = await self._store.append(points)
+        stages = await self._store.append(_points_of(batches))
         return [_refusal(batch.run_id, stages.get(batch.run_id)) for batch in batches]
 
     async def _store_accepted(
         self, work: Work, runs: dict[str, RunInfo], accepted: Sequence[tuple[Batch, News]]
     ) -> None:
-        points: dict[str, list[Point]] = {}
+        points = _points_of([batch for batch, _ in accepted if batch.points])
         news: dict[str, list[News]] = {}
         for batch, new in accepted:
-            if batch.points:
-                points.setdefault(batch.run_id, []).extend(batch.points)
             if new.changes_run:
                 news.setdefault(batch.run_id, []).append(new)
             observed = inputs_observed(
@@ -227,6 +222,15 @@ class _UnderWay:
             self._points -= len(message.batch.points)
             self._left.set()
         return sequence
+
+
+def _points_of(batches: Sequence[Batch]) -> dict[str, Points]:
+    blocks: dict[str, list[Points]] = {}
+    for batch in batches:
+        points = batch.points
+        block = points if isinstance(points, Points) else Points.of(points)
+        blocks.setdefault(batch.run_id, []).append(block)
+    return {run_id: Points.joined(some) for run_id, some in blocks.items()}
 
 
 def _refusal(run_id: str, stage: LifecycleStage | None) -> TesseraError | None:

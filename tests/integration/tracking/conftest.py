@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.app import binding, use_cases
@@ -56,7 +57,7 @@ async def authority() -> InMemoryAuthority:
 async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator[Service]:
     async with Database(await fresh_database(tmp_path)) as database:
         cases = use_cases(
-            SqlStore(database),
+            SqlStore(database, InMemoryPoints()),
             ObjectArtifacts(InMemoryObjectStore()),
             authority,
             artifact_root="s3://test/tracking",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
@@ -20,8 +22,10 @@ from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.bus.topics import topic_for
-from tessera_kit.config import Env, S3Config, Secret
+from tessera_kit.config import ClickHouseConfig, Env, S3Config, Secret
 from tessera_kit.rpc.client import open_channel
+from tessera_kit.store.clickhouse import ClickHouse
+from tessera_kit.store.clickhouse_errors import ClickHouseUnavailable, TableNotFound
 from tessera_kit.store.s3 import S3ObjectStore
 from tests.helpers import eventually, unique_name
 
@@ -78,6 +82,58 @@ async def test_acknowledged_metrics_survive_a_kill(local_stack: Stack, tracking:
         assert len(steps) == len(set(steps))
     run = (await tracking.GetRun(api.GetRunRequest(run_id=run_id))).run
     assert {one.key for one in run.metrics} == {f"m{writer}" for writer in range(8)}
+
+
+async def test_points_on_their_way_to_clickhouse_survive_kills(
+    local_stack: Stack, tracking: Stub
+) -> None:
+    """The service dies while points leave its log, ClickHouse while they arrive."""
+    run_id = await new_run(tracking)
+    acknowledged: set[int] = set()
+
+    async def write() -> None:
+        for part in itertools.count():
+            points = [metric("m", n, part * 1000 + n) for n in range(1000)]
+            request = api.LogBatchRequest(run_id=run_id, metrics=points)
+            while part not in acknowledged:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await tracking.LogBatch(request, timeout=10, wait_for_ready=True)
+                    acknowledged.add(part)
+
+    writer = asyncio.create_task(write())
+    config = ClickHouseConfig.from_env(local_stack.environment, database="tessera_tracking")
+    async with ClickHouse(config) as clickhouse:
+
+        async def carried() -> int:
+            sql = "SELECT count() FROM metric_points WHERE run_id = {run_id:String}"
+            with contextlib.suppress(TableNotFound, ClickHouseUnavailable):
+                return int((await clickhouse.query(sql, {"run_id": run_id})).rows[0][0])
+            return 0
+
+        try:
+            for name in ("tracking", "clickhouse", "tracking"):
+                before = await carried()
+                await eventually(lambda before=before: _greater(carried, before), 60)
+                local_stack.kill(name)
+                await local_stack.wait_healthy(name)
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+        expected = {part * 1000 + n for part in acknowledged for n in range(1000)}
+        seen: list[int] = []
+        asked = api.GetMetricHistoryRequest(run_id=run_id, key="m", page_size=25_000)
+        while True:
+            page = await tracking.GetMetricHistory(asked, wait_for_ready=True)
+            seen += [point.step for point in page.metrics]
+            if not page.next_page_token:
+                break
+            asked.page_token = page.next_page_token
+        assert len(seen) == len(set(seen))
+        assert expected <= set(seen)
+
+
+async def _greater(count: Callable[[], Awaitable[int]], before: int) -> bool:
+    return await count() > before
 
 
 async def test_the_life_of_a_run_is_told_in_order(stack: Stack, tracking: Stub) -> None:

@@ -7,21 +7,15 @@ between threads cost several times what SQLite itself takes for them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from services.tracking.adapters.sql.bulk import in_blocks, insert_statements
-from services.tracking.adapters.sql.metrics import (
-    KEEP_FIRST,
-    KEEP_NEWER,
-    LATEST_COLUMNS,
-    POINT_COLUMNS,
-    latest_rows,
-    point_rows,
-)
-from services.tracking.adapters.sql.tables import LATEST_METRICS, METRIC_POINTS
+from services.tracking.adapters.sql.log import LOG_COLUMNS, log_rows
+from services.tracking.adapters.sql.metrics import KEEP_NEWER, LATEST_COLUMNS, latest_rows
+from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 
 __all__ = ["append_points"]
 
@@ -29,7 +23,7 @@ _SQLITE = "sqlite"
 
 
 def append_points(
-    connection: sqlite3.Connection, points: Mapping[str, Sequence[Point]]
+    connection: sqlite3.Connection, points: Mapping[str, Points]
 ) -> dict[str, LifecycleStage]:
     """Store points of the runs that are active, in one transaction; return the runs' stages.
 
@@ -46,7 +40,7 @@ def append_points(
 
 
 def _append(
-    connection: sqlite3.Connection, points: Mapping[str, Sequence[Point]]
+    connection: sqlite3.Connection, points: Mapping[str, Points]
 ) -> dict[str, LifecycleStage]:
     numbers: dict[str, int] = {}
     stages: dict[str, LifecycleStage] = {}
@@ -69,9 +63,7 @@ def _append(
         _SQLITE, LATEST_METRICS, LATEST_COLUMNS, latest, suffix=KEEP_NEWER
     ):
         metrics += connection.execute(statement, values).fetchall()
-    rows = point_rows(wanted, numbers, metrics)
-    for statement, values in insert_statements(
-        _SQLITE, METRIC_POINTS, POINT_COLUMNS, rows, suffix=KEEP_FIRST
-    ):
+    rows = log_rows(wanted, numbers, metrics)
+    for statement, values in insert_statements(_SQLITE, POINT_LOG, LOG_COLUMNS, rows, suffix=""):
         connection.execute(statement, values)
     return stages

@@ -1,45 +1,45 @@
-"""Points of metrics in SQL: every point a row, and the latest of each metric beside its number."""
+"""Points of metrics: new ones into the log, what is known of each metric, and reading them back."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.bulk import insert_rows
-from services.tracking.adapters.sql.tables import LATEST_METRICS, METRIC_POINTS, RUNS
-from services.tracking.domain.metrics import Point, latest_points
+from services.tracking.adapters.sql.log import LOG_COLUMNS, PackedPoints, log_rows, unpacked
+from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG, RUNS
+from services.tracking.domain.metrics import Point, identity
+from services.tracking.domain.points import Points
+from services.tracking.ports import PointArchive
 
-__all__ = [
-    "KEEP_FIRST",
-    "KEEP_NEWER",
-    "LATEST_COLUMNS",
-    "POINT_COLUMNS",
-    "SqlMetrics",
-    "latest_rows",
-    "point_of",
-    "point_rows",
-]
+__all__ = ["KEEP_NEWER", "LATEST_COLUMNS", "SqlMetrics", "latest_rows", "point_of"]
 
 _NEWER = (
     "(excluded.step, excluded.timestamp, -excluded.is_nan, excluded.value) > "
     "(latest_metrics.step, latest_metrics.timestamp, -latest_metrics.is_nan, latest_metrics.value)"
 )
-LATEST_COLUMNS = ("run_no", "key", "step", "timestamp", "is_nan", "value")
+_LATEST = ("step", "timestamp", "is_nan", "value")
+LATEST_COLUMNS = ("run_no", "key", *_LATEST, "min_value", "max_value")
 # Every row is updated, if only to what it was, so that RETURNING yields all the numbers.
 KEEP_NEWER = (
     "ON CONFLICT (run_no, key) DO UPDATE SET "
     + ", ".join(
         f"{column} = CASE WHEN {_NEWER} THEN excluded.{column} ELSE latest_metrics.{column} END"
-        for column in LATEST_COLUMNS[2:]
+        for column in _LATEST
+    )
+    + "".join(
+        f", {column} = CASE WHEN latest_metrics.{column} {less} excluded.{column} "
+        f"THEN latest_metrics.{column} "
+        f"ELSE coalesce(excluded.{column}, latest_metrics.{column}) END"
+        for column, less in (("min_value", "<"), ("max_value", ">"))
     )
     + " RETURNING run_no, key, metric_no"
 )
-KEEP_FIRST = "ON CONFLICT DO NOTHING"
-POINT_COLUMNS = ("metric_no", "step", "timestamp", "is_nan", "value")
 
 
 class SqlMetrics:
@@ -48,14 +48,18 @@ class SqlMetrics:
     Args:
         session: The transaction.
         numbers: Numbers of the runs that the session locked, by run id.
+        archive: Where points are that are not in the log any more.
     """
 
-    def __init__(self, session: AsyncSession, numbers: Mapping[str, int]) -> None:
+    def __init__(
+        self, session: AsyncSession, numbers: Mapping[str, int], archive: PointArchive
+    ) -> None:
         self._session = session
         self._numbers = numbers
+        self._archive = archive
 
-    async def add(self, points: Mapping[str, Sequence[Point]]) -> None:
-        """Store points of locked runs and note the latest of each metric."""
+    async def add(self, points: Mapping[str, Points]) -> None:
+        """Store points of locked runs and note what is new of each metric."""
         connection = await self._session.connection()
         found = await insert_rows(
             connection,
@@ -65,87 +69,89 @@ class SqlMetrics:
             suffix=KEEP_NEWER,
             fetch=True,
         )
-        await insert_rows(
-            connection,
-            METRIC_POINTS,
-            POINT_COLUMNS,
-            point_rows(points, self._numbers, found),
-            suffix=KEEP_FIRST,
-        )
+        rows = log_rows(points, self._numbers, found)
+        await insert_rows(connection, POINT_LOG, LOG_COLUMNS, rows, suffix="")
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
     ) -> list[Point]:
         """Return points of a metric by step, time and value."""
-        points = METRIC_POINTS.c
-        columns = (points.step, points.timestamp, points.is_nan, points.value)
-        statement = (
-            sa.select(*columns)
-            .join(LATEST_METRICS, LATEST_METRICS.c.metric_no == points.metric_no)
-            .join(RUNS, RUNS.c.run_no == LATEST_METRICS.c.run_no)
+        # The log first: a point leaves it only when the archive has it.
+        logged = await self._logged(run_id, key)
+        if logged is None:
+            return []
+        kept = await self._archive.history(run_id, key, after=after, limit=limit)
+        found = {identity(point): point for point in _first(key, logged, after, limit)}
+        found.update((identity(point), point) for point in kept)
+        return [found[place] for place in sorted(found)[:limit]]
+
+    async def _logged(self, run_id: str, key: str) -> PackedPoints | None:
+        """Return a metric's points that are in the log; None when there is no such metric."""
+        metric = (
+            sa.select(RUNS.c.run_no, LATEST_METRICS.c.metric_no)
+            .join(LATEST_METRICS, LATEST_METRICS.c.run_no == RUNS.c.run_no)
             .where(RUNS.c.run_id == run_id, LATEST_METRICS.c.key == key)
-            .order_by(*columns)
-            .limit(limit)
         )
-        if after is not None:
-            place = (after.step, after.timestamp, *_stored(after.value))
-            statement = statement.where(
-                sa.tuple_(*columns)
-                > sa.tuple_(
-                    *(
-                        sa.bindparam(None, one, type_=column.type)
-                        for one, column in zip(place, columns, strict=True)
-                    )
-                )
-            )
-        rows = await self._session.execute(statement)
-        return [point_of(key, *row) for row in rows]
+        row = (await self._session.execute(metric)).first()
+        if row is None:
+            return None
+        rows = sa.select(POINT_LOG.c.data).where(POINT_LOG.c.run_no == row.run_no)
+        points = unpacked((await self._session.scalars(rows)).all())
+        own: PackedPoints = points[points["metric"] == row.metric_no]
+        return own
 
 
-def latest_rows(
-    points: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]
-) -> list[tuple[Any, ...]]:
-    """Return the rows of LATEST_COLUMNS for the latest of some points.
+def _first(key: str, points: PackedPoints, after: Point | None, limit: int) -> list[Point]:
+    """Return at least the first `limit` different points of a metric behind one of them."""
+    is_nan = np.isnan(points["value"])
+    value = np.where(is_nan, 0.0, points["value"])
+    order = np.lexsort((value, is_nan, points["timestamp"], points["step"]))
+    found: dict[tuple[int, int, bool, float], Point] = {}
+    start = 0
+    if after is not None:
+        start = int(np.searchsorted(points["step"][order], after.step))
+    for at in order[start:].tolist():
+        _, step, timestamp, one = points[at].item()
+        point = Point(key, step, timestamp, one)
+        place = identity(point)
+        if after is None or place > identity(after):
+            found[place] = point
+            if len(found) == limit:
+                break
+    return list(found.values())
+
+
+def latest_rows(points: Mapping[str, Points], numbers: Mapping[str, int]) -> list[tuple[Any, ...]]:
+    """Return the rows of LATEST_COLUMNS for the metrics of some points.
 
     Args:
         points: Points, by run id.
         numbers: Numbers of the runs, by run id.
     """
     rows = [
-        (numbers[run_id], key, point.step, point.timestamp, *_stored(point.value))
+        (
+            numbers[run_id],
+            summary.latest.key,
+            summary.latest.step,
+            summary.latest.timestamp,
+            *_stored(summary.latest.value),
+            _number(summary.minimum),
+            _number(summary.maximum),
+        )
         for run_id, added in points.items()
-        for key, point in latest_points(added).items()
+        for summary in added.summaries()
     ]
     # One order for all writers.
     rows.sort(key=lambda row: row[:2])
     return rows
 
 
-def point_rows(
-    points: Mapping[str, Sequence[Point]],
-    numbers: Mapping[str, int],
-    metrics: Iterable[tuple[int, str, int]],
-) -> list[tuple[Any, ...]]:
-    """Return the rows of POINT_COLUMNS for points.
-
-    Args:
-        points: Points, by run id.
-        numbers: Numbers of the runs, by run id.
-        metrics: Run number, key and metric number of every metric that a point is of.
-    """
-    metric_no = {(run_no, key): number for run_no, key, number in metrics}
-    rows: list[tuple[Any, ...]] = []
-    for run_id, added in points.items():
-        run_no = numbers[run_id]
-        rows += [
-            (metric_no[run_no, key], step, timestamp, *_stored(value))
-            for key, step, timestamp, value in added
-        ]
-    return rows
-
-
 def _stored(value: float) -> tuple[int, float]:
     return (0, value) if value == value else (1, 0.0)
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None
 
 
 def point_of(key: str, step: int, timestamp: int, is_nan: int, value: float) -> Point:

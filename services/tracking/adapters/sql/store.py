@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -11,14 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.append import append_points
+from services.tracking.adapters.sql.carrier import PointCarrier
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
 from services.tracking.errors import StoreBusy
-from services.tracking.ports import RequestKey
+from services.tracking.ports import PointArchive, RequestKey
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
 from tessera_kit.store.sqlite_driver import SqliteConnection
@@ -27,29 +28,33 @@ __all__ = ["SqlStore"]
 
 
 class SqlStore:
-    """The store in one database.
+    """The store in one database, which acknowledges, and an archive, which has the old points.
 
     Args:
         database: The database; its tables are made by the service's migrations.
+        archive: Where points are carried; `carrier` does it, and must be run.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, archive: PointArchive) -> None:
         self._database = database
+        self._archive = archive
+        self.carrier = PointCarrier(database, archive)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlView]:
         """Look at the store in a read-only transaction."""
         async with self._database.sessions() as session:
-            yield SqlView(session)
+            yield SqlView(session, self._archive)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlWork]:
         """Begin a transaction."""
         async with UnitOfWork(self._database) as unit:
-            yield SqlWork(unit)
+            yield SqlWork(unit, self._archive)
 
-    async def append(self, points: Mapping[str, Sequence[Point]]) -> dict[str, LifecycleStage]:
+    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
         """Store points of the runs that are active; return the stages of the runs there are."""
+        self.carrier.note(sum(len(added) for added in points.values()))
         if self._database.dialect == "sqlite":
             return await self._append_at_once(points)
         async with self.write() as work:
@@ -64,9 +69,7 @@ class SqlStore:
             await work.commit()
         return stages
 
-    async def _append_at_once(
-        self, points: Mapping[str, Sequence[Point]]
-    ) -> dict[str, LifecycleStage]:
+    async def _append_at_once(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
         async with self._database.engine.connect() as connection:
             raw = await connection.get_raw_connection()
             driver = cast("SqliteConnection", raw.driver_connection)
@@ -79,12 +82,12 @@ class SqlStore:
 class SqlView:
     """A look at the store through a session."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, archive: PointArchive) -> None:
         self._session = session
         numbers: dict[str, int] = {}
         self.experiments = SqlExperiments(session)
         self.runs = SqlRuns(session, numbers)
-        self.metrics = SqlMetrics(session, numbers)
+        self.metrics = SqlMetrics(session, numbers, archive)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""
@@ -99,8 +102,8 @@ class SqlView:
 class SqlWork(SqlView):
     """A transaction."""
 
-    def __init__(self, unit: UnitOfWork) -> None:
-        super().__init__(unit.session)
+    def __init__(self, unit: UnitOfWork, archive: PointArchive) -> None:
+        super().__init__(unit.session, archive)
         self._unit = unit
 
     async def claim(self, request: RequestKey, resource_id: str) -> str | None:

@@ -12,7 +12,7 @@ __all__ = [
     "EXPERIMENT_TAGS",
     "LATEST_METRICS",
     "METADATA",
-    "METRIC_POINTS",
+    "POINT_LOG",
     "REQUESTS",
     "RUNS",
     "RUN_INPUTS",
@@ -103,24 +103,26 @@ LATEST_METRICS = sa.Table(
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("is_nan", sa.SmallInteger, nullable=False),
     sa.Column("value", sa.Double, nullable=False),
+    sa.Column("min_value", sa.Double, nullable=True),
+    sa.Column("max_value", sa.Double, nullable=True),
     sa.UniqueConstraint("run_no", "key"),
 )
-"""One row per run and metric: its number, under which the points lie, and its latest point.
+"""One row per run and metric: its number, by which the log calls it, and what is known of it.
 
-NaN is 0.0 with `is_nan` 1: SQLite would store it as NULL.
+`value` is the latest point's; a NaN is 0.0 with `is_nan` 1, as SQLite would store it as NULL. The
+extremes are those of the points that are numbers, NULL while there is none.
 """
 
-METRIC_POINTS = sa.Table(
-    "metric_points",
+POINT_LOG = sa.Table(
+    "point_log",
     METADATA,
-    sa.Column("metric_no", sa.BigInteger, primary_key=True),
-    sa.Column("step", sa.BigInteger, primary_key=True),
-    sa.Column("timestamp", sa.BigInteger, primary_key=True),
-    sa.Column("is_nan", sa.SmallInteger, primary_key=True),
-    sa.Column("value", sa.Double, primary_key=True),
-    sqlite_with_rowid=False,
+    sa.Column("log_no", _Number, primary_key=True, autoincrement=True),
+    sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), nullable=False),
+    sa.Column("points", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("ix_point_log_run", "run_no"),
 )
-"""Every point; the whole row is the key, so the same point twice is one row."""
+"""Points that ClickHouse does not have yet, a row per run and transaction: `adapters.sql.log`."""
 
 REQUESTS = sa.Table(
     "requests",

@@ -1,0 +1,1 @@
+"""What tracking keeps in ClickHouse."""

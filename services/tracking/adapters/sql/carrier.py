@@ -1,0 +1,193 @@
+"""Carries points from the log to the archive, in large batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from services.tracking.adapters.sql.log import PackedPoints, unpacked
+from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG, RUNS
+from services.tracking.domain.points import Points
+from services.tracking.ports import PointArchive
+from tessera_kit.bus.retry import RetryPolicy
+from tessera_kit.errors import TesseraError
+from tessera_kit.store.sql import Database
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter
+
+__all__ = ["PointCarrier"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH_POINTS = 250_000
+_BATCH_ROWS = 20_000
+_LIST = 500
+
+
+class PointCarrier:
+    """Moves points: stored in the archive first, then taken off the log.
+
+    A process that dies between the two, or another one that carries at the same time, stores points
+    twice, which the archive sees as once. What the archive does not take stays in the log, however
+    long; memory holds one batch.
+
+    Args:
+        database: Where the log is.
+        archive: Where points go.
+        interval_seconds: Longest time that points lie in the log while few arrive.
+        enough: Number of points from which they are not waited for any longer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        archive: PointArchive,
+        *,
+        interval_seconds: float = 5.0,
+        enough: int = 100_000,
+    ) -> None:
+        self._database = database
+        self._archive = archive
+        self._interval = interval_seconds
+        self._enough = enough
+        self._waiting = 0
+        self._many = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._carried = counter(names.TRACKING_POINTS_CARRIED)
+
+    def note(self, points: int) -> None:
+        """Tell that so many points were committed to the log."""
+        self._waiting += points
+        if self._waiting >= self._enough:
+            self._many.set()
+
+    async def run(self) -> None:
+        """Carry until cancelled; an archive that is away is tried again and again."""
+        policy = RetryPolicy(initial_seconds=0.5, budget_seconds=None)
+        failures = 0
+        while True:
+            try:
+                while await self.carry():
+                    failures = 0
+            except TesseraError as error:
+                failures += 1
+                _log.warning("points wait in the log: %s", error)
+                await asyncio.sleep(policy.delay(failures, 0.0) or self._interval)
+                continue
+            failures = 0
+            await self._until_due()
+
+    async def carry(self, run_id: str | None = None) -> bool:
+        """Carry one batch, the oldest points first, of one run or of all.
+
+        Returns:
+            Whether there was any.
+
+        Raises:
+            TesseraError: The archive did not take it; it is still in the log.
+        """
+        async with self._one_at_a_time:
+            rows = await self._oldest(run_id)
+            if not rows:
+                return False
+            points = await self._points_of(rows)
+            await self._archive.add(points)
+            await self._drop([row.log_no for row in rows])
+            self._carried.inc(sum(row.points for row in rows))
+            return True
+
+    async def settle(self, run_id: str) -> None:
+        """Return when the archive has every point of a run that was committed before the call.
+
+        Raises:
+            TesseraError: The archive does not take them.
+        """
+        async with self._database.sessions() as session:
+            newest = sa.select(sa.func.max(POINT_LOG.c.log_no)).join(
+                RUNS, RUNS.c.run_no == POINT_LOG.c.run_no
+            )
+            last = await session.scalar(newest.where(RUNS.c.run_id == run_id))
+        while last is not None and await self._is_logged(run_id, last):
+            await self.carry(run_id)
+
+    async def _until_due(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._many.wait(), self._interval)
+        self._many.clear()
+        self._waiting = 0
+
+    async def _is_logged(self, run_id: str, last: int) -> bool:
+        statement = (
+            sa.select(POINT_LOG.c.log_no)
+            .join(RUNS, RUNS.c.run_no == POINT_LOG.c.run_no)
+            .where(RUNS.c.run_id == run_id, POINT_LOG.c.log_no <= last)
+            .limit(1)
+        )
+        async with self._database.sessions() as session:
+            return (await session.execute(statement)).first() is not None
+
+    async def _oldest(self, run_id: str | None) -> list[Any]:
+        log = POINT_LOG.c
+        statement = (
+            sa.select(log.log_no, log.points, RUNS.c.run_id)
+            .join(RUNS, RUNS.c.run_no == log.run_no)
+            .order_by(log.log_no)
+            .limit(_BATCH_ROWS)
+        )
+        if run_id is not None:
+            statement = statement.where(RUNS.c.run_id == run_id)
+        chosen: list[Any] = []
+        weight = 0
+        async with self._database.sessions() as session:
+            for row in await session.execute(statement):
+                weight += row.points
+                if chosen and weight > _BATCH_POINTS:
+                    break
+                chosen.append(row)
+        return chosen
+
+    async def _points_of(self, rows: list[Any]) -> dict[str, Points]:
+        data: dict[str, list[bytes]] = {}
+        async with self._database.sessions() as session:
+            for at in range(0, len(rows), _LIST):
+                numbers = [row.log_no for row in rows[at : at + _LIST]]
+                statement = (
+                    sa.select(RUNS.c.run_id, POINT_LOG.c.data)
+                    .join(RUNS, RUNS.c.run_no == POINT_LOG.c.run_no)
+                    .where(POINT_LOG.c.log_no.in_(numbers))
+                    .order_by(POINT_LOG.c.log_no)
+                )
+                for run_id, packed in await session.execute(statement):
+                    data.setdefault(run_id, []).append(packed)
+            blocks = {run_id: unpacked(parts) for run_id, parts in data.items()}
+            used = {int(one) for block in blocks.values() for one in np.unique(block["metric"])}
+            keys: dict[int, str] = {}
+            ordered = sorted(used)
+            for at in range(0, len(ordered), _LIST):
+                statement = sa.select(LATEST_METRICS.c.metric_no, LATEST_METRICS.c.key).where(
+                    LATEST_METRICS.c.metric_no.in_(ordered[at : at + _LIST])
+                )
+                keys.update((row.metric_no, row.key) for row in await session.execute(statement))
+        return {run_id: _named(block, keys) for run_id, block in blocks.items()}
+
+    async def _drop(self, numbers: list[int]) -> None:
+        async with self._database.engine.begin() as connection:
+            for at in range(0, len(numbers), _LIST):
+                part = numbers[at : at + _LIST]
+                await connection.execute(sa.delete(POINT_LOG).where(POINT_LOG.c.log_no.in_(part)))
+
+
+def _named(packed: PackedPoints, keys: dict[int, str]) -> Points:
+    metrics, numbers = np.unique(packed["metric"], return_inverse=True)
+    return Points(
+        tuple(keys[int(metric)] for metric in metrics),
+        numbers.astype(np.int64),
+        packed["step"],
+        packed["timestamp"],
+        packed["value"],
+    )

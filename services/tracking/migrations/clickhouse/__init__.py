@@ -1,0 +1,1 @@
+"""Numbered SQL files that make the service's own ClickHouse database."""

@@ -1,0 +1,207 @@
+"""One body over every archive of points; and how points get there from the log."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from devstack import Stack
+from services.tracking.adapters.clickhouse.points import ClickHousePoints
+from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.domain.experiment import Experiment
+from services.tracking.domain.metrics import Point
+from services.tracking.domain.points import Points
+from services.tracking.domain.run import RunInfo
+from services.tracking.ports import PointArchive
+from tessera_kit.config import ClickHouseConfig
+from tessera_kit.errors import Unavailable
+from tessera_kit.ids import new_id
+from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
+from tessera_kit.store.sql import Database
+from tests.helpers import eventually, unique_name
+from tests.tracking_database import fresh_database
+
+HARD = [
+    Point("m", -(2**63), 0, math.inf),
+    Point("m", 1, 5, -math.inf),
+    Point("m", 1, 5, 1.0),
+    Point("m", 1, 5, 2.5),
+    Point("m", 1, 5, math.nan),
+    Point("m", 1, 6, 0.0),
+    Point("m", 2, 1, -1e-300),
+    Point("m", 2**63 - 1, 253_402_300_799_999_999, 5e-324),
+]
+
+
+@pytest.fixture(scope="module")
+async def client(stack: Stack) -> AsyncIterator[ClickHouse]:
+    config = ClickHouseConfig.from_env(stack.environment, database=unique_name("tracking"))
+    async with ClickHouse(config) as client:
+        yield client
+        database = quote_identifier(client.database)
+        await client.command(f"DROP DATABASE IF EXISTS {database}", use_database=False)
+
+
+@pytest.fixture(params=["memory", "clickhouse"])
+def archive(request: pytest.FixtureRequest) -> PointArchive:
+    if request.param == "memory":
+        return InMemoryPoints()
+    return ClickHousePoints(request.getfixturevalue("client"))
+
+
+async def history(archive: PointArchive, run_id: str, key: str, limit: int = 100) -> list[Point]:
+    seen: list[Point] = []
+    after: Point | None = None
+    while page := await archive.history(run_id, key, after=after, limit=limit):
+        assert len(page) <= limit
+        seen += page
+        after = page[-1]
+    return seen
+
+
+async def test_points_added_again_are_read_once_in_order_and_in_pages(
+    archive: PointArchive,
+) -> None:
+    run_id, other = new_id(), new_id()
+    assert await archive.history(run_id, "m", after=None, limit=5) == []
+    many = [Point("a b/c", step, step, float(step)) for step in range(50)]
+    for part in (HARD[::-1], HARD, HARD[3:5], [*HARD, *HARD]):
+        await archive.add(
+            {run_id: Points.of([*part, *many]), other: Points.of([Point("m", 0, 0, 0.0)])}
+        )
+    await archive.add({run_id: Points.of([])})
+    for limit in (1, 2, 100):
+        assert repr(await history(archive, run_id, "m", limit)) == repr(HARD)
+    assert await history(archive, run_id, "a b/c", 20) == many
+    assert await history(archive, other, "m") == [Point("m", 0, 0, 0.0)]
+    assert await history(archive, run_id, "none") == []
+
+
+class Flaky:
+    """An archive that is away at times, also after it has stored what it was given."""
+
+    def __init__(self, kept: PointArchive) -> None:
+        self.kept = kept
+        self.away_before = self.away_after = 0
+        self.added = 0
+
+    async def add(self, points: Mapping[str, Points]) -> None:
+        if self.away_before:
+            self.away_before -= 1
+            raise Unavailable("away")
+        await self.kept.add(points)
+        self.added += 1
+        if self.away_after:
+            self.away_after -= 1
+            raise Unavailable("the answer was lost")
+
+    async def history(
+        self, run_id: str, key: str, *, after: Point | None, limit: int
+    ) -> list[Point]:
+        return await self.kept.history(run_id, key, after=after, limit=limit)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with Database(await fresh_database(tmp_path)) as database:
+        yield database
+
+
+async def new_run(store: SqlStore) -> str:
+    run_id = new_id()
+    async with store.write() as work:
+        if await work.experiments.get("e1") is None:
+            await work.experiments.add(
+                Experiment(
+                    experiment_id="e1",
+                    name="e1",
+                    artifact_location="s3://b/e1",
+                    created_by="ada",
+                    created_at=1,
+                    updated_at=1,
+                    etag="1",
+                )
+            )
+        run = RunInfo(
+            run_id=run_id,
+            experiment_id="e1",
+            name="r",
+            started_at=1,
+            artifact_location=f"s3://b/e1/{run_id}",
+            created_by="ada",
+            etag="1",
+        )
+        await work.runs.add(run, {})
+        await work.commit()
+    return run_id
+
+
+async def read(store: SqlStore, run_id: str, key: str = "m") -> list[Point]:
+    async with store.read() as view:
+        return await view.metrics.history(run_id, key, after=None, limit=1000)
+
+
+async def test_points_are_read_once_wherever_they_are(
+    archive: PointArchive, database: Database
+) -> None:
+    store = SqlStore(database, archive)
+    run_id, other = await new_run(store), await new_run(store)
+    await store.append({run_id: Points.of(HARD[::2]), other: Points.of([Point("x", 1, 1, 1.0)])})
+    assert repr(await read(store, run_id)) == repr(HARD[::2])
+    assert await store.carrier.carry()
+    assert not await store.carrier.carry()
+    assert repr(await read(store, run_id)) == repr(HARD[::2])
+    # Sent again, and more: part of it in the archive, part of it in the log, part of it in both.
+    await store.append({run_id: Points.of(HARD)})
+    assert repr(await read(store, run_id)) == repr(HARD)
+    await store.carrier.settle(run_id)
+    assert repr(await read(store, run_id)) == repr(HARD)
+    assert await read(store, other, "x") == [Point("x", 1, 1, 1.0)]
+    async with store.read() as view:
+        found = await view.runs.get(run_id)
+    assert found is not None
+    assert found.metrics["m"] == HARD[-1]
+
+
+async def test_an_archive_that_is_away_loses_and_doubles_nothing(database: Database) -> None:
+    archive = Flaky(InMemoryPoints())
+    store = SqlStore(database, archive)
+    run_id = await new_run(store)
+    await store.append({run_id: Points.of(HARD[:4])})
+    archive.away_before, archive.away_after = 1, 1
+    with pytest.raises(Unavailable, match="away"):
+        await store.carrier.settle(run_id)
+    with pytest.raises(Unavailable, match="lost"):
+        await store.carrier.carry()
+    await store.append({run_id: Points.of(HARD[2:])})
+    assert repr(await read(store, run_id)) == repr(HARD)
+    archive.away_before, archive.away_after = 1, 1
+    running = asyncio.create_task(store.carrier.run())
+    try:
+
+        async def is_empty() -> bool:
+            return archive.added == 3 and not await store.carrier.carry()
+
+        await eventually(is_empty, 30)
+        assert repr(await read(store, run_id)) == repr(HARD)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_settling_one_run_leaves_the_others_in_the_log(database: Database) -> None:
+    archive = Flaky(InMemoryPoints())
+    store = SqlStore(database, archive)
+    one, other = await new_run(store), await new_run(store)
+    for run_id in (one, other):
+        await store.append({run_id: Points.of(HARD)})
+    await store.carrier.settle(one)
+    assert repr(await archive.history(one, "m", after=None, limit=100)) == repr(HARD)
+    assert await archive.history(other, "m", after=None, limit=100) == []
+    await store.carrier.settle(one)
+    assert archive.added == 1
