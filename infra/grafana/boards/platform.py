@@ -364,7 +364,7 @@ _WORK: Final = Row(
         ),
         Panel(
             "Points that runs logged",
-            "Points of metrics that tracking stored per second, and that left its log for ClickHouse.",
+            "Points that tracking stored per second, and that left its log for ClickHouse.",
             (
                 Prom(promql.rate(promql.total(names.TRACKING_METRICS_LOGGED)), "logged"),
                 Prom(promql.rate(promql.total(names.TRACKING_POINTS_CARRIED)), "carried"),
