@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from devstack.clickhouse.body import Body, ClientDisconnectedError
+from devstack.clickhouse.cancel import kill_of, killing, marked
 from devstack.clickhouse.codec import decoder
 from devstack.clickhouse.errors import UNKNOWN_FORMAT, QueryError
 from devstack.clickhouse.form import external_tables, read_form, setting_names
@@ -17,6 +19,8 @@ from devstack.clickhouse.statement import Statement, read_statement
 from devstack.clickhouse.types import Receive, Scope, Send
 from devstack.clickhouse.workers import Workers
 from devstack.secrets import Credentials
+
+Result = TypeVar("Result")
 
 INSERT_BUFFER = 4 * 2**20
 """Bytes of an insert that are read before a thread is taken for it; a longer one is streamed."""
@@ -89,7 +93,11 @@ class ClickHouseApp:
             answer = await self._insert(envelope, request, text[statement.data_offset :], body)
             await response.whole(answer.data, output_format, answer.summary)
         elif self._may_stream(envelope, statement, output_format):
-            await self._stream(envelope, request, output_format, response)
+            work = self._stream(envelope, request, output_format, response)
+            await _while_connected(receive, work)
+        elif statement.selects:
+            answer = await _while_connected(receive, self._run(envelope, request))
+            await response.whole(answer.data, output_format, answer.summary)
         else:
             answer = await self._run(envelope, request)
             await response.whole(answer.data, output_format, answer.summary)
@@ -100,7 +108,7 @@ class ClickHouseApp:
         envelope = with_fields(envelope, form.fields, without=setting_names(tables))
         statement = read_statement(envelope.query.encode())
         request = replace(_make_request(envelope, statement), tables=tables)
-        answer = await self._run(envelope, request)
+        answer = await _while_connected(body.receive, self._run(envelope, request))
         output_format = statement.output_format or envelope.default_format
         await response.whole(answer.data, output_format, answer.summary)
 
@@ -108,8 +116,12 @@ class ClickHouseApp:
         def job(session: Session) -> Answer:
             return session.query(request)
 
+        if request.statement.kills:
+            return await self._workers.end_others(job)
         keeps = request.statement.changes_session
-        return await self._workers.run(job, envelope.session_id, keeps, envelope.session_seconds)
+        return await self._workers.run(
+            *(job, envelope.session_id, keeps, envelope.session_seconds), _stop_of(envelope)
+        )
 
     async def _insert(
         self, envelope: Envelope, request: Request, first: bytes, body: Body
@@ -142,7 +154,9 @@ class ClickHouseApp:
                 last = block
             return last
 
-        last = await self._workers.run(job, envelope.session_id, False, envelope.session_seconds)
+        last = await self._workers.run(
+            *(job, envelope.session_id, False, envelope.session_seconds), _stop_of(envelope)
+        )
         if response.started:
             await response.part(last)
             await response.finish_stream()
@@ -160,6 +174,10 @@ def _make_request(envelope: Envelope, statement: Statement) -> Request:
     for name in asked:
         if name is not None and name.lower() in _NOT_OF_CLICKHOUSE:
             raise QueryError.own(UNKNOWN_FORMAT, "UNKNOWN_FORMAT", f"Unknown format {name}")
+    if statement.kills:
+        statement = replace(statement, text=killing(statement.text))
+    elif statement.insert_format is None:
+        statement = replace(statement, text=marked(statement.text, envelope.query_id))
     return Request(
         statement=statement,
         database=envelope.database,
@@ -169,6 +187,36 @@ def _make_request(envelope: Envelope, statement: Statement) -> Request:
         readonly=envelope.readonly,
         keeps=envelope.session_id is not None and statement.changes_session,
     )
+
+
+def _stop_of(envelope: Envelope) -> Callable[[Session], object]:
+    """What ends the envelope's statement, run on another connection."""
+    statement = Statement(kill_of(envelope.query_id), kills=True)
+    request = Request(statement, "default", {}, {}, envelope.default_format, readonly=False)
+    return lambda session: session.query(request)
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns; it is cancelled when the client goes, whose body was read whole.
+
+    Raises:
+        ClientDisconnectedError: the client went away before.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnect(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnectedError
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _is_greeting(scope: Mapping[str, object]) -> bool:

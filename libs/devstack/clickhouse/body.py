@@ -19,7 +19,7 @@ class Body:
     """The decoded body of one request."""
 
     def __init__(self, receive: Receive, decoder: Decoder) -> None:
-        self._receive = receive
+        self.receive = receive
         self._decoder = decoder
         self._loop = asyncio.get_running_loop()
         self.complete = False
@@ -34,7 +34,7 @@ class Body:
         parts: list[bytes] = []
         length = 0
         while not self.complete and length <= limit:
-            message = await self._receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnectedError
             self.complete = not message.get("more_body", False)

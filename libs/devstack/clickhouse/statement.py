@@ -38,6 +38,8 @@ class Statement:
     """The format that a query asks for in its text."""
     selects: bool = False
     """A SELECT, whose result can be had block by block."""
+    kills: bool = False
+    """A KILL, which must not wait behind what it is to end."""
     changes_session: bool = False
     """SET, USE or a temporary table: it leaves something behind on its connection."""
 
@@ -66,7 +68,13 @@ def read_statement(text: bytes) -> Statement:
     opening = first.word if first else b""
     changes = opening in _SESSION_WORDS or (opening in (b"CREATE", b"DROP") and temporary)
     selects = opening in (b"SELECT", b"WITH")
-    return Statement(text, output_format=output_format, selects=selects, changes_session=changes)
+    return Statement(
+        text,
+        output_format=output_format,
+        selects=selects,
+        kills=opening == b"KILL",
+        changes_session=changes,
+    )
 
 
 def _read_insert(text: bytes, tokens: Iterator[_Token]) -> Statement:

@@ -19,7 +19,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureErr
 from clickhouse_connect.driver.external import ExternalData
 
 from devstack import Stack
-from tests.helpers import unique_name
+from devstack.clickhouse.__main__ import THREADS
+from tests.helpers import eventually, unique_name
 from tests.integration.devstack.clients import clickhouse_arguments, clickhouse_client
 
 
@@ -328,3 +329,73 @@ async def test_an_insert_whose_client_goes_away_leaves_the_server_well(
         await http.post("/", params=parameters, data=endless())
     for _ in range(8):
         assert await client.command("SELECT 1") == 1
+
+
+ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
+
+
+async def running(client: Any, query_id: str) -> int:
+    """How many queries with a client's id run."""
+    counted = "SELECT count() FROM system.processes WHERE endsWith(query, {mark:String})"
+    mark = f"/* query_id: {query_id} */"
+    return int((await client.query(counted, {"mark": mark})).result_rows[0][0])
+
+
+async def until_running(client: Any, query_id: str, count: int) -> None:
+    async def reached() -> bool:
+        return await running(client, query_id) == count
+
+    await eventually(reached, timeout=30)
+
+
+@pytest.mark.parametrize("form", ["whole", "streamed"])
+async def test_a_query_can_be_killed_by_its_id(
+    client: Any, http: aiohttp.ClientSession, form: str
+) -> None:
+    identifier = unique_name("kill")
+    output = "JSON" if form == "whole" else "TSV"
+
+    async def ask() -> tuple[int, str, str]:
+        async with http.post(
+            "/", params={"query_id": identifier}, data=f"{ENDLESS} FORMAT {output}"
+        ) as answer:
+            return answer.status, answer.headers["X-ClickHouse-Query-Id"], await answer.text()
+
+    asked = asyncio.create_task(ask())
+    await until_running(client, identifier, 1)
+    await client.command(f"KILL QUERY WHERE query_id = '{identifier}'")
+    status, told, text = await asked
+    assert (status, told) == (500, identifier)
+    assert "QUERY_WAS_CANCELLED" in text
+
+
+async def test_a_kill_does_not_wait_behind_what_it_ends(
+    client: Any, http: aiohttp.ClientSession
+) -> None:
+    identifiers = [unique_name("many") for _ in range(THREADS + 2)]
+
+    async def ask(identifier: str) -> int:
+        async with http.post("/", params={"query_id": identifier}, data=ENDLESS) as answer:
+            return answer.status
+
+    asked = [asyncio.create_task(ask(identifier)) for identifier in identifiers]
+
+    async def killed() -> bool:
+        # No other statement would be answered now: every thread of the pool is taken.
+        await client.command("KILL QUERY WHERE query LIKE '%sipHash64%' AND query LIKE '%many%'")
+        return all(one.done() for one in asked)
+
+    await eventually(killed, timeout=30)
+    assert [one.result() for one in asked] == [500] * len(asked)
+
+
+@pytest.mark.parametrize("output", ["JSON", "TSV"])
+async def test_a_query_ends_when_its_client_goes(
+    client: Any, http: aiohttp.ClientSession, output: str
+) -> None:
+    identifier = unique_name("gone")
+    sql = f"{ENDLESS} FORMAT {output}"
+    asked = asyncio.create_task(http.post("/", params={"query_id": identifier}, data=sql))
+    await until_running(client, identifier, 1)
+    asked.cancel()
+    await until_running(client, identifier, 0)

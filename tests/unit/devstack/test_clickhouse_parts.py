@@ -11,6 +11,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devstack.clickhouse.cancel import kill_of, killing, marked
 from devstack.clickhouse.codec import Encoder, choose_encoding, decoder
 from devstack.clickhouse.errors import QueryError
 from devstack.clickhouse.form import external_tables, read_form, setting_names
@@ -162,3 +163,23 @@ def test_the_engines_errors_get_their_status(text: str, code: int, status: int) 
     error = QueryError.of_engine(RuntimeError(text))
     assert (error.code, error.status) == (code, status)
     assert str(error).startswith(f"Code: {code}. ")
+
+
+@pytest.mark.parametrize("query_id", ["a", "b-1.c:d", "it's */ '; DROP -- \\ ü"])
+def test_a_kill_finds_the_statement_with_the_clients_id(query_id: str) -> None:
+    statement = marked(b"SELECT 1 -- one ;\n", query_id)
+    assert statement.startswith(b"SELECT 1 -- one\n/* ")
+    assert statement.count(b"*/") == 1
+    literal = query_id.replace("\\", "\\\\").replace("'", "\\'").encode()
+    text = b"KILL QUERY WHERE query_id = '" + literal + b"' SYNC"
+    rewritten = killing(text)
+    assert rewritten.startswith(b"KILL QUERY WHERE (query_id = '" + literal)
+    assert rewritten.endswith(b" SYNC")
+    mark = statement.rpartition(b"\n")[2]
+    assert b"endsWith(query, '" + mark + b"')" in rewritten
+    assert mark in kill_of(query_id)
+
+
+def test_other_conditions_of_a_kill_stay() -> None:
+    text = b"KILL QUERY WHERE user = 'x' AND query LIKE '%query_id%'"
+    assert killing(text) == text
