@@ -14,13 +14,15 @@ from services.tracking.config import Config
 from services.tracking.consumers import watch_grants
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.search import Search
+from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.ports import ArtifactStore, Store
-from services.tracking.servicers import TrackingServicer, UseCases
+from services.tracking.servicers import TrackingServicer
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
@@ -109,7 +111,9 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         yield App(
             servers=(
                 build_server(config.rpc, [binding(cases)], authenticator=authority),
-                build_http_server(config.http, mlflow_routes(), authenticator=authority),
+                build_http_server(
+                    config.http, mlflow_routes(cases), authenticator=authority, render=mlflow_error
+                ),
             ),
             background=(
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),

@@ -14,6 +14,7 @@
     NotFound
     ├── ExperimentNotFound
     ├── RunNotFound
+    ├── TagNotFound
     └── ArtifactNotFound
     AlreadyExists
     └── ExperimentNameTaken
@@ -65,6 +66,7 @@ __all__ = [
     "RunNotFound",
     "StaleEtag",
     "StoreBusy",
+    "TagNotFound",
 ]
 
 
@@ -154,6 +156,18 @@ class RunNotFound(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run with id={run_id} not found", metadata={"run_id": run_id})
+
+
+class TagNotFound(NotFound):
+    """A run or experiment has no tag of this name."""
+
+    reason = "TAG_NOT_FOUND"
+
+    def __init__(self, key: str, what: str, identifier: str) -> None:
+        super().__init__(
+            f"No tag with name: {key} in {what} with id {identifier}",
+            metadata={"key": key, f"{what}_id": identifier},
+        )
 
 
 class ArtifactNotFound(NotFound):

@@ -52,7 +52,8 @@ class ExperimentQuery:
 
     filter: Filter = ()
     order: tuple[OrderKey, ...] = ()
-    stage: LifecycleStage = LifecycleStage.ACTIVE
+    stage: LifecycleStage | None = LifecycleStage.ACTIVE
+    """The stage that they are in; None for any."""
     limit: int
     after: Position | None = None
     """Where the page before ended."""
@@ -65,7 +66,8 @@ class RunQuery:
     experiment_ids: Collection[str]
     filter: Filter = ()
     order: tuple[OrderKey, ...] = ()
-    stage: LifecycleStage = LifecycleStage.ACTIVE
+    stage: LifecycleStage | None = LifecycleStage.ACTIVE
+    """The stage that they are in; None for any."""
     limit: int
     after: Position | None = None
     """Where the page before ended."""
@@ -146,6 +148,9 @@ class RunStore(Protocol):
 
     async def log(self, news: Mapping[str, Sequence[News]]) -> None:
         """Store what is new to locked runs, by run id; a later tag replaces an earlier one."""
+
+    async def remove_tag(self, run_id: str, key: str) -> bool:
+        """Remove a tag of a locked run; return whether it had it."""
 
 
 class MetricStore(Protocol):

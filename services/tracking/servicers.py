@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -12,33 +11,20 @@ from services.tracking import convert
 from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
 from services.tracking.domain.metrics import Point
 from services.tracking.errors import InvalidUpload, InvalidValue
-from services.tracking.handlers.artifacts import Artifacts
-from services.tracking.handlers.experiments import Experiments
-from services.tracking.handlers.log import RunLog, StreamedPoints
-from services.tracking.handlers.runs import Runs
-from services.tracking.handlers.search import Search, foreign_token
+from services.tracking.handlers.cases import UseCases
+from services.tracking.handlers.log import StreamedPoints
+from services.tracking.handlers.search import foreign_token
 from tessera.tracking.v1 import tracking_service_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
 
-__all__ = ["TrackingServicer", "UseCases"]
+__all__ = ["TrackingServicer"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _HISTORY_PAGE: Final = 1000
 _MOST_HISTORY: Final = 25_000
-
-
-@dataclass(frozen=True, slots=True)
-class UseCases:
-    """What the door opens to."""
-
-    experiments: Experiments
-    runs: Runs
-    log: RunLog
-    search: Search
-    artifacts: Artifacts
 
 
 class TrackingServicer(rpc.TrackingServiceServicer):

@@ -393,6 +393,37 @@ async def test_known_is_what_batches_name(store: Store) -> None:
     assert known["r3"].params == known["r3"].tags == {}
 
 
+async def test_a_tag_is_removed_once(store: Store) -> None:
+    async with store.write() as work:
+        await work.experiments.add(experiment())
+        await work.runs.add(run(1), {"a": "1", "b": "2"})
+        await work.runs.add(run(2), {"a": "1"})
+        await work.commit()
+    async with store.write() as work:
+        await work.runs.lock(["r1"])
+        assert await work.runs.remove_tag("r1", "a")
+        assert not await work.runs.remove_tag("r1", "a")
+        await work.commit()
+    async with store.read() as view:
+        one, other = await view.runs.get("r1"), await view.runs.get("r2")
+    assert one is not None
+    assert other is not None
+    assert (dict(one.tags), dict(other.tags)) == ({"b": "2"}, {"a": "1"})
+
+
+async def test_any_stage_can_be_asked_for(store: Store) -> None:
+    async with store.write() as work:
+        for number, stage in enumerate(LifecycleStage, 1):
+            await work.experiments.add(experiment(number, stage=stage))
+            await work.runs.add(run(number, "e1", stage=stage), {})
+        await work.commit()
+    async with store.read() as view:
+        experiments = await view.experiments.find(ExperimentQuery(stage=None, limit=9))
+        runs = await view.runs.find(RunQuery(experiment_ids=["e1"], stage=None, limit=9))
+    assert [one.experiment_id for one in experiments] == ["e2", "e1"]
+    assert [one.info.run_id for one in runs] == ["r2", "r1"]
+
+
 async def test_runs_go_and_come_back_with_their_experiment(store: Store) -> None:
     gone = run(2, stage=LifecycleStage.DELETED)
     await given(store, run(1), gone, run(3, "e2"))

@@ -127,7 +127,7 @@ class _Experiments:
         items = [
             _Item(experiment_values(one), one.created_at, one.experiment_id, one)
             for one in self._all.values()
-            if one.stage is query.stage
+            if query.stage in {None, one.stage}
         ]
         return [item.thing for item in _page(items, query)]
 
@@ -159,7 +159,8 @@ class _Runs:
         items = [
             _Item(run_values(run), run.info.started_at, run.info.run_id, run)
             for run in self._all.values()
-            if run.info.experiment_id in query.experiment_ids and run.info.stage is query.stage
+            if run.info.experiment_id in query.experiment_ids
+            and query.stage in {None, run.info.stage}
         ]
         return [item.thing for item in _page(items, query)]
 
@@ -198,6 +199,12 @@ class _Runs:
                     tags=_sorted({**run.tags, **entry.tags}),
                     inputs=_inputs([*run.inputs, *entry.inputs]),
                 )
+
+    async def remove_tag(self, run_id: str, key: str) -> bool:
+        run = self._all[run_id]
+        tags = {name: value for name, value in run.tags.items() if name != key}
+        self._all[run_id] = replace(run, tags=tags)
+        return key in run.tags
 
 
 class InMemoryPoints:

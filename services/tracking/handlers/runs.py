@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.metrics import Point
@@ -15,7 +16,13 @@ from services.tracking.domain.run import (
     check_run_name,
     move_run,
 )
-from services.tracking.errors import ExperimentNotActive, ExperimentNotFound, RunNotFound
+from services.tracking.errors import (
+    ExperimentNotActive,
+    ExperimentNotFound,
+    RunNotActive,
+    RunNotFound,
+    TagNotFound,
+)
 from services.tracking.events import run_ended, run_started
 from services.tracking.handlers.access import Access
 from services.tracking.ports import RequestKey, Store, Work
@@ -148,6 +155,24 @@ class Runs:
             ExperimentNotActive: Its experiment is deleted.
         """
         await self._move(principal, run_id, LifecycleStage.ACTIVE)
+
+    async def remove_tag(self, principal: Principal, run_id: str, key: str) -> None:
+        """Remove a tag of a run.
+
+        Raises:
+            RunNotFound, TagNotFound: There is no such thing.
+            PermissionDenied: The caller may not write it.
+            RunNotActive: It was deleted.
+        """
+        await self._access.write_run(principal, run_id)
+        async with self._store.write() as work:
+            run = await _locked(work, run_id)
+            if run.stage is not LifecycleStage.ACTIVE:
+                raise RunNotActive(run_id)
+            if not await work.runs.remove_tag(run_id, key):
+                raise TagNotFound(key, "run", run_id)
+            await work.runs.put(replace(run, etag=new_etag()))
+            await work.commit()
 
     async def history(
         self, principal: Principal, run_id: str, key: str, *, after: Point | None, limit: int

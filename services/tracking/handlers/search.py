@@ -74,7 +74,7 @@ class Search:
         experiment_ids: Collection[str],
         text: str,
         order_by: Sequence[str],
-        stage: LifecycleStage,
+        stage: LifecycleStage | None,
         size: int,
         token: str,
     ) -> RunPage:
@@ -110,7 +110,7 @@ class Search:
         *,
         text: str,
         order_by: Sequence[str],
-        stage: LifecycleStage,
+        stage: LifecycleStage | None,
         size: int,
         token: str,
     ) -> ExperimentPage:

@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from services.tracking.handlers.cases import UseCases
+from services.tracking.mlflow.calls import Method, RawMethod, rpc_routes
+from services.tracking.mlflow.errors import mlflow_error
+from services.tracking.mlflow.experiments import ExperimentMethods
+from services.tracking.mlflow.protos import PREFIXES
+from services.tracking.mlflow.runs import RunMethods
+from services.tracking.mlflow.writes import WriteMethods
 from tessera_kit.http.routes import HttpRoute
+from tessera_kit.http.status import json_response
 
-__all__ = ["mlflow_routes"]
+__all__ = ["mlflow_methods", "mlflow_routes"]
 
 MLFLOW_VERSION: Final = "3.17.2"
 """The MLflow whose server this door stands for; clients ask."""
 
+_SERVER_INFO: Final[dict[str, Any]] = {
+    "store_type": "SqlStore",
+    "workspaces_enabled": False,
+    "trace_archival_enabled": False,
+    "multipart_uploads_enabled": False,
+    "multipart_downloads_enabled": False,
+    "presigned_upload_run_id_supported": False,
+    "presigned_upload_model_id_supported": False,
+}
+"""What clients may use of this server beyond its rpcs."""
 
-def mlflow_routes() -> Sequence[HttpRoute]:
+
+def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
+    """Return who answers which rpc; an rpc without an entry answers NOT_IMPLEMENTED."""
+    return {
+        **ExperimentMethods(cases).methods(),
+        **RunMethods(cases).methods(),
+        **WriteMethods(cases).methods(),
+    }
+
+
+def mlflow_routes(cases: UseCases) -> Sequence[HttpRoute]:
     """Return the routes over use cases."""
-    return [
+    routes = [
         HttpRoute("GET", "/health", _health, "mlflow.Server/health", open=True),
         HttpRoute("GET", "/version", _version, "mlflow.Server/version", open=True),
+        *(
+            HttpRoute("GET", f"{prefix}/3.0/mlflow/server-info", _server_info, "mlflow.Server/info")
+            for prefix in PREFIXES
+        ),
+        *rpc_routes(mlflow_methods(cases)),
     ]
+    return [replace(route, render=mlflow_error) for route in routes]
 
 
 async def _health(request: Request) -> Response:
@@ -30,3 +65,7 @@ async def _health(request: Request) -> Response:
 
 async def _version(request: Request) -> Response:
     return PlainTextResponse(MLFLOW_VERSION)
+
+
+async def _server_info(request: Request) -> Response:
+    return json_response(_SERVER_INFO)

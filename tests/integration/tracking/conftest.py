@@ -13,7 +13,7 @@ from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.app import binding, use_cases
-from services.tracking.servicers import UseCases
+from services.tracking.handlers.cases import UseCases
 from tessera.catalog.v1 import securable_pb2
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import RpcConfig, Secret

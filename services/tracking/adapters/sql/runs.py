@@ -139,6 +139,12 @@ class SqlRuns:
             suffix="",
         )
 
+    async def remove_tag(self, run_id: str, key: str) -> bool:
+        """Remove a tag of a locked run; return whether it had it."""
+        own = (RUN_TAGS.c.run_no == self._numbers[run_id], RUN_TAGS.c.key == key)
+        removed = await self._session.execute(sa.delete(RUN_TAGS).where(*own).returning(sa.true()))
+        return removed.first() is not None
+
     async def _pairs(self, table: sa.Table, wanted: Sequence[tuple[int, str]]) -> list[Any]:
         rows: list[Any] = []
         # A row may lie under a key that another run asked for; the caller keeps what it named.

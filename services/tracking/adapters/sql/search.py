@@ -189,7 +189,7 @@ class RunSearch(_Search):
         return self._page(
             select.where(
                 RUNS.c.experiment_id.in_(sorted(query.experiment_ids)),
-                RUNS.c.stage == str(query.stage),
+                *_in_stage(RUNS.c.stage, query),
             ),
             conditions=query.filter,
             order=query.order,
@@ -216,12 +216,16 @@ class ExperimentSearch(_Search):
     def statement(self, select: sa.Select[Any], query: ExperimentQuery) -> sa.Select[Any]:
         """Return `select` of the experiments that a query finds."""
         return self._page(
-            select.where(EXPERIMENTS.c.stage == str(query.stage)),
+            select.where(*_in_stage(EXPERIMENTS.c.stage, query)),
             conditions=query.filter,
             order=query.order,
             after=query.after,
             limit=query.limit,
         )
+
+
+def _in_stage(column: sa.Column[str], query: RunQuery | ExperimentQuery) -> tuple[Condition, ...]:
+    return () if query.stage is None else (column == str(query.stage),)
 
 
 def _missing(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

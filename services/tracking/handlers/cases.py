@@ -1,0 +1,24 @@
+"""The use cases that doors open to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.experiments import Experiments
+from services.tracking.handlers.log import RunLog
+from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.search import Search
+
+__all__ = ["UseCases"]
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """All of them."""
+
+    experiments: Experiments
+    runs: Runs
+    log: RunLog
+    search: Search
+    artifacts: Artifacts

@@ -1,0 +1,74 @@
+"""Between the error tree and MLflow's error codes: what clients raise as `MlflowException`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tessera_kit import errors
+from tessera_kit.errors import InvalidArgument, TesseraError, Unimplemented
+from tessera_kit.http.status import (
+    BodyTooLarge,
+    MethodNotAllowed,
+    PathNotFound,
+    error_headers,
+    http_status_of,
+    json_response,
+    public_message,
+)
+
+__all__ = ["BadRequest", "InvalidParameter", "NotOffered", "mlflow_error"]
+
+
+class InvalidParameter(InvalidArgument):
+    """A parameter of a request is missing or wrong; the text is MLflow's."""
+
+    reason = "INVALID_PARAMETER"
+
+
+class BadRequest(InvalidArgument):
+    """The request is not what the protocol says, as a body that is not JSON."""
+
+    reason = "BAD_REQUEST"
+
+
+class NotOffered(Unimplemented):
+    """MLflow has this method; this server does not."""
+
+    reason = "NOT_OFFERED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not offered by this server", metadata={"method": name})
+
+
+# MLflow's codes, and the status where its own differs from the door's table.
+_CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
+    BadRequest: ("BAD_REQUEST", None),
+    BodyTooLarge: ("BAD_REQUEST", None),
+    MethodNotAllowed: ("BAD_REQUEST", None),
+    PathNotFound: ("ENDPOINT_NOT_FOUND", None),
+    errors.InvalidArgument: ("INVALID_PARAMETER_VALUE", None),
+    errors.NotFound: ("RESOURCE_DOES_NOT_EXIST", None),
+    errors.AlreadyExists: ("RESOURCE_ALREADY_EXISTS", 400),
+    errors.PermissionDenied: ("PERMISSION_DENIED", None),
+    errors.Unauthenticated: ("UNAUTHENTICATED", None),
+    errors.FailedPrecondition: ("INVALID_PARAMETER_VALUE", None),
+    errors.Aborted: ("RESOURCE_CONFLICT", None),
+    errors.ResourceExhausted: ("RESOURCE_EXHAUSTED", None),
+    errors.Unavailable: ("TEMPORARILY_UNAVAILABLE", None),
+    errors.DeadlineExceeded: ("DEADLINE_EXCEEDED", None),
+    errors.Unimplemented: ("NOT_IMPLEMENTED", None),
+    TesseraError: ("INTERNAL_ERROR", None),
+}
+
+
+def mlflow_error(error: TesseraError, request: Request) -> Response:
+    """Return the error as MLflow's servers write it: `{"error_code", "message"}`."""
+    code, status = next(_CODES[base] for base in type(error).__mro__ if base in _CODES)
+    return json_response(
+        {"error_code": code, "message": public_message(error)},
+        http_status_of(type(error)) if status is None else status,
+        error_headers(error),
+    )
