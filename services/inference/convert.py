@@ -20,6 +20,7 @@ from services.inference.domain.endpoint import (
     UpdateState,
 )
 from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.traffic import TrafficPolicy, check_policy
 from services.inference.errors import InvalidConfig
 from services.inference.ports import TableStatistics
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
@@ -34,6 +35,7 @@ __all__ = [
     "optional_time",
     "statistics_message",
     "timestamp",
+    "traffic_policy",
 ]
 
 _CHANGEABLE: Final = frozenset({"comment", "tags"})
@@ -71,6 +73,7 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             ),
             max_concurrency=entity.max_concurrency,
             max_queue=entity.max_queue,
+            shadow_percent=entity.shadow_percent,
         )
         for entity in config.served_entities
     ]
@@ -130,9 +133,30 @@ def config_message(config: EndpointConfig) -> endpoint_pb2.EndpointConfig:
         created_at=timestamp(config.created_at),
         rollback_of=config.rollback_of,
     )
+    if config.traffic != TrafficPolicy():
+        message.traffic.CopyFrom(_policy_message(config.traffic))
     if config.ready_at is not None:
         message.ready_at.CopyFrom(timestamp(config.ready_at))
     return message
+
+
+def traffic_policy(told: endpoint_pb2.TrafficPolicy) -> TrafficPolicy:
+    """The traffic rules that a caller asks for.
+
+    Raises:
+        InvalidConfig: They cannot be followed.
+    """
+    policy = TrafficPolicy(told.sticky, frozenset(told.fallback_codes), told.fallback_attempts or 1)
+    check_policy(policy)
+    return policy
+
+
+def _policy_message(policy: TrafficPolicy) -> endpoint_pb2.TrafficPolicy:
+    return endpoint_pb2.TrafficPolicy(
+        sticky=policy.sticky,
+        fallback_codes=sorted(policy.fallback_codes),
+        fallback_attempts=policy.fallback_attempts if policy.fallback_codes else 0,
+    )
 
 
 def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
@@ -151,6 +175,7 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         ],
         max_concurrency=entity.max_concurrency,
         max_queue=entity.max_queue,
+        shadow_percent=entity.shadow_percent,
     )
 
 

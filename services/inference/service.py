@@ -12,7 +12,9 @@ from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
+from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
+from services.inference.gateway.shadows import Shadows
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.endpoints import EndpointHandlers
@@ -93,17 +95,19 @@ def build_service(config: Config, outside: Outside) -> Service:
         changes=changes,
         clock=outside.clock,
     )
+    metrics = GatewayMetrics(telemetry.metrics)
+    recorder = Recorder(outside.spool, routes, metrics, config.gateway.largest_logged_body)
+    shadows = Shadows(outside.runtime, recorder, metrics)
     infer = InferenceHandler(
         routes,
         authority=outside.authority,
-        dispatcher=Dispatcher(outside.runtime),
-        capture=outside.spool,
+        dispatcher=Dispatcher(outside.runtime, shadows, metrics, deployer.suspect),
+        recorder=recorder,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
-        metrics=GatewayMetrics(telemetry.metrics),
+        metrics=metrics,
         limits=InferenceLimits(
             max_in_flight=config.gateway.max_in_flight,
             longest_seconds=config.gateway_rpc.unary_deadline_seconds,
-            largest_logged_body=config.gateway.largest_logged_body,
         ),
         lost=deployer.suspect,
     )
@@ -125,6 +129,7 @@ def build_service(config: Config, outside: Outside) -> Service:
         deployer=deployer,
         background=(
             BackgroundTask("deployer", deployer.run),
+            BackgroundTask("shadows", shadows.run),
             BackgroundTask("shipper", shipper.run),
         ),
     )

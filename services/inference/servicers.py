@@ -13,6 +13,7 @@ from services.inference.convert import (
     entity_requests,
     optional_time,
     statistics_message,
+    traffic_policy,
 )
 from services.inference.handlers.endpoints import EndpointHandlers
 from tessera.inference.v1 import inference_service_pb2 as pb
@@ -45,6 +46,7 @@ class InferenceServicer(InferenceServiceServicer):
             request.inference_table.table_name_prefix,
             request.request_id,
             endpoint_settings(request),
+            traffic_policy(request.config.traffic),
         )
         return pb.CreateEndpointResponse(endpoint=endpoint_message(endpoint))
 
@@ -75,7 +77,11 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> pb.UpdateEndpointConfigResponse:
         """Begin to change what an endpoint serves."""
         endpoint = await self._handlers.update_config(
-            current_principal(), request.name, entity_requests(request.config), request.etag
+            current_principal(),
+            request.name,
+            entity_requests(request.config),
+            request.etag,
+            traffic_policy(request.config.traffic),
         )
         return pb.UpdateEndpointConfigResponse(endpoint=endpoint_message(endpoint))
 
@@ -84,7 +90,12 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> pb.UpdateTrafficResponse:
         """Change traffic shares."""
         endpoint = await self._handlers.update_traffic(
-            current_principal(), request.name, dict(request.traffic_percent), request.etag
+            current_principal(),
+            request.name,
+            dict(request.traffic_percent),
+            request.etag,
+            shadows=dict(request.shadow_percent),
+            traffic=traffic_policy(request.traffic) if request.HasField("traffic") else None,
         )
         return pb.UpdateTrafficResponse(endpoint=endpoint_message(endpoint))
 

@@ -23,6 +23,7 @@ from services.inference.domain.endpoint import (
 )
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import parse_manifest
+from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
 from services.inference.handlers.events import Step, changed, deleted
 from tessera_kit.bus.tables import OUTBOX
@@ -124,7 +125,9 @@ class EndpointsContract:
         (entity,) = endpoint.pending.entities
         groups = (InstanceGroup(Device.CPU, 2), InstanceGroup(Device.GPU, 1, (0, 1)))
         entity = replace(entity, instance_groups=groups, max_concurrency=8, max_queue=16)
-        endpoint = replace(endpoint, pending=replace(endpoint.pending, entities=(entity,)))
+        traffic = TrafficPolicy(True, frozenset({13, 14}), 3)
+        pending = replace(endpoint.pending, entities=(entity,), traffic=traffic)
+        endpoint = replace(endpoint, pending=pending)
         await store.add(endpoint, "", [])
         assert await store.get("flights") == endpoint
 

@@ -21,6 +21,7 @@ from services.inference.capture.spool import Spool
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.splitter import TrafficSplitter, cycle
+from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import InvalidArchive, InvalidInference
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
@@ -232,3 +233,43 @@ def test_an_expression_that_passes_names_only_sizes(expression: str) -> None:
     except InvalidArchive:
         return
     assert not any(sign in expression for sign in ("__", "[", "{", ":", '"', "os"))
+
+
+@given(weights)
+def test_shares_hold_within_a_percent_over_ten_thousand(shares: list[int]) -> None:
+    splitter, total = TrafficSplitter(shares), sum(shares)
+    seen = Counter(splitter.next() for _ in range(10_000))
+    assert all(
+        abs(seen[index] - 10_000 * share / total) <= 100 for index, share in enumerate(shares)
+    )
+
+
+keys = [str(number).encode() for number in range(4000)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(weights, st.integers(0, 9), st.integers(0, 100))
+def test_few_keys_move_when_a_share_changes(shares: list[int], place: int, share: int) -> None:
+    """Keys move only to an entity whose share grew, and only from one whose share shrank."""
+    place %= len(shares)
+    after_shares = [*shares[:place], share, *shares[place + 1 :]]
+    if not any(after_shares):
+        return
+    names = [f"entity-{index}" for index in range(len(shares))]
+    before = StickyChooser(names, shares)
+    after = StickyChooser(names, after_shares)
+    for key in keys[:500]:
+        old, new = before.choose(key), after.choose(key)
+        if old != new:
+            assert place == (new if share > shares[place] else old)
+
+
+@settings(max_examples=10, deadline=None)
+@given(weights)
+def test_keys_are_spread_by_the_shares(shares: list[int]) -> None:
+    chooser = StickyChooser([str(index) for index in range(len(shares))], shares)
+    seen, total = Counter(chooser.choose(key) for key in keys), sum(shares)
+    for index, share in enumerate(shares):
+        expected = len(keys) * share / total
+        # Five standard deviations of a binomial count.
+        assert abs(seen[index] - expected) <= 5 * (expected * (1 - share / total)) ** 0.5 + 1

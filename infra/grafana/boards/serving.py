@@ -134,6 +134,38 @@ _TRAFFIC: Final = Row(
             ),
             unit="reqps",
         ),
+        Panel(
+            "Mirrored requests",
+            "Requests per second that shadow entities were asked too, by what became of them; "
+            "dropped ones were beyond the entity's bound.",
+            (
+                Prom(
+                    promql.rate(
+                        promql.total(names.INFERENCE_SHADOWS),
+                        (names.ENTITY, names.OUTCOME),
+                        _CHOSEN,
+                    ),
+                    "{{tessera_served_entity_name}} {{tessera_outcome}}",
+                ),
+            ),
+            unit="reqps",
+        ),
+        Panel(
+            "Fallbacks",
+            "Requests per second that another entity was asked, by that entity and the status of "
+            "the one before.",
+            (
+                Prom(
+                    promql.rate(
+                        promql.total(names.INFERENCE_FALLBACKS),
+                        (names.ENTITY, names.RPC_STATUS),
+                        _CHOSEN,
+                    ),
+                    "{{tessera_served_entity_name}} after {{rpc_response_status_code}}",
+                ),
+            ),
+            unit="reqps",
+        ),
     ),
 )
 

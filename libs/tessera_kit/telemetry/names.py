@@ -79,6 +79,7 @@ DB_COLLECTION: Final = "db.collection.name"
 
 # Attributes: ours.
 ENDPOINT: Final = "tessera.endpoint.name"
+ENTITY: Final = "tessera.served_entity.name"
 MODEL: Final = "tessera.model.name"
 MODEL_VERSION: Final = "tessera.model.version"
 REQUEST_ID: Final = "tessera.request.id"
@@ -275,6 +276,20 @@ INFERENCE_MODEL_DURATION: Final = Metric(
     "Time that the model runtime took, as the gateway saw it.",
     (ENDPOINT, MODEL_VERSION),
     _LATENCY,
+)
+INFERENCE_SHADOWS: Final = Metric(
+    "tessera.inference.shadows",
+    Instrument.COUNTER,
+    "{request}",
+    "Requests mirrored to a shadow entity: answered, failed, dropped beyond its bound.",
+    (ENDPOINT, ENTITY, OUTCOME),
+)
+INFERENCE_FALLBACKS: Final = Metric(
+    "tessera.inference.fallbacks",
+    Instrument.COUNTER,
+    "{request}",
+    "Requests asked of another entity, by the status of the one before.",
+    (ENDPOINT, ENTITY, RPC_STATUS),
 )
 SPOOL_RECORDS: Final = Metric(
     "tessera.spool.records",

@@ -10,17 +10,20 @@ from typing import Any, Final
 import orjson
 
 from services.inference.domain.endpoint import InferenceTable
-from services.inference.domain.table import COLUMNS
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
-from tessera_kit.store.clickhouse import ClickHouse, qualified_name, quote_identifier
+from tessera_kit.store.clickhouse import ClickHouse, qualified_name
 
 __all__ = ["ClickHousePayloads"]
 
-_NAMES: Final = ", ".join(quote_identifier(column.name) for column in COLUMNS)
 _SPARE_ROWS: Final = 1000
 _IDS_PER_QUERY: Final = 500
-_INSERT_SETTINGS: Final = {"async_insert": 0, "input_format_import_nested_json": 0}
+_INSERT_SETTINGS: Final = {
+    "async_insert": 0,
+    "input_format_import_nested_json": 0,
+    # A table that is older than a column goes on without it.
+    "input_format_skip_unknown_fields": 1,
+}
 
 
 class ClickHousePayloads:
@@ -62,7 +65,7 @@ class ClickHousePayloads:
         now = f"{now_us // 1_000_000}.{now_us % 1_000_000:06d}"
         lines = b"\n".join(orjson.dumps({**row.values, "ingested_at": now}) for row in rows)
         await self._client.insert_bytes(
-            f"INSERT INTO {_name(table)} ({_NAMES}) FORMAT JSONEachRow",
+            f"INSERT INTO {_name(table)} FORMAT JSONEachRow",
             lines,
             deduplication_token=token,
             settings=_INSERT_SETTINGS,

@@ -18,6 +18,7 @@ from services.inference.domain.endpoint import (
 )
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
+from services.inference.domain.traffic import TrafficPolicy
 
 __all__ = ["config_row", "config_value", "endpoint_row", "endpoint_value"]
 
@@ -76,6 +77,7 @@ def config_row(endpoint_id: str, config: EndpointConfig) -> dict[str, Any]:
         "version": config.version,
         "created_at": _micros(config.created_at),
         "entities": json.dumps([_entity(entity) for entity in config.entities]),
+        "traffic": json.dumps(_policy(config.traffic)),
         "rollback_of": config.rollback_of,
         "ready_at": None if config.ready_at is None else _micros(config.ready_at),
     }
@@ -87,9 +89,23 @@ def config_value(row: Mapping[Any, Any]) -> EndpointConfig:
         version=row["version"],
         entities=tuple(_entity_value(entry) for entry in json.loads(row["entities"])),
         created_at=_moment(row["created_at"]),
+        traffic=_policy_value(json.loads(row["traffic"])),
         rollback_of=row["rollback_of"],
         ready_at=None if row["ready_at"] is None else _moment(row["ready_at"]),
     )
+
+
+def _policy(policy: TrafficPolicy) -> dict[str, Any]:
+    return {
+        "sticky": policy.sticky,
+        "fallback_codes": sorted(policy.fallback_codes),
+        "fallback_attempts": policy.fallback_attempts,
+    }
+
+
+def _policy_value(told: dict[str, Any]) -> TrafficPolicy:
+    codes = frozenset(told.pop("fallback_codes", ()))
+    return TrafficPolicy(**told, fallback_codes=codes)
 
 
 def _settings(told: dict[str, Any]) -> EndpointSettings:
@@ -118,6 +134,7 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         ],
         "max_concurrency": entity.max_concurrency,
         "max_queue": entity.max_queue,
+        "shadow_percent": entity.shadow_percent,
     }
 
 

@@ -64,6 +64,7 @@ _CONFIG = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("entities", sa.Text, nullable=False),
     sa.Column("rollback_of", sa.BigInteger, nullable=False),
+    sa.Column("traffic", sa.Text, nullable=False),
     sa.Column("ready_at", sa.BigInteger, nullable=True),
 )
 
@@ -206,7 +207,7 @@ class SqlEndpoints:
         updated = await session.execute(
             sa.update(_CONFIG)
             .where(_CONFIG.c.endpoint_id == endpoint_id, _CONFIG.c.version == config.version)
-            .values(entities=row["entities"], ready_at=row["ready_at"])
+            .values(entities=row["entities"], traffic=row["traffic"], ready_at=row["ready_at"])
         )
         if cast("sa.CursorResult[Any]", updated).rowcount == 0:
             await session.execute(sa.insert(_CONFIG).values(**row))

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
+from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import (
     EndpointNotReady,
     InvalidConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "ServedEntity",
     "UpdateState",
     "check_entities",
+    "check_shadows",
     "check_shares",
     "runtime_name",
 ]
@@ -89,6 +91,8 @@ class EntityRequest:
     """Most requests in the runtime at once; 0 for no bound."""
     max_queue: int = 0
     """Most requests that wait beyond them."""
+    shadow_percent: int = 0
+    """Share of the requests that are mirrored to it."""
 
     @property
     def least_concurrency(self) -> int:
@@ -115,6 +119,7 @@ class ServedEntity:
     """By device; empty for `instance_count` of them wherever the runtime places them."""
     max_concurrency: int = 0
     max_queue: int = 0
+    shadow_percent: int = 0
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
@@ -128,6 +133,7 @@ class ServedEntity:
             instance_groups=self.instance_groups,
             max_concurrency=self.max_concurrency,
             max_queue=self.max_queue,
+            shadow_percent=self.shadow_percent,
         )
 
 
@@ -143,6 +149,7 @@ class EndpointConfig:
     """The configuration that it repeats; 0 for none."""
     ready_at: datetime | None = None
     """When it began to answer; None when it never did."""
+    traffic: TrafficPolicy = field(default_factory=TrafficPolicy)
 
     @property
     def signature(self) -> Signature:
@@ -267,8 +274,23 @@ class Endpoint:
         """The endpoint with another comment and other settings."""
         return replace(self, comment=comment, settings=settings, updated_at=now, etag=etag)
 
-    def with_shares(self, shares: Mapping[str, int], now: datetime, etag: str) -> Endpoint:
+    def with_shares(
+        self,
+        shares: Mapping[str, int],
+        now: datetime,
+        etag: str,
+        *,
+        shadows: Mapping[str, int] | None = None,
+        traffic: TrafficPolicy | None = None,
+    ) -> Endpoint:
         """The endpoint with other traffic shares of what it serves.
+
+        Args:
+            shares: Percent of each entity, by name.
+            now: When.
+            etag: Of the new state.
+            shadows: Shadow percent of the entities that get another one.
+            traffic: The new rules beside them; None for those that there are.
 
         Raises:
             EndpointNotReady: Nothing is served yet.
@@ -276,13 +298,21 @@ class Endpoint:
         """
         if self.config is None:
             raise EndpointNotReady(f"endpoint {self.name!r} serves nothing yet")
-        check_shares(shares, [entity.name for entity in self.config.entities])
+        names = [entity.name for entity in self.config.entities]
+        check_shares(shares, names)
+        mirrored = {entity.name: entity.shadow_percent for entity in self.config.entities}
+        mirrored.update(shadows or {})
+        check_shadows(shares, mirrored, names)
         entities = tuple(
-            replace(entity, traffic_percent=shares[entity.name]) for entity in self.config.entities
+            replace(
+                entity,
+                traffic_percent=shares[entity.name],
+                shadow_percent=mirrored[entity.name],
+            )
+            for entity in self.config.entities
         )
-        return replace(
-            self, config=replace(self.config, entities=entities), updated_at=now, etag=etag
-        )
+        config = replace(self.config, entities=entities, traffic=traffic or self.config.traffic)
+        return replace(self, config=config, updated_at=now, etag=etag)
 
 
 def check_entities(entities: Sequence[EntityRequest]) -> None:
@@ -333,6 +363,8 @@ def _runtime_violations(path: str, entity: EntityRequest) -> list[FieldViolation
         )
     if entity.max_queue and not most:
         wrong.append(FieldViolation(f"{path}.max_queue", "needs a max_concurrency"))
+    if entity.shadow_percent and entity.traffic_percent:
+        wrong.append(FieldViolation(f"{path}.shadow_percent", "needs a traffic_percent of 0"))
     return wrong
 
 
@@ -359,6 +391,29 @@ def check_shares(shares: Mapping[str, int], names: Sequence[str]) -> None:
                 "traffic_percent", f"the shares must sum to 100, not {sum(shares.values())}"
             )
         )
+    if wrong:
+        raise InvalidConfig(wrong[0].description, violations=wrong)
+
+
+def check_shadows(
+    shares: Mapping[str, int], shadows: Mapping[str, int], names: Sequence[str]
+) -> None:
+    """Raise InvalidConfig when an entity would answer requests and mirror them too."""
+    wrong = [
+        FieldViolation("shadow_percent", f"no served entity is named {name!r}")
+        for name in shadows
+        if name not in names
+    ]
+    wrong += [
+        FieldViolation("shadow_percent", f"that of {name!r} must be 0 to 100")
+        for name, percent in shadows.items()
+        if not 0 <= percent <= 100
+    ]
+    wrong += [
+        FieldViolation("shadow_percent", f"{name!r} has a share of {shares[name]} %; only 0 fits")
+        for name, percent in shadows.items()
+        if percent and shares.get(name)
+    ]
     if wrong:
         raise InvalidConfig(wrong[0].description, violations=wrong)
 

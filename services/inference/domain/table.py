@@ -33,6 +33,7 @@ COLUMNS: Final = tuple(
         ("model_name", "LowCardinality(String)", "The registered model that answered"),
         ("model_version", "Int64", "Its version's number; 0 when the request reached none"),
         ("config_version", "Int64", "The endpoint's configuration that was in force"),
+        ("route", "LowCardinality(String)", "How it was led: PRIMARY, SHADOW, FALLBACK, REFUSED"),
         ("status_code", "Int32", "The gRPC status code of the answer; 0 for success"),
         ("status_message", "String", "The error's public text"),
         ("duration_ms", "Float64", "From the request's arrival to its response"),

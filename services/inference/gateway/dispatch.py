@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from time import perf_counter, perf_counter_ns
-from typing import Any
+from typing import Any, Final, TypeAlias
 
+from services.inference.errors import RuntimeUnavailable
 from services.inference.gateway.admission import Gate
-from services.inference.gateway.records import Exchange
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.records import FALLBACK, Exchange
 from services.inference.gateway.routing import Route, Served
+from services.inference.gateway.shadows import Shadows
 from services.inference.ports import Runtime
+from tessera_kit.errors import TesseraError
+from tessera_kit.rpc.status import code_of
 
-__all__ = ["Dispatcher"]
+__all__ = ["STICKY_KEY", "Dispatcher"]
+
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+
+STICKY_KEY: Final = "tessera-sticky-key"
+"""Metadata of a request: those with the same value go to the same entity."""
 
 
 class Dispatcher:
@@ -20,26 +31,74 @@ class Dispatcher:
 
     Args:
         runtime: Asks the models.
+        shadows: Asks shadow entities.
+        metrics: Where fallbacks are counted.
+        lost: Told when the runtime does not have a model that it should have.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        shadows: Shadows,
+        metrics: GatewayMetrics,
+        lost: Callable[[], None],
+    ) -> None:
         self._runtime = runtime
+        self._shadows = shadows
+        self._metrics = metrics
+        self._lost = lost
 
-    async def ask(self, exchange: Exchange, route: Route, request: Any, timeout: float) -> bytes:
+    async def ask(
+        self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
+    ) -> bytes:
         """The runtime's answer to an exchange's request.
 
         Args:
             exchange: Told which entity was asked and how long that took.
             route: The endpoint's.
             request: The parsed `inference.ModelInferRequest`, checked.
+            metadata: The call's.
             timeout: Seconds that the caller has.
 
         Raises:
             EntityBusy: The entity has as many requests as it may.
             TimeoutError: The time was over before its turn came.
         """
-        exchange.served = served = route.choose(request.model_version)
+        version = request.model_version
+        key = _sticky_key(metadata) if route.is_sticky and not version else None
+        served = route.choose(version) if key is None else route.choose_by_key(key)
+        exchange.served = served
+        if route.shadows:
+            self._shadows.mirror(exchange, route, timeout)
+        # Who asks for a version wants that one's answer or none.
+        if route.fallback_codes and not version:
+            return await self._ask_until_answered(exchange, route, served, timeout)
         return await self._ask(exchange, served, timeout)
+
+    async def _ask_until_answered(
+        self, exchange: Exchange, route: Route, first: Served, timeout: float
+    ) -> bytes:
+        deadline = perf_counter() + timeout
+        others = iter(route.others(first))
+        served = first
+        while True:
+            exchange.served = served
+            try:
+                return await self._ask(exchange, served, deadline - perf_counter())
+            except TesseraError as error:
+                code = code_of(type(error))
+                other = next(others, None)
+                if (
+                    other is None
+                    or code.value[0] not in route.fallback_codes
+                    or perf_counter() >= deadline
+                ):
+                    raise
+                served = other
+                self._metrics.count_fallback(exchange.endpoint, served.name, code.name)
+                if isinstance(error, RuntimeUnavailable):
+                    self._lost()
+            exchange.leg = FALLBACK
 
     async def _ask(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         served.enter()
@@ -68,3 +127,10 @@ class Dispatcher:
             return reply
         finally:
             exchange.model_ended = perf_counter_ns()
+
+
+def _sticky_key(metadata: Metadata) -> bytes | None:
+    for name, value in metadata:
+        if name == STICKY_KEY:
+            return value.encode() if isinstance(value, str) else value
+    return None

@@ -9,34 +9,29 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import Span, SpanKind
 from tritonclient.grpc import service_pb2
 
 from services.inference.errors import (
-    InferenceTimeout,
     InvalidInference,
-    ModelFailed,
     RuntimeUnavailable,
-    SpoolFull,
     TooManyInferences,
 )
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.metrics import GatewayMetrics
-from services.inference.gateway.records import Exchange, record_of
+from services.inference.gateway.recorder import Recorder
+from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import RouteTable
-from services.inference.ports import Capture
+from services.inference.gateway.status import public_status
 from tessera.catalog.v1 import securable_pb2
-from tessera_kit.errors import Internal, TesseraError
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.identity import bearer_token
-from tessera_kit.rpc.status import DOMAIN, status_of, trailing_metadata_of
+from tessera_kit.rpc.status import trailing_metadata_of
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls
 
@@ -66,8 +61,6 @@ class InferenceLimits:
     """Requests at once; more are refused."""
     longest_seconds: float = 60.0
     """How long a request may take whose caller set no deadline, or a later one."""
-    largest_logged_body: int = 4 << 20
-    """Bytes of a request or response above which the log holds a code instead of the body."""
 
 
 class InferenceHandler:
@@ -77,7 +70,7 @@ class InferenceHandler:
         routes: Where requests go.
         authority: Tells callers apart and what they may do.
         dispatcher: Asks the models.
-        capture: Keeps the records.
+        recorder: Keeps the records.
         calls: Records spans and durations.
         metrics: Counts by endpoint and version.
         limits: Bounds.
@@ -90,7 +83,7 @@ class InferenceHandler:
         *,
         authority: Authority,
         dispatcher: Dispatcher,
-        capture: Capture,
+        recorder: Recorder,
         calls: MethodCalls,
         metrics: GatewayMetrics,
         limits: InferenceLimits,
@@ -99,7 +92,7 @@ class InferenceHandler:
         self._routes = routes
         self._authority = authority
         self._dispatcher = dispatcher
-        self._capture = capture
+        self._recorder = recorder
         self._calls = calls
         self._metrics = metrics
         self._limits = limits
@@ -122,19 +115,19 @@ class InferenceHandler:
         code = "OK"
         try:
             reply = await self._answer(exchange, metadata, self._timeout(context))
-            self._keep(exchange, reply, _OK, "")
+            self._recorder.keep(exchange, reply, _OK, "")
             return reply
         except asyncio.CancelledError:
             late = context.time_remaining() == 0
             number = _DEADLINE_EXCEEDED if late else _CANCELLED
             code = _CODES[number].name
             text = "the deadline passed" if late else "the caller cancelled"
-            self._keep_failure(exchange, number, text)
+            self._recorder.keep_failure(exchange, number, text)
             raise
         except Exception as error:
-            status = _status(error)
+            status = public_status(error)
             code = _CODES[status.code].name
-            self._keep_failure(exchange, status.code, status.message)
+            self._recorder.keep_failure(exchange, status.code, status.message)
             if isinstance(error, RuntimeUnavailable):
                 self._lost()
             context.set_trailing_metadata(
@@ -165,7 +158,7 @@ class InferenceHandler:
         await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
         exchange.authorised = True
         route.rules.check(request)
-        reply = await self._dispatcher.ask(exchange, route, request, timeout)
+        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         suffix = exchange.served.reply_suffix if exchange.served is not None else b""
         return b"".join((reply, suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
@@ -173,22 +166,6 @@ class InferenceHandler:
         longest = self._limits.longest_seconds
         left = context.time_remaining()
         return longest if left is None or left > longest else left
-
-    def _keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
-        record = record_of(exchange, reply, status, message, self._limits.largest_logged_body)
-        exchange.spool_began = perf_counter_ns()
-        self._capture.append(record)
-        exchange.spool_ended = perf_counter_ns()
-        self._metrics.appended.inc()
-
-    def _keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
-        if not self._routes.knows(exchange.endpoint):
-            # No endpoint, no table: only a metric counts it.
-            return
-        try:
-            self._keep(exchange, b"", status, message)
-        except SpoolFull:
-            self._metrics.unlogged.inc()
 
     def _trace(self, call: tuple[float, Span], exchange: Exchange, code: str) -> None:
         """Tell a recorded request's steps and what it was about."""
@@ -212,19 +189,3 @@ class InferenceHandler:
                 *(call, names.SPAN_SPOOL_APPEND, SpanKind.INTERNAL),
                 *(exchange.spool_began, exchange.spool_ended),
             )
-
-
-def _status(error: Exception) -> status_pb2.Status:
-    if isinstance(error, ModelFailed):
-        # Not a defect of the platform: whoever asks a model may know how it failed.
-        status = status_pb2.Status(
-            code=grpc.StatusCode.INTERNAL.value[0], message=error.message[:1024]
-        )
-        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
-        return status
-    if isinstance(error, TesseraError):
-        return status_of(error)
-    if isinstance(error, TimeoutError):
-        return status_of(InferenceTimeout("the deadline passed before the model answered"))
-    _log.exception("a request failed")
-    return status_of(Internal(repr(error)))

@@ -26,6 +26,8 @@ class GatewayMetrics:
         self._durations = metrics.histogram(names.INFERENCE_DURATION)
         self._model_durations = metrics.histogram(names.INFERENCE_MODEL_DURATION)
         self._children: dict[tuple[str, int, str], tuple[Any, Any, Any]] = {}
+        self._shadows = metrics.counter(names.INFERENCE_SHADOWS)
+        self._fallbacks = metrics.counter(names.INFERENCE_FALLBACKS)
         self.unlogged = metrics.counter(names.SPOOL_RECORDS).labels("refused")
         self.appended = metrics.counter(names.SPOOL_RECORDS).labels("appended")
 
@@ -48,3 +50,11 @@ class GatewayMetrics:
         durations.observe((perf_counter_ns() - exchange.began) / 1e9)
         if served is not None:
             model_durations.observe(exchange.execution_us / 1e6)
+
+    def count_shadow(self, endpoint: str, entity: str, outcome: str) -> None:
+        """Count a mirrored request: answered, failed, or dropped because of the bound."""
+        self._shadows.labels(endpoint, entity, outcome).inc()
+
+    def count_fallback(self, endpoint: str, entity: str, code: str) -> None:
+        """Count a request that is asked of another entity because of a gRPC status."""
+        self._fallbacks.labels(endpoint, entity, code).inc()

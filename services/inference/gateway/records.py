@@ -10,7 +10,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
-__all__ = ["Exchange", "record_of"]
+__all__ = ["FALLBACK", "Exchange", "record_of"]
 
 NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
 """The request's body was not kept because its caller may not query the endpoint."""
@@ -19,6 +19,10 @@ REQUEST_TOO_LARGE: Final = "MAX_REQUEST_SIZE_EXCEEDED"
 RESPONSE_TOO_LARGE: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
 """The response's body is larger than what is logged."""
 
+PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
+SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
+FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
+_REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
 _LONGEST_TEXT: Final = {"client_request_id": 512, "endpoint": 128, "status_message": 8192}
 
 
@@ -30,6 +34,7 @@ class Exchange:
         "began",
         "client_request_id",
         "endpoint",
+        "leg",
         "model_answered",
         "model_began",
         "model_ended",
@@ -56,9 +61,28 @@ class Exchange:
         self.authorised = False
         self.route: Route | None = None
         self.served: Served | None = None
+        self.leg = PRIMARY
+        """How the request was led."""
         self.model_answered = False
         self.model_began = self.model_ended = 0
         self.spool_began = self.spool_ended = 0
+
+    def mirror(self, number: int, served: Served) -> Exchange:
+        """The exchange of a shadow of this request."""
+        shadow = Exchange(f"{self.request_id}.s{number}", self.request)
+        shadow.endpoint = self.endpoint
+        shadow.client_request_id = self.client_request_id
+        shadow.requester = self.requester
+        shadow.span = self.span
+        shadow.authorised = True
+        shadow.route = self.route
+        shadow.served = served
+        shadow.leg = SHADOW
+        return shadow
+
+    def end_model(self) -> None:
+        """Note that the model has answered, or failed."""
+        self.model_ended = perf_counter_ns()
 
     @property
     def execution_us(self) -> int:
@@ -95,6 +119,7 @@ def record_of(
         requester=exchange.requester,
         encoding=inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF,
         sampling_fraction=1.0,
+        route=exchange.leg if exchange.model_began else _REFUSED,
     )
     record.request_time.seconds = seconds
     record.request_time.nanos = nanos // 1000 * 1000

@@ -9,14 +9,16 @@ from types import MappingProxyType
 from services.inference.domain.endpoint import Endpoint, ServedEntity
 from services.inference.domain.signature import Signature
 from services.inference.domain.splitter import TrafficSplitter
+from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.admission import Gate
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import MAX_BATCH_ROWS
 
-__all__ = ["Route", "RouteTable", "Served"]
+__all__ = ["Route", "RouteTable", "Served", "Shadow"]
 
+_SHADOWS = 16
 _MODEL_NAME = 1
 _MODEL_VERSION = 2
 
@@ -34,6 +36,7 @@ class Served:
         "reply_suffix",
         "request_suffix",
         "runtime_name",
+        "shadow_bound",
     )
 
     def __init__(self, endpoint: str, entity: ServedEntity) -> None:
@@ -50,11 +53,18 @@ class Served:
         )
         """What turns the runtime's response into the caller's."""
         most = entity.max_concurrency
+        self.shadow_bound = most or _SHADOWS
+        """Most mirrored requests at once, where the entity is a shadow."""
         self.gate = Gate(entity.name, most, entity.max_queue) if most else None
         """Who may be in the runtime at once; None for everybody."""
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way to the runtime."""
+        return self._in_flight
 
     def enter(self) -> None:
         """Note that a request is on its way to the runtime."""
@@ -73,6 +83,21 @@ class Served:
         await self._idle.wait()
 
 
+class Shadow:
+    """An entity that a share of the requests is mirrored to."""
+
+    __slots__ = ("_turns", "most", "served")
+
+    def __init__(self, served: Served, percent: int) -> None:
+        self.served = served
+        self.most = served.shadow_bound
+        self._turns = TrafficSplitter([percent, 100 - percent])
+
+    def takes_this(self) -> bool:
+        """Whether this request is one of its share."""
+        return self._turns.next() == 0
+
+
 class Route:
     """What answers an endpoint's requests.
 
@@ -84,7 +109,19 @@ class Route:
         ValueError: It has no configuration.
     """
 
-    __slots__ = ("_by_version", "_splitter", "config_version", "endpoint", "entities", "rules")
+    __slots__ = (
+        "_by_version",
+        "_others",
+        "_splitter",
+        "_sticky",
+        "config_version",
+        "endpoint",
+        "entities",
+        "fallback_codes",
+        "is_sticky",
+        "rules",
+        "shadows",
+    )
 
     def __init__(self, endpoint: Endpoint, keep: Route | None = None) -> None:
         if endpoint.config is None:
@@ -97,10 +134,32 @@ class Route:
             for entity in endpoint.config.entities
         )
         self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
-        self._splitter = TrafficSplitter(
-            [entity.traffic_percent for entity in endpoint.config.entities]
+        asked = endpoint.config.entities
+        shares = [entity.traffic_percent for entity in asked]
+        policy = endpoint.config.traffic
+        self._splitter = TrafficSplitter(shares)
+        self.is_sticky = policy.sticky
+        """Whether a caller's key decides."""
+        self._sticky = StickyChooser([entity.name for entity in asked], shares)
+        self.fallback_codes = policy.fallback_codes
+        """gRPC codes on which others are asked; empty for none."""
+        self.shadows = tuple(
+            Shadow(served, entity.shadow_percent)
+            for served, entity in zip(self.entities, asked, strict=True)
+            if entity.shadow_percent
         )
-        self._by_version = {str(served.model_version): served for served in self.entities}
+        """Who gets mirrored requests."""
+        mirrors = [shadow.served for shadow in self.shadows]
+        answering = [served for served in self.entities if served not in mirrors]
+        self._others = {
+            served: tuple(other for other in answering if other is not served)[
+                : policy.fallback_attempts
+            ]
+            for served in self.entities
+        }
+        self._by_version = {
+            str(served.model_version): served for served in (*mirrors, *reversed(answering))
+        }
 
     @property
     def signature(self) -> Signature:
@@ -124,6 +183,14 @@ class Route:
                 f"endpoint {self.endpoint.name!r} does not serve version {model_version[:32]!r}"
             )
         return served
+
+    def choose_by_key(self, key: bytes) -> Served:
+        """The entity that a caller's key belongs to."""
+        return self.entities[self._sticky.choose(key)]
+
+    def others(self, served: Served) -> tuple[Served, ...]:
+        """Who is asked when an entity failed, in their order."""
+        return self._others[served]
 
 
 class RouteTable:

@@ -18,6 +18,7 @@ from services.inference.domain.endpoint import (
     check_entities,
 )
 from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import (
     ConfigNotFound,
     EndpointExists,
@@ -99,6 +100,7 @@ class EndpointHandlers:
         table_prefix: str,
         request_id: str,
         settings: EndpointSettings | None = None,
+        traffic: TrafficPolicy | None = None,
     ) -> Endpoint:
         """Create an endpoint and begin to make its configuration ready."""
         check_name(name)
@@ -115,6 +117,7 @@ class EndpointHandlers:
         await self._check_free(name)
         endpoint_id, now = new_id(), self._clock.now()
         config = await self._resolver.resolve(caller, endpoint_id, 1, entities, now)
+        config = replace(config, traffic=traffic or TrafficPolicy())
         prefix = table_prefix or name
         # A call that is sent again after it failed halfway gets the table that it made.
         table_request = endpoint_id
@@ -169,12 +172,17 @@ class EndpointHandlers:
                 return found, ""
 
     async def update_config(
-        self, caller: Principal, name: str, entities: Sequence[EntityRequest], etag: str
+        self,
+        caller: Principal,
+        name: str,
+        entities: Sequence[EntityRequest],
+        etag: str,
+        traffic: TrafficPolicy | None = None,
     ) -> Endpoint:
         """Begin to change what an endpoint serves."""
         check_entities(entities)
         stored = await self._managed(caller, name, etag)
-        return await self._begin(caller, stored, entities)
+        return await self._begin(caller, stored, entities, traffic or TrafficPolicy())
 
     async def rollback(
         self, caller: Principal, name: str, config_version: int, etag: str
@@ -195,7 +203,9 @@ class EndpointHandlers:
         stored = await self._managed(caller, name, etag)
         earlier = await self._earlier(stored, config_version)
         entities = [entity.asked_again() for entity in earlier.entities]
-        return await self._begin(caller, stored, entities, rollback_of=earlier.version)
+        return await self._begin(
+            caller, stored, entities, earlier.traffic, rollback_of=earlier.version
+        )
 
     async def _earlier(self, endpoint: Endpoint, version: int) -> EndpointConfig:
         if version:
@@ -218,6 +228,7 @@ class EndpointHandlers:
         caller: Principal,
         stored: Endpoint,
         entities: Sequence[EntityRequest],
+        traffic: TrafficPolicy,
         *,
         rollback_of: int = 0,
     ) -> Endpoint:
@@ -228,7 +239,7 @@ class EndpointHandlers:
         config = await self._resolver.resolve(
             creator, stored.endpoint_id, stored.last_config_version + 1, entities, now
         )
-        config = replace(config, rollback_of=rollback_of)
+        config = replace(config, rollback_of=rollback_of, traffic=traffic)
         endpoint = stored.begin(config, now, new_etag())
         step = Step.ROLLBACK_STARTED if rollback_of else Step.UPDATE_STARTED
         told = events.changed(endpoint, step, caller.name)
@@ -280,12 +291,21 @@ class EndpointHandlers:
         return found[:limit], found[limit - 1].version if len(found) > limit else 0
 
     async def update_traffic(
-        self, caller: Principal, name: str, shares: Mapping[str, int], etag: str
+        self,
+        caller: Principal,
+        name: str,
+        shares: Mapping[str, int],
+        etag: str,
+        *,
+        shadows: Mapping[str, int] | None = None,
+        traffic: TrafficPolicy | None = None,
     ) -> Endpoint:
         """Change the traffic shares of what is served, at once."""
         while True:
             stored = await self._managed(caller, name, etag)
-            endpoint = stored.with_shares(shares, self._clock.now(), new_etag())
+            endpoint = stored.with_shares(
+                shares, self._clock.now(), new_etag(), shadows=shadows, traffic=traffic
+            )
             try:
                 told = events.changed(endpoint, Step.TRAFFIC_CHANGED, caller.name)
                 await self._endpoints.save(endpoint, stored.etag, [told])

@@ -92,6 +92,7 @@ class Resolver:
             instance_groups=asked.instance_groups,
             max_concurrency=asked.max_concurrency,
             max_queue=asked.max_queue,
+            shadow_percent=asked.shadow_percent,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:

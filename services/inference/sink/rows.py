@@ -84,6 +84,7 @@ def row_of(record: ConsumedRecord) -> Row:
         "model_name": payload.model_name,
         "model_version": payload.model_version,
         "config_version": payload.config_version,
+        "route": _route(payload),
         "status_code": payload.status_code,
         "status_message": payload.status_message,
         "duration_ms": payload.duration_us / 1000,
@@ -102,6 +103,12 @@ def row_of(record: ConsumedRecord) -> Row:
     return Row(
         payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values
     )
+
+
+def _route(payload: pb.PayloadRecord) -> str:
+    if payload.route != pb.PAYLOAD_ROUTE_UNSPECIFIED:
+        return pb.PayloadRoute.Name(payload.route).removeprefix("PAYLOAD_ROUTE_")
+    return "PRIMARY" if payload.model_version else "REFUSED"
 
 
 def _bodies(payload: pb.PayloadRecord, codes: list[str]) -> tuple[DecodedBody, DecodedBody]:

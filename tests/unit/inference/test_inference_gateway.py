@@ -20,7 +20,9 @@ from services.inference.errors import InvalidInference, ModelFailed
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceHandler, InferenceLimits
 from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
+from services.inference.gateway.shadows import Shadows
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.rpc.authority import InMemoryAuthority
@@ -79,6 +81,7 @@ class Gateway:
         endpoint: Endpoint,
         limits: InferenceLimits | None = None,
         tracer: Tracer | None = None,
+        largest_body: int = 4 << 20,
     ) -> None:
         self.capture = InMemoryCapture()
         self.asked: list[Any] = []
@@ -97,13 +100,16 @@ class Gateway:
         self.routes.put(endpoint)
         self.lost = 0
         self.metrics = Metrics()
+        counts = GatewayMetrics(self.metrics)
+        self.recorder = Recorder(self.capture, self.routes, counts, largest_body)
+        self.shadows = Shadows(self.runtime, self.recorder, counts)
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
-            dispatcher=Dispatcher(self.runtime),
-            capture=self.capture,
+            dispatcher=Dispatcher(self.runtime, self.shadows, counts, self._on_lost),
+            recorder=self.recorder,
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
-            metrics=GatewayMetrics(self.metrics),
+            metrics=counts,
             limits=limits or InferenceLimits(),
             lost=self._on_lost,
         )
@@ -375,7 +381,7 @@ async def test_requests_in_flight_are_bounded(make_endpoint: Make, make_request:
 
 async def test_no_reply_leaves_without_its_record(make_endpoint: Make, make_request: Make) -> None:
     gateway = Gateway(make_endpoint())
-    gateway.capture = gateway.handler._capture = InMemoryCapture(room=10)
+    gateway.recorder._capture = InMemoryCapture(room=10)
     context = Context()
     await gateway.refused(make_request(), context)
     assert (context.code, context.reason) == (
@@ -385,7 +391,7 @@ async def test_no_reply_leaves_without_its_record(make_endpoint: Make, make_requ
 
 
 async def test_large_bodies_leave_a_code(make_endpoint: Make, make_request: Make) -> None:
-    gateway = Gateway(make_endpoint(), InferenceLimits(largest_logged_body=8))
+    gateway = Gateway(make_endpoint(), largest_body=8)
     await gateway.infer(make_request(), Context())
     (record,) = gateway.records
     assert (record.request, record.response) == (b"", b"")

@@ -18,6 +18,8 @@ from tessera.inference.v1 import endpoint_pb2, inference_service_pb2, inference_
 from tessera_kit.errors import FailedPrecondition, TesseraError
 from tessera_kit.rpc.status import error_from_rpc
 
+_STICKY_KEY = "tessera-sticky-key"
+
 
 class EndpointUpdateFailed(FailedPrecondition):
     """An endpoint's new configuration could not be made ready; the old one, if any, answers."""
@@ -51,6 +53,7 @@ class AsyncInference:
         table_prefix: str = "",
         comment: str = "",
         tags: Mapping[str, str] | None = None,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -61,11 +64,12 @@ class AsyncInference:
             table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
             comment: What the endpoint is for.
             tags: Its tags.
+            traffic: How requests are led beside the shares.
         """
         request = inference_service_pb2.CreateEndpointRequest(
             name=name,
             comment=comment,
-            config=endpoint_pb2.EndpointConfig(served_entities=entities),
+            config=endpoint_pb2.EndpointConfig(served_entities=entities, traffic=traffic),
             inference_table=endpoint_pb2.InferenceTableConfig(
                 schema_full_name=table_schema, table_name_prefix=table_prefix
             ),
@@ -91,11 +95,16 @@ class AsyncInference:
             request.page_token = page.next_page_token
 
     async def update_config(
-        self, name: str, entities: Sequence[endpoint_pb2.ServedEntity]
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Begins to change what is served; the old configuration answers until the new is ready."""
         request = inference_service_pb2.UpdateEndpointConfigRequest(
-            name=name, config=endpoint_pb2.EndpointConfig(served_entities=entities)
+            name=name,
+            config=endpoint_pb2.EndpointConfig(served_entities=entities, traffic=traffic),
         )
         return (await call(self._stub.UpdateEndpointConfig, request)).endpoint
 
@@ -141,11 +150,27 @@ class AsyncInference:
             request.page_token = page.next_page_token
 
     async def update_traffic(
-        self, name: str, traffic_percent: Mapping[str, int]
+        self,
+        name: str,
+        traffic_percent: Mapping[str, int],
+        *,
+        shadow_percent: Mapping[str, int] | None = None,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
-        """Changes the traffic shares of the served entities, at once; they sum to 100."""
+        """Changes how requests are led to the served entities, at once.
+
+        Args:
+            name: The endpoint's name.
+            traffic_percent: Shares that sum to 100, by entity.
+            shadow_percent: Shares of the requests that are mirrored, by entity; those that are not
+                named keep theirs.
+            traffic: The other rules; None for those that there are.
+        """
         request = inference_service_pb2.UpdateTrafficRequest(
-            name=name, traffic_percent=traffic_percent
+            name=name,
+            traffic_percent=traffic_percent,
+            shadow_percent=shadow_percent or {},
+            traffic=traffic,
         )
         return (await call(self._stub.UpdateTraffic, request)).endpoint
 
@@ -196,6 +221,7 @@ class AsyncInference:
         inputs: Mapping[str, npt.ArrayLike],
         *,
         client_request_id: str = "",
+        sticky_key: str = "",
         timeout: float = 30.0,
     ) -> Prediction:
         """Asks an endpoint for predictions of one or more rows.
@@ -205,6 +231,7 @@ class AsyncInference:
             inputs: An array per input, of shape [rows, ...] and the dtype of the signature; texts
                 as arrays of str or bytes objects.
             client_request_id: The caller's own id, kept in the inference table.
+            sticky_key: Requests with one key go to one entity, where the endpoint is sticky.
             timeout: Seconds.
 
         Raises:
@@ -215,7 +242,8 @@ class AsyncInference:
         """
         request = oip.ModelInferRequest(model_name=endpoint, id=client_request_id)
         write_inputs(request, inputs)
-        pending = self._gateway.ModelInfer(request, timeout=timeout)
+        metadata = ((_STICKY_KEY, sticky_key),) if sticky_key else None
+        pending = self._gateway.ModelInfer(request, timeout=timeout, metadata=metadata)
         try:
             response = await pending
             trailing = await pending.trailing_metadata()

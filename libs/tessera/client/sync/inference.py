@@ -29,6 +29,7 @@ class Inference:
         table_prefix: str = "",
         comment: str = "",
         tags: Mapping[str, str] | None = None,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -39,6 +40,7 @@ class Inference:
             table_prefix: The table is named "<prefix>_payload"; the endpoint's name when empty.
             comment: What the endpoint is for.
             tags: Its tags.
+            traffic: How requests are led beside the shares.
         """
         return self._portal.run(
             self._wrapped.create_endpoint(
@@ -48,6 +50,7 @@ class Inference:
                 table_prefix=table_prefix,
                 comment=comment,
                 tags=tags,
+                traffic=traffic,
             )
         )
 
@@ -60,10 +63,14 @@ class Inference:
         return self._portal.run(self._wrapped.list_endpoints())
 
     def update_config(
-        self, name: str, entities: Sequence[endpoint_pb2.ServedEntity]
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
         """Begins to change what is served; the old configuration answers until the new is ready."""
-        return self._portal.run(self._wrapped.update_config(name, entities))
+        return self._portal.run(self._wrapped.update_config(name, entities, traffic=traffic))
 
     def update_endpoint(
         self, name: str, *, comment: str | None = None, tags: Mapping[str, str] | None = None
@@ -90,10 +97,27 @@ class Inference:
         return self._portal.run(self._wrapped.endpoint_configs(name))
 
     def update_traffic(
-        self, name: str, traffic_percent: Mapping[str, int]
+        self,
+        name: str,
+        traffic_percent: Mapping[str, int],
+        *,
+        shadow_percent: Mapping[str, int] | None = None,
+        traffic: endpoint_pb2.TrafficPolicy | None = None,
     ) -> endpoint_pb2.Endpoint:
-        """Changes the traffic shares of the served entities, at once; they sum to 100."""
-        return self._portal.run(self._wrapped.update_traffic(name, traffic_percent))
+        """Changes how requests are led to the served entities, at once.
+
+        Args:
+            name: The endpoint's name.
+            traffic_percent: Shares that sum to 100, by entity.
+            shadow_percent: Shares of the requests that are mirrored, by entity; those that are not
+                named keep theirs.
+            traffic: The other rules; None for those that there are.
+        """
+        return self._portal.run(
+            self._wrapped.update_traffic(
+                name, traffic_percent, shadow_percent=shadow_percent, traffic=traffic
+            )
+        )
 
     def watch_endpoint(
         self, name: str, *, timeout: float | None = 3600.0
@@ -126,6 +150,7 @@ class Inference:
         inputs: Mapping[str, npt.ArrayLike],
         *,
         client_request_id: str = "",
+        sticky_key: str = "",
         timeout: float = 30.0,
     ) -> Prediction:
         """Asks an endpoint for predictions of one or more rows.
@@ -135,6 +160,7 @@ class Inference:
             inputs: An array per input, of shape [rows, ...] and the dtype of the signature; texts
                 as arrays of str or bytes objects.
             client_request_id: The caller's own id, kept in the inference table.
+            sticky_key: Requests with one key go to one entity, where the endpoint is sticky.
             timeout: Seconds.
 
         Raises:
@@ -145,6 +171,10 @@ class Inference:
         """
         return self._portal.run(
             self._wrapped.predict(
-                endpoint, inputs, client_request_id=client_request_id, timeout=timeout
+                endpoint,
+                inputs,
+                client_request_id=client_request_id,
+                sticky_key=sticky_key,
+                timeout=timeout,
             )
         )

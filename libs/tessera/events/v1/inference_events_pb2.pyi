@@ -69,6 +69,38 @@ ENDPOINT_STEP_SETTINGS_CHANGED: EndpointStep.ValueType  # 8
 """Its comment, tags or other settings changed."""
 Global___EndpointStep: _TypeAlias = EndpointStep  # noqa: Y015
 
+class _PayloadRoute:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PayloadRouteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayloadRoute.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYLOAD_ROUTE_UNSPECIFIED: _PayloadRoute.ValueType  # 0
+    """The same as PRIMARY when an entity was reached, as REFUSED when none was."""
+    PAYLOAD_ROUTE_PRIMARY: _PayloadRoute.ValueType  # 1
+    """The entity that the shares, the caller's key or the caller chose was asked."""
+    PAYLOAD_ROUTE_SHADOW: _PayloadRoute.ValueType  # 2
+    """The request is another one's mirror; nobody waited for its response. Its id is that one's with ".s" and a number behind it."""
+    PAYLOAD_ROUTE_FALLBACK: _PayloadRoute.ValueType  # 3
+    """Another entity was asked because the first one failed."""
+    PAYLOAD_ROUTE_REFUSED: _PayloadRoute.ValueType  # 4
+    """No entity was asked."""
+
+class PayloadRoute(_PayloadRoute, metaclass=_PayloadRouteEnumTypeWrapper):
+    """How a request was led to what answered it."""
+
+PAYLOAD_ROUTE_UNSPECIFIED: PayloadRoute.ValueType  # 0
+"""The same as PRIMARY when an entity was reached, as REFUSED when none was."""
+PAYLOAD_ROUTE_PRIMARY: PayloadRoute.ValueType  # 1
+"""The entity that the shares, the caller's key or the caller chose was asked."""
+PAYLOAD_ROUTE_SHADOW: PayloadRoute.ValueType  # 2
+"""The request is another one's mirror; nobody waited for its response. Its id is that one's with ".s" and a number behind it."""
+PAYLOAD_ROUTE_FALLBACK: PayloadRoute.ValueType  # 3
+"""Another entity was asked because the first one failed."""
+PAYLOAD_ROUTE_REFUSED: PayloadRoute.ValueType  # 4
+"""No entity was asked."""
+Global___PayloadRoute: _TypeAlias = PayloadRoute  # noqa: Y015
+
 class _PayloadEncoding:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -180,6 +212,7 @@ class PayloadRecord(_message.Message):
     LOGGING_ERROR_CODES_FIELD_NUMBER: _builtins.int
     SPAN_ID_FIELD_NUMBER: _builtins.int
     TRACE_FLAGS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     tessera_request_id: _builtins.str
     """The request's unique id, a UUID of version 7; one row of the inference table."""
     client_request_id: _builtins.str
@@ -218,6 +251,8 @@ class PayloadRecord(_message.Message):
     """The span that answered the request, 8 bytes; empty when there is none. What the record causes belongs below it."""
     trace_flags: _builtins.int
     """The W3C flags of the trace; bit 0 says that it is recorded."""
+    route: Global___PayloadRoute.ValueType
+    """How the request was led."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """When the request arrived."""
@@ -250,10 +285,11 @@ class PayloadRecord(_message.Message):
         logging_error_codes: _abc.Iterable[_builtins.str] | None = ...,
         span_id: _builtins.bytes = ...,
         trace_flags: _builtins.int = ...,
+        route: Global___PayloadRoute.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

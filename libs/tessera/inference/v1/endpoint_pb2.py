@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tessera/inference/v1/endpoint.proto\x12\x14tessera.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x91\x01\n\rInstanceGroup\x12\x38\n\x06\x64\x65vice\x18\x01 \x01(\x0e\x32 .tessera.inference.v1.DeviceKindB\x06\x8a\xb5\x18\x02x\x01\x12%\n\x05\x63ount\x18\x02 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x1f\n\x04gpus\x18\x03 \x03(\x05\x42\x11\x8a\xb5\x18\r@\x10H\x01Q\x00\x00\x00\x00\x00\x00\x00\x00\"\x8b\x03\n\x0cServedEntity\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x01\x12\x1d\n\nmodel_name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12$\n\rmodel_version\x18\x03 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmodel_alias\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xff\x01\x12/\n\x0ftraffic_percent\x18\x05 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\x12.\n\x0einstance_count\x18\x06 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x44\n\x0finstance_groups\x18\x07 \x03(\x0b\x32#.tessera.inference.v1.InstanceGroupB\x06\x8a\xb5\x18\x02@\x08\x12/\n\x0fmax_concurrency\x18\x08 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xb0@\x12)\n\tmax_queue\x18\t \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xf0@\"\xe2\x01\n\x0e\x45ndpointConfig\x12\x45\n\x0fserved_entities\x18\x01 \x03(\x0b\x32\".tessera.inference.v1.ServedEntityB\x08\x8a\xb5\x18\x04\x38\x01@\n\x12\x16\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brollback_of\x18\x04 \x01(\x03\x12,\n\x08ready_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x14InferenceTableConfig\x12#\n\x10schema_full_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x02\x12!\n\x11table_name_prefix\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18\x64\"\x96\x05\n\x08\x45ndpoint\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tessera.inference.v1.EndpointState\x12\x34\n\x06\x63onfig\x18\x04 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12<\n\x0epending_config\x18\x05 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12\x37\n\x0cupdate_state\x18\x06 \x01(\x0e\x32!.tessera.inference.v1.UpdateState\x12\x16\n\x0eupdate_message\x18\x07 \x01(\t\x12\x43\n\x0finference_table\x18\x08 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfig\x12!\n\x19inference_table_full_name\x18\t \x01(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12G\n\x04tags\x18\x0e \x03(\x0b\x32(.tessera.inference.v1.Endpoint.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NDPOINT_STATE_NOT_READY\x10\x01\x12\x18\n\x14\x45NDPOINT_STATE_READY\x10\x02*\x9c\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UPDATE_STATE_NOT_UPDATING\x10\x01\x12\x1c\n\x18UPDATE_STATE_IN_PROGRESS\x10\x02\x12\x17\n\x13UPDATE_STATE_FAILED\x10\x03\x12\x19\n\x15UPDATE_STATE_CANCELED\x10\x04*S\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tessera/inference/v1/endpoint.proto\x12\x14tessera.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x91\x01\n\rInstanceGroup\x12\x38\n\x06\x64\x65vice\x18\x01 \x01(\x0e\x32 .tessera.inference.v1.DeviceKindB\x06\x8a\xb5\x18\x02x\x01\x12%\n\x05\x63ount\x18\x02 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x1f\n\x04gpus\x18\x03 \x03(\x05\x42\x11\x8a\xb5\x18\r@\x10H\x01Q\x00\x00\x00\x00\x00\x00\x00\x00\"\xbb\x03\n\x0cServedEntity\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x01\x12\x1d\n\nmodel_name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12$\n\rmodel_version\x18\x03 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmodel_alias\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xff\x01\x12/\n\x0ftraffic_percent\x18\x05 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\x12.\n\x0einstance_count\x18\x06 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x44\n\x0finstance_groups\x18\x07 \x03(\x0b\x32#.tessera.inference.v1.InstanceGroupB\x06\x8a\xb5\x18\x02@\x08\x12/\n\x0fmax_concurrency\x18\x08 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xb0@\x12)\n\tmax_queue\x18\t \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xf0@\x12.\n\x0eshadow_percent\x18\n \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\"\x98\x02\n\x0e\x45ndpointConfig\x12\x45\n\x0fserved_entities\x18\x01 \x03(\x0b\x32\".tessera.inference.v1.ServedEntityB\x08\x8a\xb5\x18\x04\x38\x01@\n\x12\x16\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brollback_of\x18\x04 \x01(\x03\x12,\n\x08ready_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07traffic\x18\x06 \x01(\x0b\x32#.tessera.inference.v1.TrafficPolicy\"\x86\x01\n\rTrafficPolicy\x12\x0e\n\x06sticky\x18\x01 \x01(\x08\x12\x32\n\x0e\x66\x61llback_codes\x18\x02 \x03(\x05\x42\x1a\x8a\xb5\x18\x16@\x10H\x01Q\x00\x00\x00\x00\x00\x00\xf0?Y\x00\x00\x00\x00\x00\x00\x30@\x12\x31\n\x11\x66\x61llback_attempts\x18\x03 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\x14@\"^\n\x14InferenceTableConfig\x12#\n\x10schema_full_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x02\x12!\n\x11table_name_prefix\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18\x64\"\x96\x05\n\x08\x45ndpoint\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tessera.inference.v1.EndpointState\x12\x34\n\x06\x63onfig\x18\x04 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12<\n\x0epending_config\x18\x05 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12\x37\n\x0cupdate_state\x18\x06 \x01(\x0e\x32!.tessera.inference.v1.UpdateState\x12\x16\n\x0eupdate_message\x18\x07 \x01(\t\x12\x43\n\x0finference_table\x18\x08 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfig\x12!\n\x19inference_table_full_name\x18\t \x01(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12G\n\x04tags\x18\x0e \x03(\x0b\x32(.tessera.inference.v1.Endpoint.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NDPOINT_STATE_NOT_READY\x10\x01\x12\x18\n\x14\x45NDPOINT_STATE_READY\x10\x02*\x9c\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UPDATE_STATE_NOT_UPDATING\x10\x01\x12\x1c\n\x18UPDATE_STATE_IN_PROGRESS\x10\x02\x12\x17\n\x13UPDATE_STATE_FAILED\x10\x03\x12\x19\n\x15UPDATE_STATE_CANCELED\x10\x04*S\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,8 +57,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVEDENTITY'].fields_by_name['max_concurrency']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000\260@'
   _globals['_SERVEDENTITY'].fields_by_name['max_queue']._loaded_options = None
   _globals['_SERVEDENTITY'].fields_by_name['max_queue']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000\360@'
+  _globals['_SERVEDENTITY'].fields_by_name['shadow_percent']._loaded_options = None
+  _globals['_SERVEDENTITY'].fields_by_name['shadow_percent']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000Y@'
   _globals['_ENDPOINTCONFIG'].fields_by_name['served_entities']._loaded_options = None
   _globals['_ENDPOINTCONFIG'].fields_by_name['served_entities']._serialized_options = b'\212\265\030\0048\001@\n'
+  _globals['_TRAFFICPOLICY'].fields_by_name['fallback_codes']._loaded_options = None
+  _globals['_TRAFFICPOLICY'].fields_by_name['fallback_codes']._serialized_options = b'\212\265\030\026@\020H\001Q\000\000\000\000\000\000\360?Y\000\000\000\000\000\0000@'
+  _globals['_TRAFFICPOLICY'].fields_by_name['fallback_attempts']._loaded_options = None
+  _globals['_TRAFFICPOLICY'].fields_by_name['fallback_attempts']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000\024@'
   _globals['_INFERENCETABLECONFIG'].fields_by_name['schema_full_name']._loaded_options = None
   _globals['_INFERENCETABLECONFIG'].fields_by_name['schema_full_name']._serialized_options = b'\212\265\030\005\010\001\220\001\002'
   _globals['_INFERENCETABLECONFIG'].fields_by_name['table_name_prefix']._loaded_options = None
@@ -71,22 +77,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT'].fields_by_name['comment']._serialized_options = b'\212\265\030\003\030\200 '
   _globals['_ENDPOINT'].fields_by_name['tags']._loaded_options = None
   _globals['_ENDPOINT'].fields_by_name['tags']._serialized_options = b'\212\265\030\013\230\001d\240\001\377\001\250\001\350\007'
-  _globals['_ENDPOINTSTATE']._serialized_start=1659
-  _globals['_ENDPOINTSTATE']._serialized_end=1762
-  _globals['_UPDATESTATE']._serialized_start=1765
-  _globals['_UPDATESTATE']._serialized_end=1921
-  _globals['_DEVICEKIND']._serialized_start=1923
-  _globals['_DEVICEKIND']._serialized_end=2006
+  _globals['_ENDPOINTSTATE']._serialized_start=1898
+  _globals['_ENDPOINTSTATE']._serialized_end=2001
+  _globals['_UPDATESTATE']._serialized_start=2004
+  _globals['_UPDATESTATE']._serialized_end=2160
+  _globals['_DEVICEKIND']._serialized_start=2162
+  _globals['_DEVICEKIND']._serialized_end=2245
   _globals['_INSTANCEGROUP']._serialized_start=124
   _globals['_INSTANCEGROUP']._serialized_end=269
   _globals['_SERVEDENTITY']._serialized_start=272
-  _globals['_SERVEDENTITY']._serialized_end=667
-  _globals['_ENDPOINTCONFIG']._serialized_start=670
-  _globals['_ENDPOINTCONFIG']._serialized_end=896
-  _globals['_INFERENCETABLECONFIG']._serialized_start=898
-  _globals['_INFERENCETABLECONFIG']._serialized_end=992
-  _globals['_ENDPOINT']._serialized_start=995
-  _globals['_ENDPOINT']._serialized_end=1657
-  _globals['_ENDPOINT_TAGSENTRY']._serialized_start=1614
-  _globals['_ENDPOINT_TAGSENTRY']._serialized_end=1657
+  _globals['_SERVEDENTITY']._serialized_end=715
+  _globals['_ENDPOINTCONFIG']._serialized_start=718
+  _globals['_ENDPOINTCONFIG']._serialized_end=998
+  _globals['_TRAFFICPOLICY']._serialized_start=1001
+  _globals['_TRAFFICPOLICY']._serialized_end=1135
+  _globals['_INFERENCETABLECONFIG']._serialized_start=1137
+  _globals['_INFERENCETABLECONFIG']._serialized_end=1231
+  _globals['_ENDPOINT']._serialized_start=1234
+  _globals['_ENDPOINT']._serialized_end=1896
+  _globals['_ENDPOINT_TAGSENTRY']._serialized_start=1853
+  _globals['_ENDPOINT_TAGSENTRY']._serialized_end=1896
 # @@protoc_insertion_point(module_scope)

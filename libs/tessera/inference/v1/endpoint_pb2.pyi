@@ -147,6 +147,7 @@ class ServedEntity(_message.Message):
     INSTANCE_GROUPS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
+    SHADOW_PERCENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -163,6 +164,10 @@ class ServedEntity(_message.Message):
     """The most requests that are in the runtime at once, at least the number of instances; no bound when 0."""
     max_queue: _builtins.int
     """How many requests beyond max_concurrency wait for their turn; further ones are refused with RESOURCE_EXHAUSTED and when to retry."""
+    shadow_percent: _builtins.int
+    """The share in percent of the endpoint's requests that are asked of this entity too, without their callers waiting for it.
+    Its answers are kept with the route SHADOW and go to nobody. Needs a traffic_percent of 0.
+    """
     @_builtins.property
     def instance_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGroup]:
         """Instances by the kind of device that they run on."""
@@ -179,10 +184,11 @@ class ServedEntity(_message.Message):
         instance_groups: _abc.Iterable[Global___InstanceGroup] | None = ...,
         max_concurrency: _builtins.int = ...,
         max_queue: _builtins.int = ...,
+        shadow_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "traffic_percent", b"traffic_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "shadow_percent", b"shadow_percent", "traffic_percent", b"traffic_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,6 +205,7 @@ class EndpointConfig(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ROLLBACK_OF_FIELD_NUMBER: _builtins.int
     READY_AT_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
     config_version: _builtins.int
     """Counts the configurations of the endpoint from 1; set by the service."""
     rollback_of: _builtins.int
@@ -215,6 +222,10 @@ class EndpointConfig(_message.Message):
     def ready_at(self) -> _timestamp_pb2.Timestamp:
         """When it began to answer; absent when it never did. Set by the service."""
 
+    @_builtins.property
+    def traffic(self) -> Global___TrafficPolicy:
+        """How requests are led to the entities beside their shares."""
+
     def __init__(
         self,
         *,
@@ -223,14 +234,47 @@ class EndpointConfig(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         rollback_of: _builtins.int = ...,
         ready_at: _timestamp_pb2.Timestamp | None = ...,
+        traffic: Global___TrafficPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ready_at", b"ready_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ready_at", b"ready_at", "traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "created_at", b"created_at", "ready_at", b"ready_at", "rollback_of", b"rollback_of", "served_entities", b"served_entities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "created_at", b"created_at", "ready_at", b"ready_at", "rollback_of", b"rollback_of", "served_entities", b"served_entities", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndpointConfig: _TypeAlias = EndpointConfig  # noqa: Y015
+
+@_typing.final
+class TrafficPolicy(_message.Message):
+    """How requests are led to served entities beside their shares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STICKY_FIELD_NUMBER: _builtins.int
+    FALLBACK_CODES_FIELD_NUMBER: _builtins.int
+    FALLBACK_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    sticky: _builtins.bool
+    """Requests with equal metadata "tessera-sticky-key" go to the same entity; when shares change, only as many keys move as must."""
+    fallback_attempts: _builtins.int
+    """How many other entities are asked at most; 1 when 0. The caller's deadline holds for all of them together."""
+    @_builtins.property
+    def fallback_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The gRPC codes on which the other entities are asked, in their order; as 8 RESOURCE_EXHAUSTED, 13 INTERNAL, 14 UNAVAILABLE."""
+
+    def __init__(
+        self,
+        *,
+        sticky: _builtins.bool = ...,
+        fallback_codes: _abc.Iterable[_builtins.int] | None = ...,
+        fallback_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_attempts", b"fallback_attempts", "fallback_codes", b"fallback_codes", "sticky", b"sticky"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficPolicy: _TypeAlias = TrafficPolicy  # noqa: Y015
 
 @_typing.final
 class InferenceTableConfig(_message.Message):

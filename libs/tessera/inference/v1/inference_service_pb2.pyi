@@ -296,9 +296,31 @@ class UpdateTrafficRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ShadowPercentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     TRAFFIC_PERCENT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    SHADOW_PERCENT_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The endpoint's name."""
     etag: _builtins.str
@@ -307,16 +329,26 @@ class UpdateTrafficRequest(_message.Message):
     def traffic_percent(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The share in percent of each served entity, by its name; they sum to 100."""
 
+    @_builtins.property
+    def shadow_percent(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The shadow share in percent of entities that get another one, by name."""
+
+    @_builtins.property
+    def traffic(self) -> _endpoint_pb2.TrafficPolicy:
+        """Replaces the other rules of the traffic, when set."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         traffic_percent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         etag: _builtins.str = ...,
+        shadow_percent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        traffic: _endpoint_pb2.TrafficPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "traffic_percent", b"traffic_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "shadow_percent", b"shadow_percent", "traffic", b"traffic", "traffic_percent", b"traffic_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

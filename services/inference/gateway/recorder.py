@@ -1,0 +1,59 @@
+"""Keeps one payload record of every request, before its reply leaves."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+
+from services.inference.errors import SpoolFull
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.records import Exchange, record_of
+from services.inference.gateway.routing import RouteTable
+from services.inference.ports import Capture
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Turns exchanges that have ended into records of the capture.
+
+    Args:
+        capture: Keeps the records.
+        routes: Tells which names are endpoints, as each has a table.
+        metrics: Where records are counted.
+        largest_body: Bytes of a request or response above which the log holds a code instead.
+    """
+
+    def __init__(
+        self, capture: Capture, routes: RouteTable, metrics: GatewayMetrics, largest_body: int
+    ) -> None:
+        self._capture = capture
+        self._routes = routes
+        self._metrics = metrics
+        self._largest_body = largest_body
+
+    def keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
+        """Keep an exchange.
+
+        Args:
+            exchange: Of an endpoint.
+            reply: The response; empty on failure.
+            status: Its gRPC status code.
+            message: Public text of the failure; empty on success.
+
+        Raises:
+            SpoolFull: There is no room; nothing was kept.
+        """
+        record = record_of(exchange, reply, status, message, self._largest_body)
+        exchange.spool_began = perf_counter_ns()
+        self._capture.append(record)
+        exchange.spool_ended = perf_counter_ns()
+        self._metrics.appended.inc()
+
+    def keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
+        """Keep an exchange that failed; one that names no endpoint has no table to go to."""
+        if not self._routes.knows(exchange.endpoint):
+            return
+        try:
+            self.keep(exchange, b"", status, message)
+        except SpoolFull:
+            self._metrics.unlogged.inc()
