@@ -84,7 +84,7 @@ async def _with_model(
     """Serves a model for what needs one, and takes it away again."""
     async with timed("serve"):
         before = await gateway.loaded_models(running)
-        served = await serve_model(client, prefix="bench", instances=gateway.INSTANCES)
+        served = await serve_model(client, prefix="bench")
         direct = await gateway.runtime_name(running, before)
     measures: dict[str, Callable[[], Awaitable[None]]] = {
         "gateway": lambda: gateway.measure(running, client, served, direct, report, tell),
@@ -95,9 +95,6 @@ async def _with_model(
             if group in groups:
                 async with timed(group):
                     await measure()
-        if "gateway" in groups:
-            async with timed("late"):
-                await gateway.measure_late(running, client, served, report, tell)
     finally:
         await _remove(client, served)
 

@@ -1,11 +1,4 @@
-"""The gateway, authenticated and logging every request, against the same model asked directly.
-
-The model has two instances. With one, Triton's dynamic batcher (2.51) loses wake-ups: a request
-that arrives after the answer to the one before, and before the instance waits for work again, lies
-in the queue until another request or half a second comes by (`DynamicBatchScheduler::Enqueue` wakes
-the batcher only while an instance waits). A fast caller spends most of its time in such pauses, and
-a comparison with it would flatter the gateway. How often they happen is measured apart.
-"""
+"""The gateway, authenticated and logging every request, against the same model asked directly."""
 
 from __future__ import annotations
 
@@ -21,16 +14,14 @@ from devstack import Stack
 from tessera import AsyncClient
 from tessera.catalog.v1 import securable_pb2
 from tessera.client.tensors import write_inputs
-from tests.benchmarks.load import LATE_MS, LoadProcess, Target, Window, load_process
+from tests.benchmarks.load import LoadProcess, Target, Window, load_process
 from tests.benchmarks.results import Figure, Report, median
 from tests.e2e import models
-from tests.e2e.world import Served, new_user, serve_version
+from tests.e2e.world import Served, new_user
 from tests.helpers import eventually
 
 IN_FLIGHT = (1, 8, 32)
 ROUNDS = 3
-INSTANCES = 2
-LATE_SECONDS = 3.0
 WINDOW_SECONDS = 1.5
 WARM_UP_SECONDS = 1.0
 _ALL_ROWS_SECONDS = 60.0
@@ -125,43 +116,6 @@ async def measure(
     )
 
 
-async def measure_late(
-    stack: Stack, client: AsyncClient, served: Served, report: Report, tell: Progress
-) -> None:
-    """The share of answers that come half a second late where the model has one instance."""
-    tell("gateway: a model with one instance")
-    before = await loaded_models(stack)
-    alone = await serve_version(client, served.schema, served.model, f"{served.endpoint}_one", 1)
-    try:
-        direct = Target(stack.urls["triton_grpc"], request_of(await runtime_name(stack, before)))
-        gateway = Target(
-            stack.urls["gateway"],
-            request_of(alone.endpoint),
-            await caller_of(client, alone.endpoint),
-        )
-        windows: dict[str, Window] = {}
-        async with load_process() as load:
-            for side, target in (("direct", direct), ("gateway", gateway)):
-                await load.run(target, 8, WARM_UP_SECONDS)
-                windows[side] = await load.run(target, 8, LATE_SECONDS)
-    finally:
-        await client.inference.delete_endpoint(alone.endpoint)
-    report.details["late"] = {side: asdict(window) for side, window in windows.items()}
-    shares = {side: 100 * window.late / max(1, window.requests) for side, window in windows.items()}
-    report.figures.append(
-        Figure(
-            "gateway",
-            f"answers after {LATE_MS:.0f} ms, one instance, 8 in flight",
-            shares["gateway"],
-            "%",
-            shares["direct"],
-            "direct Triton",
-            higher_is_better=False,
-            note="the runtime's batcher sleeps",
-        )
-    )
-
-
 async def _rounds(
     load: LoadProcess, gateway: Target, direct: Target, tell: Progress
 ) -> dict[tuple[str, int], list[Window]]:
@@ -201,7 +155,7 @@ def _figures(in_flight: int, gateway: list[Window], direct: list[Window]) -> lis
         replace(latency, name=f"p99, {at}", value=p99, peer=p99_direct),
         Figure("gateway", f"requests, {at}", rate, "/s", rate_direct, "direct Triton"),
     ]
-    if in_flight == IN_FLIGHT[0]:
+    if in_flight == 1:
         added = Figure(
             "gateway",
             "p50 added, 1 in flight",

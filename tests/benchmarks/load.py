@@ -23,7 +23,6 @@ from tests.benchmarks.results import quantile
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _LAST_CALL_SECONDS = 30.0
-LATE_MS = 400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,6 @@ class Window:
     seconds: float
     p50_ms: float
     p99_ms: float
-    late: int
-    """Answers that took `LATE_MS` or longer."""
     first_failure: str = ""
 
     @property
@@ -132,7 +129,6 @@ async def _window(order: dict[str, Any], channels: dict[str, grpc.aio.Channel]) 
         seconds=perf_counter() - began,
         p50_ms=quantile(latencies, 0.5),
         p99_ms=quantile(latencies, 0.99),
-        late=sum(latency >= LATE_MS for latency in latencies),
         first_failure=failures[0] if failures else "",
     )
 

@@ -51,37 +51,25 @@ async def new_schema(client: AsyncClient, prefix: str = "e2e") -> str:
     return schema
 
 
-async def serve_model(
-    client: AsyncClient, *biases: float, prefix: str = "e2e", instances: int = 1
-) -> Served:
+async def serve_model(client: AsyncClient, *biases: float, prefix: str = "e2e") -> Served:
     """Registers a version of the model per bias and serves the first at an endpoint of its own."""
     schema = await new_schema(client, prefix)
     model = f"{schema}.scorer"
     await client.models.create(model)
     for bias in biases or (0.0,):
         await client.models.create_version(model, models.version_files(bias))
-    return await serve_version(client, schema, model, unique_name(prefix), instances)
-
-
-async def serve_version(
-    client: AsyncClient, schema: str, model: str, name: str, instances: int
-) -> Served:
-    """Serves a model's first version at an endpoint; returns once it answers."""
+    name = unique_name(prefix)
     endpoint = await client.inference.create_endpoint(
-        name, [entity(model, 1, 100, instances)], table_schema=schema
+        name, [entity(model, 1, 100)], table_schema=schema
     )
     await client.inference.wait_ready(name, timeout=READY_SECONDS)
     return Served(schema, model, name, endpoint.inference_table_full_name)
 
 
-def entity(model: str, version: int, percent: int, instances: int = 1) -> endpoint_pb2.ServedEntity:
+def entity(model: str, version: int, percent: int) -> endpoint_pb2.ServedEntity:
     """A version behind an endpoint, named v1, v2 and so on."""
     return endpoint_pb2.ServedEntity(
-        name=f"v{version}",
-        model_name=model,
-        model_version=version,
-        traffic_percent=percent,
-        instance_count=instances,
+        name=f"v{version}", model_name=model, model_version=version, traffic_percent=percent
     )
 
 
