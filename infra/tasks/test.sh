@@ -13,4 +13,4 @@ case $suite in
     # What takes longest comes first, so that no process is left with it alone.
     all) paths=(tests/e2e tests/integration tests/contract tests/property tests/architecture tests/unit) ;;
 esac
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "${paths[@]}" "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${paths[@]}" "$@"

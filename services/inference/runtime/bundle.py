@@ -75,11 +75,11 @@ def _config(name: str, signature: Signature, groups: Sequence[InstanceGroup]) ->
         "instance_group": [_instances(group) for group in groups],
     }
     if batched:
-        # No waiting for company: what came while the model was busy is taken together.
-        # A caller's deadline travels as the request's `timeout` and ends its time in the queue.
-        config["dynamic_batching"] = {
-            "default_queue_policy": {"timeout_action": "REJECT", "allow_timeout_override": True}
-        }
+        # No waiting for company: what came while the model was busy is taken together. No limits
+        # of the queue either: with one, Triton's batcher (2.51) does not take requests ahead, and a
+        # request that comes just before the model waits for work again lies for half a second. A
+        # caller's deadline ends its stay in the queue by cancelling the call.
+        config["dynamic_batching"] = {}
     return config
 
 

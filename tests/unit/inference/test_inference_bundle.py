@@ -23,3 +23,14 @@ def test_instances_are_placed_by_device(manifest: dict[str, Any]) -> None:
     assert json.loads(bundle.files["1/signature.json"])["instance_count"] == 3
     anywhere = make_bundle("m", signature, 4, torchscript_archive(1))
     assert json.loads(anywhere.config)["instance_group"] == [{"count": 4}]
+
+
+def test_the_batcher_may_take_requests_ahead(manifest: dict[str, Any]) -> None:
+    """Any limit of the queue, a time or a size, would make Triton's batcher miss wake-ups."""
+    told = {**manifest, "flavor": "torchscript", "file": "model.pt"}
+    signature = parse_manifest(json.dumps(told).encode())
+    config = json.loads(make_bundle("m", signature, 1, torchscript_archive(1)).config)
+    assert signature.batched
+    assert config["dynamic_batching"].keys().isdisjoint(
+        {"default_queue_policy", "priority_queue_policy"}
+    )
