@@ -31,6 +31,8 @@ def test_the_batcher_may_take_requests_ahead(manifest: dict[str, Any]) -> None:
     signature = parse_manifest(json.dumps(told).encode())
     config = json.loads(make_bundle("m", signature, 1, torchscript_archive(1)).config)
     assert signature.batched
-    assert config["dynamic_batching"].keys().isdisjoint(
-        {"default_queue_policy", "priority_queue_policy"}
+    assert (
+        config["dynamic_batching"]
+        .keys()
+        .isdisjoint({"default_queue_policy", "priority_queue_policy"})
     )
