@@ -9,12 +9,17 @@
     ├── InvalidOrderBy          an order_by entry does not parse
     ├── InvalidUpdate           an update mask or a new value makes no sense
     ├── InvalidArtifactPath     a path leaves the run's artifacts, or cannot be a file's name
+    ├── InvalidSpans            what an OpenTelemetry exporter sent cannot be read
     ├── InvalidUpload           the messages of an upload come in the wrong order
     └── ChecksumMismatch        the content is not what its sender announced
     NotFound
     ├── ExperimentNotFound
     ├── RunNotFound
     ├── TagNotFound
+    ├── TraceNotFound
+    ├── AssessmentNotFound
+    ├── EvaluationDatasetNotFound
+    ├── ScorerNotFound
     └── ArtifactNotFound
     AlreadyExists
     └── ExperimentNameTaken
@@ -47,10 +52,12 @@ from tessera_kit.errors import (
 __all__ = [
     "ArtifactIsDirectory",
     "ArtifactNotFound",
+    "AssessmentNotFound",
     "BatchTooLarge",
     "ChecksumMismatch",
     "DefaultExperimentKept",
     "DuplicateParams",
+    "EvaluationDatasetNotFound",
     "ExperimentNameTaken",
     "ExperimentNotActive",
     "ExperimentNotFound",
@@ -58,15 +65,18 @@ __all__ = [
     "InvalidFilter",
     "InvalidKey",
     "InvalidOrderBy",
+    "InvalidSpans",
     "InvalidUpdate",
     "InvalidUpload",
     "InvalidValue",
     "ParamChanged",
     "RunNotActive",
     "RunNotFound",
+    "ScorerNotFound",
     "StaleEtag",
     "StoreBusy",
     "TagNotFound",
+    "TraceNotFound",
 ]
 
 
@@ -137,6 +147,12 @@ class InvalidUpload(InvalidArgument):
     reason = "INVALID_UPLOAD"
 
 
+class InvalidSpans(InvalidArgument):
+    """What an OpenTelemetry exporter sent cannot be read; none of it was stored."""
+
+    reason = "INVALID_SPANS"
+
+
 class ChecksumMismatch(InvalidArgument):
     """The content's SHA-256 is not the announced one; nothing was stored."""
 
@@ -159,7 +175,7 @@ class RunNotFound(NotFound):
 
 
 class TagNotFound(NotFound):
-    """A run or experiment has no tag of this name."""
+    """A run, experiment or trace has no tag of this name."""
 
     reason = "TAG_NOT_FOUND"
 
@@ -168,6 +184,47 @@ class TagNotFound(NotFound):
             f"No tag with name: {key} in {what} with id {identifier}",
             metadata={"key": key, f"{what}_id": identifier},
         )
+
+
+class TraceNotFound(NotFound):
+    """No trace has this id."""
+
+    reason = "TRACE_NOT_FOUND"
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__(
+            f"Trace with ID '{trace_id[:300]}' not found.", metadata={"trace_id": trace_id[:300]}
+        )
+
+
+class AssessmentNotFound(NotFound):
+    """The trace has no such assessment."""
+
+    reason = "ASSESSMENT_NOT_FOUND"
+
+    def __init__(self, trace_id: str, assessment_id: str) -> None:
+        super().__init__(
+            f"Assessment with ID '{assessment_id[:300]}' not found for trace '{trace_id}'",
+            metadata={"trace_id": trace_id, "assessment_id": assessment_id[:300]},
+        )
+
+
+class EvaluationDatasetNotFound(NotFound):
+    """No evaluation data set has this id."""
+
+    reason = "EVALUATION_DATASET_NOT_FOUND"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(
+            f"Evaluation dataset with id '{dataset_id[:300]}' not found",
+            metadata={"dataset_id": dataset_id[:300]},
+        )
+
+
+class ScorerNotFound(NotFound):
+    """The experiment has no such scorer, or not that version of it."""
+
+    reason = "SCORER_NOT_FOUND"
 
 
 class ArtifactNotFound(NotFound):

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from functools import cmp_to_key
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
 
+from services.tracking.adapters.memory_pages import Item, page_of
+from services.tracking.adapters.memory_traces import InMemoryTraces
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point, identity, latest_points
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run, RunInfo
-from services.tracking.domain.search.evaluate import (
-    Values,
-    experiment_values,
-    matches,
-    run_values,
-)
-from services.tracking.domain.search.paging import Position, position_after
-from services.tracking.domain.search.syntax import OrderKey
+from services.tracking.domain.search.evaluate import experiment_values, run_values
+from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery
 from tessera_kit.bus.event import Event
@@ -41,11 +35,10 @@ class _State:
     runs: dict[str, Run] = field(default_factory=dict)
     points: _PointSets = field(default_factory=dict)
     requests: dict[RequestKey, str] = field(default_factory=dict)
+    traces: dict[str, Trace] = field(default_factory=dict)
 
     def copy(self) -> _State:
-        return _State(
-            dict(self.experiments), dict(self.runs), dict(self.points), dict(self.requests)
-        )
+        return _State(**{one.name: dict(getattr(self, one.name)) for one in fields(self)})
 
 
 class InMemoryStore:
@@ -93,6 +86,7 @@ class InMemoryWork:
         self.experiments = _Experiments(state)
         self.runs = _Runs(state)
         self.metrics = _Metrics(state)
+        self.traces = InMemoryTraces(state.traces)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""
@@ -125,11 +119,11 @@ class _Experiments:
 
     async def find(self, query: ExperimentQuery) -> list[Experiment]:
         items = [
-            _Item(experiment_values(one), one.created_at, one.experiment_id, one)
+            Item(experiment_values(one), one.created_at, one.experiment_id, one)
             for one in self._all.values()
             if query.stage in {None, one.stage}
         ]
-        return [item.thing for item in _page(items, query)]
+        return [item.thing for item in page_of(items, query)]
 
     async def lock(self, experiment_id: str, *, shared: bool = False) -> Experiment | None:
         return self._all.get(experiment_id)
@@ -157,12 +151,12 @@ class _Runs:
 
     async def find(self, query: RunQuery) -> list[Run]:
         items = [
-            _Item(run_values(run), run.info.started_at, run.info.run_id, run)
+            Item(run_values(run), run.info.started_at, run.info.run_id, run)
             for run in self._all.values()
             if run.info.experiment_id in query.experiment_ids
             and query.stage in {None, run.info.stage}
         ]
-        return [item.thing for item in _page(items, query)]
+        return [item.thing for item in page_of(items, query)]
 
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         return {run_id: self._all[run_id].info for run_id in run_ids if run_id in self._all}
@@ -255,42 +249,3 @@ def _sorted(pairs: Mapping[str, str]) -> dict[str, str]:
 
 def _inputs(inputs: Sequence[DatasetInput]) -> tuple[DatasetInput, ...]:
     return tuple(sorted(set(inputs)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    values: Values
-    time: int
-    id: str
-    thing: Any
-
-
-def _page(items: Sequence[_Item], query: ExperimentQuery | RunQuery) -> list[_Item]:
-    found = [
-        (position_after(item.values, query.order, time=item.time, identifier=item.id), item)
-        for item in items
-        if matches(item.values, query.filter)
-    ]
-    compare = _comparison(query.order)
-    by_position = cmp_to_key(compare)
-    found.sort(key=lambda pair: by_position(pair[0]))
-    after = query.after
-    if after is not None:
-        found = [(position, item) for position, item in found if compare(position, after) > 0]
-    return [item for _, item in found[: query.limit]]
-
-
-def _comparison(order: Sequence[OrderKey]) -> Callable[[Position, Position], int]:
-    def compare(one: Position, other: Position) -> int:
-        for key, (rank_one, value), (rank_other, other_value) in zip(
-            order, one.places, other.places, strict=True
-        ):
-            if rank_one != rank_other:
-                return rank_one - rank_other
-            if rank_one == 0 and value != other_value:
-                less = value < other_value  # type: ignore[operator]
-                return 1 if less is key.descending else -1
-        newer = (other.time, other.id), (one.time, one.id)
-        return (newer[0] > newer[1]) - (newer[0] < newer[1])
-
-    return compare

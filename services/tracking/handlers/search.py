@@ -26,7 +26,15 @@ from tessera_kit.errors import FieldViolation
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.pages import InvalidPageToken, decode_page_token, encode_page_token
 
-__all__ = ["ExperimentPage", "RunPage", "Search", "foreign_token"]
+__all__ = [
+    "ExperimentPage",
+    "RunPage",
+    "Search",
+    "foreign_token",
+    "position_of_token",
+    "scope_of",
+    "token_of",
+]
 
 # What the contract lets a page token be.
 _LONGEST_TOKEN: Final = 2048
@@ -94,7 +102,7 @@ class Search:
             stage=stage,
             limit=size + 1,
         )
-        scope = _scope("runs", sorted(experiment_ids), text, list(order_by), stage)
+        scope = scope_of("runs", sorted(experiment_ids), text, list(order_by), stage)
         readable = await self._access.readable(principal, experiment_ids)
         query = replace(
             query,
@@ -102,7 +110,7 @@ class Search:
             after=await self._run_position(token, scope, order, readable),
         )
         page, more = await self._run_page(query, size)
-        return RunPage(page, _token(_run_place(page[-1], order), scope) if more else "")
+        return RunPage(page, token_of(_run_place(page[-1], order), scope) if more else "")
 
     async def experiments(
         self,
@@ -126,7 +134,7 @@ class Search:
         query = ExperimentQuery(
             filter=parse_filter(text, EXPERIMENTS), order=order, stage=stage, limit=size + 1
         )
-        scope = _scope("experiments", text, list(order_by), stage)
+        scope = scope_of("experiments", text, list(order_by), stage)
         query = replace(query, after=await self._experiment_position(token, scope, order))
         visible: list[Experiment] = []
         for _ in range(_ROUNDS):
@@ -136,11 +144,11 @@ class Search:
             visible += [one for one in found if one.experiment_id in readable]
             if len(visible) > size:
                 page = visible[:size]
-                return ExperimentPage(page, _token(_experiment_place(page[-1], order), scope))
+                return ExperimentPage(page, token_of(_experiment_place(page[-1], order), scope))
             if len(found) < query.limit:
                 return ExperimentPage(visible, "")
             query = replace(query, after=_experiment_place(found[-1], order))
-        return ExperimentPage(visible, _token(_experiment_place(found[-1], order), scope))
+        return ExperimentPage(visible, token_of(_experiment_place(found[-1], order), scope))
 
     async def _run_page(self, query: RunQuery, size: int) -> tuple[list[Run], bool]:
         """Return up to `size` runs and whether more follow; read in slices, to bound memory."""
@@ -166,7 +174,7 @@ class Search:
         if not written:
             return None
         if "t" in written:
-            return _position(written, order)
+            return position_of_token(written, order)
         async with self._store.read() as view:
             run = await view.runs.get(str(written["i"]))
         if run is None or run.info.experiment_id not in readable:
@@ -180,7 +188,7 @@ class Search:
         if not written:
             return None
         if "t" in written:
-            return _position(written, order)
+            return position_of_token(written, order)
         async with self._store.read() as view:
             experiment = await view.experiments.get(str(written["i"]))
         if experiment is None:
@@ -193,11 +201,13 @@ def _weight(run: Run) -> int:
     return texts + 40 * (len(run.metrics) + len(run.inputs))
 
 
-def _scope(*parts: object) -> str:
+def scope_of(*parts: object) -> str:
+    """Return what a page token is good for: the search that these parts make up."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _token(position: Position, scope: str) -> str:
+def token_of(position: Position, scope: str) -> str:
+    """Return the token of the page that starts behind a position."""
     token = encode_page_token(write_position(position), scope)
     if len(token) <= _LONGEST_TOKEN:
         return token
@@ -205,7 +215,12 @@ def _token(position: Position, scope: str) -> str:
     return encode_page_token({"i": position.id}, scope)
 
 
-def _position(written: dict[str, str | int], order: Sequence[OrderKey]) -> Position:
+def position_of_token(written: dict[str, str | int], order: Sequence[OrderKey]) -> Position:
+    """Return the position that a token's content says.
+
+    Raises:
+        InvalidPageToken: It does not.
+    """
     try:
         return read_position(written, order)
     except ValueError:

@@ -132,7 +132,7 @@ def test_orders() -> None:
         ("", "expected a field"),
         ("metrics.auc SIDEWAYS", "expected ASC, DESC or the end, found 'SIDEWAYS'"),
         ("metrics.auc DESC ASC", "expected ASC, DESC or the end"),
-        ("dataset.name", "data sets cannot be ordered by"),
+        ("dataset.name", "a dataset cannot be ordered by"),
         ("nope", "invalid attribute key 'nope'"),
     ],
 )

@@ -10,15 +10,14 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from services.tracking.adapters.clickhouse.tables import Tables
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.clickhouse_errors import TableNotFound
-from tessera_kit.store.clickhouse_migrate import migrate_clickhouse
 
 __all__ = ["ClickHousePoints"]
 
-_MIGRATIONS: Final = "services.tracking.migrations.clickhouse"
 _INSERT: Final = (
     "INSERT INTO metric_points (run_id, key, step, timestamp, value) FORMAT ArrowStream"
 )
@@ -42,13 +41,11 @@ class ClickHousePoints:
 
     def __init__(self, client: ClickHouse) -> None:
         self._client = client
-        self._is_ready = False
+        self._tables = Tables(client)
 
     async def add(self, points: Mapping[str, Points]) -> None:
         """Store points durably."""
-        if not self._is_ready:
-            await migrate_clickhouse(self._client, self._client.database, _MIGRATIONS)
-            self._is_ready = True
+        await self._tables.make()
         data = await asyncio.to_thread(_arrow, points)
         await self._client.insert_bytes(_INSERT, data)
 

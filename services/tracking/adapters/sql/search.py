@@ -30,9 +30,10 @@ from services.tracking.domain.search.syntax import (
 )
 from services.tracking.ports import ExperimentQuery, RunQuery
 
-__all__ = ["ExperimentSearch", "RunSearch"]
+__all__ = ["Condition", "ExperimentSearch", "RunSearch", "Search", "compares"]
 
 Condition = sa.ColumnElement[bool]
+"""What a WHERE holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class _Key:
     descending: bool
 
 
-class _Search:
-    """What runs and experiments have in common.
+class Search:
+    """What searches of different things have in common.
 
     Args:
         dialect: The database's kind: patterns differ.
@@ -57,7 +58,7 @@ class _Search:
     """Column that the rows of one thing share."""
     time: ClassVar[sa.Column[Any]]
     id: ClassVar[sa.Column[Any]]
-    attributes: ClassVar[dict[str, sa.Column[Any]]]
+    attributes: ClassVar[dict[str, sa.ColumnElement[Any]]]
     pairs: ClassVar[dict[FieldKind, sa.Table]]
     """Tables of keys and values."""
 
@@ -163,14 +164,14 @@ class _Search:
         return sa.or_(*later)
 
 
-class RunSearch(_Search):
+class RunSearch(Search):
     """Searches runs."""
 
     table = RUNS
     parent = RUNS.c.run_no
     time = RUNS.c.started_at
     id = RUNS.c.run_id
-    attributes: ClassVar[dict[str, sa.Column[Any]]] = {
+    attributes: ClassVar[dict[str, sa.ColumnElement[Any]]] = {
         "run_id": RUNS.c.run_id,
         "run_name": RUNS.c.name,
         "status": RUNS.c.status,
@@ -198,14 +199,14 @@ class RunSearch(_Search):
         )
 
 
-class ExperimentSearch(_Search):
+class ExperimentSearch(Search):
     """Searches experiments."""
 
     table = EXPERIMENTS
     parent = EXPERIMENTS.c.experiment_id
     time = EXPERIMENTS.c.created_at
     id = EXPERIMENTS.c.experiment_id
-    attributes: ClassVar[dict[str, sa.Column[Any]]] = {
+    attributes: ClassVar[dict[str, sa.ColumnElement[Any]]] = {
         "experiment_id": EXPERIMENTS.c.experiment_id,
         "name": EXPERIMENTS.c.name,
         "creation_time": EXPERIMENTS.c.created_at,
@@ -244,13 +245,18 @@ _COMPARE: dict[Operator, Callable[[sa.ColumnElement[Any], Any], Condition]] = {
 }
 
 
+def compares(column: sa.ColumnElement[Any], comparison: Comparison) -> Condition:
+    """Return the comparison of a column by an operator that every database has."""
+    return _COMPARE[comparison.operator](column, comparison.value)
+
+
 def _number_compares(comparison: Comparison) -> Condition:
     """Compare a metric; NaN, kept as a flag beside 0, differs from all and compares to none."""
     value, is_nan = LATEST_METRICS.c.value, LATEST_METRICS.c.is_nan
-    compares = _COMPARE[comparison.operator](value, comparison.value)
+    compared = compares(value, comparison)
     if comparison.operator is Operator.NOT_EQUAL:
-        return sa.or_(is_nan == 1, compares)
-    return sa.and_(is_nan == 0, compares)
+        return sa.or_(is_nan == 1, compared)
+    return sa.and_(is_nan == 0, compared)
 
 
 def _time_compares(column: sa.ColumnElement[Any], asked: Operator, millis: Any) -> Condition:

@@ -16,6 +16,7 @@ from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
+from services.tracking.adapters.sql.traces import SqlTraces
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.points import Points
 from services.tracking.errors import StoreBusy
@@ -88,6 +89,7 @@ class SqlView:
         self.experiments = SqlExperiments(session)
         self.runs = SqlRuns(session, numbers)
         self.metrics = SqlMetrics(session, numbers, archive)
+        self.traces = SqlTraces(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

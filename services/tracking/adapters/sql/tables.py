@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from tessera_kit.bus.tables import outbox_tables
 
 __all__ = [
+    "ASSESSMENTS",
+    "EVALUATION_DATASETS",
+    "EVALUATION_EXPERIMENTS",
+    "EVALUATION_RECORDS",
+    "EVALUATION_TAGS",
     "EXPERIMENTS",
     "EXPERIMENT_TAGS",
     "LATEST_METRICS",
@@ -18,6 +25,11 @@ __all__ = [
     "RUN_INPUTS",
     "RUN_PARAMS",
     "RUN_TAGS",
+    "SCORERS",
+    "TRACES",
+    "TRACE_LINKS",
+    "TRACE_METADATA",
+    "TRACE_TAGS",
 ]
 
 METADATA = sa.MetaData()
@@ -134,3 +146,124 @@ REQUESTS = sa.Table(
     sqlite_with_rowid=False,
 )
 """What creations with a request id created."""
+
+TRACES = sa.Table(
+    "traces",
+    METADATA,
+    sa.Column("trace_id", _Text, primary_key=True),
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), nullable=False),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),
+    sa.Column("duration", sa.BigInteger, nullable=True),
+    sa.Column("state", _Text, nullable=False),
+    sa.Column("client_request_id", _Text, nullable=True),
+    sa.Column("request_preview", _Text, nullable=True),
+    sa.Column("response_preview", _Text, nullable=True),
+    sa.Column("finalized", sa.Boolean, nullable=False),
+    sa.Index("ix_traces_requested", "experiment_id", "requested_at", "trace_id"),
+    sqlite_with_rowid=False,
+)
+
+
+def _of_trace(name: str, *columns: sa.Column[Any], **options: Any) -> sa.Table:
+    own = sa.Column("trace_id", _Text, sa.ForeignKey("traces.trace_id"), primary_key=True)
+    return sa.Table(name, METADATA, own, *columns, sqlite_with_rowid=False, **options)
+
+
+TRACE_TAGS = _of_trace(
+    "trace_tags",
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)
+TRACE_METADATA = _of_trace(
+    "trace_metadata",
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)
+TRACE_LINKS = _of_trace(
+    "trace_links",
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("value", _Text, primary_key=True),
+)
+"""What traces are linked to: a `run` by its id, a `prompt` as `name/version`."""
+sa.Index("ix_trace_links_value", TRACE_LINKS.c.kind, TRACE_LINKS.c.value, TRACE_LINKS.c.trace_id)
+
+ASSESSMENTS = _of_trace(
+    "assessments",
+    sa.Column("assessment_id", _Text, primary_key=True),
+    sa.Column("kind", _Text, nullable=False),
+    sa.Column("name", _Text, nullable=False),
+    sa.Column("text", _Text, nullable=True),
+    sa.Column("number", sa.Double, nullable=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("document", _Text, nullable=False),
+)
+"""`document` is the whole assessment as JSON; the other columns are what searches compare."""
+
+EVALUATION_DATASETS = sa.Table(
+    "evaluation_datasets",
+    METADATA,
+    sa.Column("dataset_id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False),
+    sa.Column("digest", _Text, nullable=False),
+    sa.Column("schema", _Text, nullable=True),
+    sa.Column("created_by", _Text, nullable=True),
+    sa.Column("updated_by", _Text, nullable=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("owner", _Text, nullable=False),
+    sa.Index("ix_evaluation_datasets_created", "created_at", "dataset_id"),
+    sqlite_with_rowid=False,
+)
+"""Examples to evaluate on; `owner` is the principal, `created_by` what its client says."""
+
+
+def _of_dataset(name: str, *columns: sa.Column[Any]) -> sa.Table:
+    own = sa.Column(
+        "dataset_id", _Text, sa.ForeignKey("evaluation_datasets.dataset_id"), primary_key=True
+    )
+    return sa.Table(name, METADATA, own, *columns, sqlite_with_rowid=False)
+
+
+EVALUATION_TAGS = _of_dataset(
+    "evaluation_tags",
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("value", _Text, nullable=False),
+)
+EVALUATION_EXPERIMENTS = _of_dataset(
+    "evaluation_experiments",
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), primary_key=True),
+)
+sa.Index("ix_evaluation_experiments", EVALUATION_EXPERIMENTS.c.experiment_id)
+EVALUATION_RECORDS = _of_dataset(
+    "evaluation_records",
+    sa.Column("record_id", _Text, primary_key=True),
+    sa.Column("input_hash", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("document", _Text, nullable=False),
+)
+"""`document` is the record as JSON; records of the same inputs are one."""
+sa.Index(
+    "ix_evaluation_records_inputs",
+    EVALUATION_RECORDS.c.dataset_id,
+    EVALUATION_RECORDS.c.input_hash,
+    unique=True,
+)
+sa.Index(
+    "ix_evaluation_records_created",
+    EVALUATION_RECORDS.c.dataset_id,
+    EVALUATION_RECORDS.c.created_at,
+    EVALUATION_RECORDS.c.record_id,
+)
+
+SCORERS = sa.Table(
+    "scorers",
+    METADATA,
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("scorer_id", _Text, nullable=False),
+    sa.Column("serialized", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Versions of scorers; all of one name share a `scorer_id`."""

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.run import Run
+from services.tracking.domain.search.regex import matches_regex
 from services.tracking.domain.search.syntax import (
+    SPAN_ATTRIBUTES,
     Comparison,
     Field,
     FieldKind,
@@ -19,8 +21,19 @@ from services.tracking.domain.search.syntax import (
     OrderKey,
     ValueKind,
 )
+from services.tracking.domain.traces.assessment import AssessmentKind, number_of, text_of
+from services.tracking.domain.traces.span import Span, span_text
+from services.tracking.domain.traces.trace import Trace
 
-__all__ = ["Values", "experiment_values", "matches", "position_of", "run_values"]
+__all__ = [
+    "Values",
+    "experiment_values",
+    "matches",
+    "position_of",
+    "run_values",
+    "span_values",
+    "trace_values",
+]
 
 Values: TypeAlias = Callable[[Field], Sequence[Any]]
 """What a thing has in a field: none, one, or several of data sets. Times are in microseconds."""
@@ -44,6 +57,7 @@ _COMPARE: Mapping[Operator, Callable[[Any, Any], bool]] = {
     Operator.GREATER_EQUAL: operator.ge,
     Operator.LIKE: lambda text, pattern: bool(_pattern(pattern, False).match(text)),
     Operator.ILIKE: lambda text, pattern: bool(_pattern(pattern, True).match(text)),
+    Operator.RLIKE: lambda text, pattern: matches_regex(pattern, text),
     Operator.IN: lambda text, texts: text in texts,
     Operator.NOT_IN: lambda text, texts: text not in texts,
 }
@@ -62,6 +76,9 @@ def _holds(found: Sequence[Any], condition: Comparison) -> bool:
     compare = _COMPARE[condition.operator]
     if condition.field.values is ValueKind.TIME:
         found = [micros // 1000 for micros in found]
+    elif condition.field.values is ValueKind.ANY:
+        as_asked = number_of if isinstance(condition.value, float) else text_of
+        found = [one for value in found if (one := as_asked(value)) is not None]
     return any(compare(value, condition.value) for value in found)
 
 
@@ -114,6 +131,59 @@ def experiment_values(experiment: Experiment) -> Values:
         if field.kind is FieldKind.TAG:
             return _present(experiment.tags.get(field.key))
         return _present(attributes[field.key])
+
+    return values
+
+
+def trace_values(trace: Trace) -> Values:
+    """Return how to look up what a trace has in a field; of its spans it knows nothing."""
+    attributes = {
+        "trace_id": trace.trace_id,
+        "status": str(trace.state),
+        "client_request_id": trace.client_request_id,
+        "experiment_id": trace.experiment_id,
+        "timestamp": trace.requested_at,
+        "execution_time": trace.duration,
+        "end_time": trace.ended_at,
+    }
+    links = {"run": sorted(trace.runs), "prompt": sorted(trace.prompts)}
+
+    def values(field: Field) -> Sequence[Any]:
+        match field.kind:
+            case FieldKind.TAG:
+                return _present(trace.tags.get(field.key))
+            case FieldKind.METADATA:
+                return _present(trace.metadata.get(field.key))
+            case FieldKind.LINK:
+                return links[field.key]
+            case FieldKind.FEEDBACK | FieldKind.EXPECTATION:
+                kind = AssessmentKind(field.kind.value)
+                those = (one for one in trace.assessments if one.kind is kind)
+                return [one.value for one in those if one.name == field.key]
+            case FieldKind.ISSUE:
+                issues = (one for one in trace.assessments if one.kind is AssessmentKind.ISSUE)
+                return [one.name for one in issues]
+            case _:
+                return _present(attributes[field.key])
+
+    return values
+
+
+def span_values(span: Span) -> Values:
+    """Return how to look up what a span has in a field."""
+
+    def values(field: Field) -> Sequence[Any]:
+        match field.key:
+            case "name":
+                return [span.name]
+            case "type":
+                return [span.attributes.get("mlflow.spanType", "UNKNOWN")]
+            case "status":
+                return [span.status.upper()]
+            case "content":
+                return [span_text(span)]
+            case key:
+                return _present(span.attributes.get(key.removeprefix(SPAN_ATTRIBUTES)))
 
     return values
 

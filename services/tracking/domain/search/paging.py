@@ -73,5 +73,5 @@ def _read_place(written: Mapping[str, str | int], index: int, key: OrderKey) -> 
             if not fits_64_bits(micros):
                 raise ValueError("out of range")
             return 0, micros
-        case ValueKind.TEXT:
+        case ValueKind.TEXT | ValueKind.ANY:
             return 0, str(value)

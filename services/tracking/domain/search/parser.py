@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from services.tracking.domain.search.lexer import LexicalError, Token, TokenKind, tokens
+from services.tracking.domain.search.regex import check_regex
 from services.tracking.domain.search.syntax import (
     DATASET_KEYS,
+    SPAN_ATTRIBUTES,
+    SPAN_KEYS,
     Comparison,
     Field,
     FieldKind,
@@ -32,9 +35,20 @@ _ORDERED = frozenset(
     }
 )
 _TEXTUAL = frozenset({Operator.EQUAL, Operator.NOT_EQUAL, Operator.LIKE, Operator.ILIKE})
-_PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE})
+_PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE, Operator.RLIKE})
 _LISTS = frozenset({Operator.IN, Operator.NOT_IN})
 _NULLS = frozenset({Operator.IS_NULL, Operator.IS_NOT_NULL})
+_UNORDERED = frozenset(
+    {
+        FieldKind.DATASET,
+        FieldKind.SPAN,
+        FieldKind.FEEDBACK,
+        FieldKind.EXPECTATION,
+        FieldKind.ISSUE,
+        FieldKind.LINK,
+    }
+)
+_ASSESSMENTS = frozenset({FieldKind.FEEDBACK, FieldKind.EXPECTATION})
 
 # The greatest time in milliseconds whose microseconds still fit 64 bits.
 _MAX_MILLIS = (2**63 - 1) // 1000 - 1
@@ -114,8 +128,8 @@ class _Parser:
     def order_key(self) -> OrderKey:
         start = self._peek()
         field = self._field()
-        if field.kind is FieldKind.DATASET:
-            self._fail_at("data sets cannot be ordered by", start)
+        if field.kind in _UNORDERED:
+            self._fail_at(f"a {field.kind.value} cannot be ordered by", start)
         descending = self._keyword("DESC")
         if not descending:
             self._keyword("ASC")
@@ -135,7 +149,9 @@ class _Parser:
         if operator in _LISTS:
             return Comparison(field, operator, self._list())
         if operator in _PATTERNS:
-            return Comparison(field, operator, self._pattern(field))
+            return Comparison(field, operator, self._pattern(field, operator))
+        if field.values is ValueKind.ANY:
+            return Comparison(field, operator, self._any(field, operator))
         if field.values is ValueKind.TEXT:
             return Comparison(field, operator, self._text(_name(field)))
         if field.values is ValueKind.TIME:
@@ -143,8 +159,11 @@ class _Parser:
         return Comparison(field, operator, float(self._number(field)))
 
     def _allowed(self, field: Field) -> frozenset[Operator]:
-        if field.values is not ValueKind.TEXT:
+        if field.values in {ValueKind.NUMBER, ValueKind.TIME}:
             return _ORDERED
+        special = self._schema.operators
+        if (own := special.get(field, special.get(field.kind))) is not None:
+            return own
         if field.kind in {FieldKind.PARAM, FieldKind.TAG}:
             return _TEXTUAL | _NULLS
         if field.kind is FieldKind.DATASET or field.key in self._schema.lists:
@@ -166,19 +185,30 @@ class _Parser:
         self._fail_at("expected a field such as metrics.auc or attributes.status", token)
 
     def _field_of(self, kind: FieldKind, key: str, token: Token) -> Field:
+        if kind is FieldKind.ATTRIBUTE and key in self._schema.stand_ins:
+            return self._schema.stand_ins[key]
         if kind is FieldKind.ATTRIBUTE:
             attribute = self._schema.attributes.get(key)
             if attribute is None:
-                known = ", ".join(sorted(self._schema.attributes))
+                known = ", ".join(sorted({*self._schema.attributes, *self._schema.stand_ins}))
                 self._fail_at(f"invalid attribute key '{key}'; valid keys are {known}", token)
             return Field(kind, *attribute)
         if kind is FieldKind.DATASET and key not in DATASET_KEYS:
             known = ", ".join(DATASET_KEYS)
             self._fail_at(f"invalid dataset key '{key}'; valid keys are {known}", token)
+        if kind is FieldKind.SPAN and key not in SPAN_KEYS and not _names_attribute(key):
+            known = ", ".join(SPAN_KEYS)
+            self._fail_at(
+                f"invalid span attribute '{key}'; valid keys are {known}, attributes.<name>", token
+            )
+        if kind is FieldKind.ISSUE and key != "id":
+            self._fail_at(f"invalid issue attribute '{key}'; the valid key is id", token)
         if not key:
             self._fail_at(f"the name of the {kind.value} is empty", token)
         if "\x00" in key:
             self._fail_at("a name must not hold a NUL character", token)
+        if kind in _ASSESSMENTS:
+            return Field(kind, key, ValueKind.ANY)
         values = ValueKind.NUMBER if kind is FieldKind.METRIC else ValueKind.TEXT
         return Field(kind, key, values)
 
@@ -187,7 +217,7 @@ class _Parser:
         if token.kind is TokenKind.OPERATOR:
             self._next()
             return Operator(token.text)
-        for word in (Operator.LIKE, Operator.ILIKE, Operator.IN):
+        for word in (Operator.LIKE, Operator.ILIKE, Operator.RLIKE, Operator.IN):
             if self._keyword(word):
                 return word
         if self._keyword("NOT"):
@@ -209,12 +239,19 @@ class _Parser:
             self._fail_at("a value must not hold a NUL character", token)
         return token.value
 
-    def _pattern(self, field: Field) -> str:
+    def _pattern(self, field: Field, operator: Operator) -> str:
         token = self._peek()
         pattern = self._text(_name(field))
         if len(pattern) > _MAX_PATTERN:
             self._fail_at(f"a pattern of more than {_MAX_PATTERN} characters", token)
+        if operator is Operator.RLIKE and (wrong := check_regex(pattern)):
+            self._fail_at(f"not a regular expression of RE2's: {wrong}", token)
         return pattern
+
+    def _any(self, field: Field, operator: Operator) -> float | str:
+        if self._peek().kind is TokenKind.NUMBER or operator in _ORDERED - _TEXTUAL:
+            return float(self._number(field))
+        return self._text(_name(field))
 
     def _list(self) -> tuple[str, ...]:
         self._punctuation("(")
@@ -275,6 +312,10 @@ class _Parser:
     def _fail_at(self, message: str, token: Token) -> NoReturn:
         found = "the end" if token.kind is TokenKind.END else f"'{_cut(token.text)}'"
         raise _SyntaxError(f"{message}, found {found}", token.position)
+
+
+def _names_attribute(key: str) -> bool:
+    return key.startswith(SPAN_ATTRIBUTES) and key != SPAN_ATTRIBUTES
 
 
 def _name(field: Field) -> str:

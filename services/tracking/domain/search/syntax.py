@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TypeAlias
 
 __all__ = [
     "EXPERIMENTS",
     "RUNS",
+    "TRACES",
     "Comparison",
     "Field",
     "FieldKind",
@@ -29,6 +31,13 @@ class FieldKind(enum.Enum):
     TAG = "tag"
     ATTRIBUTE = "attribute"
     DATASET = "dataset"
+    METADATA = "metadata"
+    SPAN = "span"
+    FEEDBACK = "feedback"
+    EXPECTATION = "expectation"
+    ISSUE = "issue"
+    LINK = "link"
+    """What a trace is linked to; its key is `run` or `prompt`."""
 
 
 class ValueKind(enum.Enum):
@@ -40,6 +49,8 @@ class ValueKind(enum.Enum):
     """A time; filters give it in whole milliseconds since 1970."""
     TEXT = "text"
     """A text."""
+    ANY = "any"
+    """A JSON value; filters give a text or a number."""
 
 
 class Operator(enum.StrEnum):
@@ -53,6 +64,7 @@ class Operator(enum.StrEnum):
     GREATER_EQUAL = ">="
     LIKE = "LIKE"
     ILIKE = "ILIKE"
+    RLIKE = "RLIKE"
     IN = "IN"
     NOT_IN = "NOT IN"
     IS_NULL = "IS NULL"
@@ -76,7 +88,10 @@ class Comparison:
     field: Field
     operator: Operator
     value: float | int | str | tuple[str, ...] | None
-    """A float for a number, an int for a time in milliseconds, a tuple for IN, None for IS NULL."""
+    """A float for a number, an int for a time in milliseconds, a tuple for IN, None for IS NULL.
+
+    The pattern of RLIKE is one that `domain.search.regex` takes.
+    """
 
 
 Filter: TypeAlias = tuple[Comparison, ...]
@@ -101,6 +116,12 @@ class Schema:
     """Accepted attribute names, with the one name and the kind of value that they mean."""
     lists: frozenset[str] = frozenset()
     """Attributes that IN and NOT IN may be asked of."""
+    stand_ins: Mapping[str, Field] = dataclass_field(default_factory=dict)
+    """Attribute names that mean a field of another kind."""
+    operators: Mapping[FieldKind | Field, frozenset[Operator]] = dataclass_field(
+        default_factory=dict
+    )
+    """What may be asked of fields for which the common rules do not hold."""
 
 
 def _aliases(kind: FieldKind, *prefixes: str) -> dict[str, FieldKind]:
@@ -141,4 +162,60 @@ EXPERIMENTS = Schema(
 )
 """What SearchExperiments understands."""
 
+_EQUALITY = frozenset({Operator.EQUAL, Operator.NOT_EQUAL})
+_PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE, Operator.RLIKE})
+_NULLS = frozenset({Operator.IS_NULL, Operator.IS_NOT_NULL})
+_LISTS = frozenset({Operator.IN, Operator.NOT_IN})
+_NUMERIC = frozenset({Operator.LESS, Operator.LESS_EQUAL, Operator.GREATER, Operator.GREATER_EQUAL})
+_TRACE_NAME = Field(FieldKind.TAG, "mlflow.traceName", ValueKind.TEXT)
+_TEXT = Field(FieldKind.SPAN, "content", ValueKind.TEXT)
+
+TRACES = Schema(
+    kinds={
+        **_TAGS,
+        **_ATTRIBUTES,
+        **_aliases(FieldKind.ATTRIBUTE, "trace"),
+        **_aliases(FieldKind.METADATA, "metadata", "request_metadata"),
+        **_aliases(FieldKind.SPAN, "span"),
+        **_aliases(FieldKind.FEEDBACK, "feedback"),
+        **_aliases(FieldKind.EXPECTATION, "expectation"),
+        **_aliases(FieldKind.ISSUE, "issue"),
+    },
+    attributes={
+        **dict.fromkeys(("request_id", "trace_id"), ("trace_id", ValueKind.TEXT)),
+        **{
+            name: (name, ValueKind.TEXT)
+            for name in ("status", "client_request_id", "experiment_id")
+        },
+        **dict.fromkeys(("timestamp", "timestamp_ms"), ("timestamp", ValueKind.TIME)),
+        **dict.fromkeys(("end_time", "end_time_ms"), ("end_time", ValueKind.TIME)),
+        # A length of time is kept and compared as a time is.
+        **dict.fromkeys(
+            ("execution_time", "execution_time_ms"), ("execution_time", ValueKind.TIME)
+        ),
+    },
+    stand_ins={
+        "name": _TRACE_NAME,
+        "text": _TEXT,
+        "run_id": Field(FieldKind.LINK, "run", ValueKind.TEXT),
+        "prompt": Field(FieldKind.LINK, "prompt", ValueKind.TEXT),
+    },
+    operators={
+        FieldKind.ATTRIBUTE: _EQUALITY | _PATTERNS | _LISTS,
+        FieldKind.LINK: _EQUALITY | _LISTS,
+        FieldKind.TAG: _EQUALITY | _PATTERNS | _NULLS,
+        _TRACE_NAME: _EQUALITY | _PATTERNS | _NULLS | _LISTS,
+        FieldKind.METADATA: _EQUALITY | _PATTERNS | _NULLS,
+        FieldKind.SPAN: _EQUALITY | _PATTERNS | _LISTS,
+        _TEXT: _PATTERNS,
+        FieldKind.FEEDBACK: _EQUALITY | _PATTERNS | _NULLS | _NUMERIC,
+        FieldKind.EXPECTATION: _EQUALITY | _PATTERNS | _NULLS | _NUMERIC,
+        FieldKind.ISSUE: frozenset({Operator.EQUAL}),
+    },
+)
+"""What SearchTraces understands."""
+
 DATASET_KEYS = ("name", "digest", "context")
+SPAN_KEYS = ("name", "type", "status", "content")
+SPAN_ATTRIBUTES = "attributes."
+"""How the name of a span's attribute begins, as in `span.attributes.model`."""

@@ -1,0 +1,1 @@
+"""Traces of generative applications: their spans, and what people and judges say of them."""
