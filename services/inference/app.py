@@ -10,13 +10,15 @@ from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
 from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.sql import SqlEndpoints
+from services.inference.adapters.sql_budgets import SqlBudgets
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, SinkConfig
-from services.inference.consumers import payload_consumer
+from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
 from services.inference.service import Outside, build_service
 from services.inference.sink.writer import PayloadSink
+from tessera_kit.bus.consumer import ConsumerRunner
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
@@ -80,6 +82,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 models=catalog,
                 tables=catalog,
                 reader=ClickHousePayloads(clickhouse),
+                budgets=SqlBudgets(database),
                 runtime=runtime,
                 runtime_models=models,
                 bundles=FileBundles(config.models_directory),
@@ -89,12 +92,20 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 clock=SystemClock(),
             ),
         )
+        alerts = ConsumerRunner(
+            config.kafka,
+            group=ALERTS_GROUP,
+            handlers=alert_handlers(service.canaries),
+            unit_of_work=None,
+            dead_letters=producer,
+        )
         await service.deployer.start()
         yield App(
             servers=(service.control, service.gateway),
             background=(
                 *service.background,
                 BackgroundTask("outbox", OutboxRelay(database, producer).run),
+                BackgroundTask("alerts", alerts.run),
                 BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
             ),
         )

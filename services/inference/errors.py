@@ -14,6 +14,8 @@ AlreadyExists
 FailedPrecondition
 ├── UpdateInProgress       a configuration is being made ready; a second one must wait
 ├── NoUpdateInProgress     no configuration is being made ready, so none can be given up
+├── CanaryRuns             a canary runs; a second one must wait for its end
+├── NoCanary               no canary runs, so none can be ended
 ├── EndpointNotReady       the endpoint has no configuration that answers yet
 ├── ModelNotServable       the model version is not ready, or lacks its files
 └── TableUnavailable       the inference table cannot be made under that name
@@ -21,6 +23,7 @@ Aborted
 └── StaleEtag              the endpoint changed since it was read
 ResourceExhausted
 ├── TooManyInferences      the gateway has as many requests in flight as it may
+├── RateLimited            a limit of the endpoint has no calls left in its window
 ├── EntityBusy             a served entity has as many requests in and before it as it may
 └── SpoolFull              the log of payloads has no room left on disk
 Unavailable
@@ -49,6 +52,7 @@ from tessera_kit.errors import (
 )
 
 __all__ = [
+    "CanaryRuns",
     "ConfigNotFound",
     "EndpointExists",
     "EndpointNotFound",
@@ -61,7 +65,9 @@ __all__ = [
     "InvalidSignature",
     "ModelFailed",
     "ModelNotServable",
+    "NoCanary",
     "NoUpdateInProgress",
+    "RateLimited",
     "RequestIdReused",
     "RuntimeUnavailable",
     "SpoolFull",
@@ -133,6 +139,18 @@ class NoUpdateInProgress(FailedPrecondition):
     reason = "NO_UPDATE_IN_PROGRESS"
 
 
+class CanaryRuns(FailedPrecondition):
+    """A canary runs; a second one must wait for its end."""
+
+    reason = "CANARY_RUNS"
+
+
+class NoCanary(FailedPrecondition):
+    """No canary runs, so none can be ended."""
+
+    reason = "NO_CANARY"
+
+
 class EndpointNotReady(FailedPrecondition):
     """The endpoint has no configuration that answers yet."""
 
@@ -161,6 +179,12 @@ class TooManyInferences(ResourceExhausted):
     """The gateway has as many requests in flight as it may."""
 
     reason = "TOO_MANY_INFERENCES"
+
+
+class RateLimited(ResourceExhausted):
+    """A limit of the endpoint has no calls left in its window; the error says when it ends."""
+
+    reason = "RATE_LIMITED"
 
 
 class EntityBusy(ResourceExhausted):

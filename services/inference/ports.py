@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
@@ -22,6 +23,7 @@ __all__ = [
     "ModelRegistry",
     "ModelVersionFacts",
     "PayloadStore",
+    "RateBudgets",
     "RowCount",
     "Runtime",
     "RuntimeModels",
@@ -135,6 +137,28 @@ class Endpoints(Protocol):
         Raises:
             StaleEtag: It changed, or is gone.
         """
+
+
+class RateBudgets(Protocol):
+    """What all gateways together may still admit in a window."""
+
+    async def take(self, endpoint_id: str, key: str, start: int, want: int, calls: int) -> int:
+        """Take calls of a window, for good.
+
+        Args:
+            endpoint_id: Whose limit it is.
+            key: Which of its budgets.
+            start: The Unix second in which the window began.
+            want: How many to take.
+            calls: How many the window has in all.
+
+        Returns:
+            How many were taken: fewer than wanted when the window has no more, 0 when it is empty.
+            Never are more than `calls` taken of one window.
+        """
+
+    async def expire(self, before: int) -> None:
+        """Forget windows that began before a Unix second."""
 
 
 class Tables(Protocol):
@@ -256,3 +280,13 @@ class TableReader(Protocol):
 
     async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
         """Count the rows of requests from `since` on, all when None."""
+
+    async def sight(
+        self, table: InferenceTable, config_version: int, entity: str, since: datetime
+    ) -> Sight:
+        """What the requests since then say of a served entity beside the others.
+
+        Mirrored and refused requests do not count; each counts as many times as its sampling
+        fraction stands for. An entity's errors are those of its own, and those for which another
+        entity was asked.
+        """

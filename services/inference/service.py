@@ -10,11 +10,13 @@ from services.inference.capture.spool import Spool
 from services.inference.config import Config
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
+from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
+from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.endpoints import EndpointHandlers
@@ -23,6 +25,7 @@ from services.inference.ports import (
     Bundles,
     Endpoints,
     ModelRegistry,
+    RateBudgets,
     Runtime,
     RuntimeModels,
     TableCatalog,
@@ -47,6 +50,7 @@ class Outside:
     models: ModelRegistry
     tables: TableCatalog
     reader: TableReader
+    budgets: RateBudgets
     runtime: Runtime
     runtime_models: RuntimeModels
     bundles: Bundles
@@ -67,6 +71,8 @@ class Service:
     """The Open Inference Protocol's door."""
     deployer: Deployer
     """Keeps the runtime in order; `start` it before the doors open."""
+    canaries: Canaries
+    """Minds alerts, which the bus tells."""
     background: tuple[BackgroundTask, ...]
     """The work beside the doors."""
 
@@ -95,12 +101,21 @@ def build_service(config: Config, outside: Outside) -> Service:
         changes=changes,
         clock=outside.clock,
     )
+    canaries = Canaries(
+        handlers=handlers,
+        endpoints=outside.endpoints,
+        reader=outside.reader,
+        deployer=deployer,
+        clock=outside.clock,
+    )
     metrics = GatewayMetrics(telemetry.metrics)
     recorder = Recorder(outside.spool, routes, metrics, config.gateway.largest_logged_body)
     shadows = Shadows(outside.runtime, recorder, metrics)
+    limiter = RateLimiter(outside.budgets, outside.clock)
     infer = InferenceHandler(
         routes,
         authority=outside.authority,
+        limiter=limiter,
         dispatcher=Dispatcher(outside.runtime, shadows, metrics, deployer.suspect),
         recorder=recorder,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
@@ -114,7 +129,7 @@ def build_service(config: Config, outside: Outside) -> Service:
     protocol = InferenceProtocol(routes, outside.authority, infer, version("tessera-ml"))
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
-        InferenceServicer(handlers),
+        InferenceServicer(handlers, canaries),
         "tessera.inference.v1.InferenceService",
     )
     shipper = SpoolShipper(outside.spool, outside.publisher, telemetry.metrics)
@@ -127,9 +142,12 @@ def build_service(config: Config, outside: Outside) -> Service:
             raw=[RawBinding(protocol, SERVICE_NAME)],
         ),
         deployer=deployer,
+        canaries=canaries,
         background=(
             BackgroundTask("deployer", deployer.run),
             BackgroundTask("shadows", shadows.run),
+            BackgroundTask("canaries", canaries.run),
+            BackgroundTask("rate limits", limiter.run),
             BackgroundTask("shipper", shipper.run),
         ),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from services.inference.convert import (
+from services.inference.convert.canary import canary_plan
+from services.inference.convert.endpoints import (
     config_message,
     endpoint_fields,
     endpoint_message,
@@ -15,6 +16,7 @@ from services.inference.convert import (
     statistics_message,
     traffic_policy,
 )
+from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.endpoints import EndpointHandlers
 from tessera.inference.v1 import inference_service_pb2 as pb
 from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
@@ -30,8 +32,9 @@ _CONFIG_SCOPE: Final = "inference.configs"
 class InferenceServicer(InferenceServiceServicer):
     """Translates between the contract and the handlers."""
 
-    def __init__(self, handlers: EndpointHandlers) -> None:
+    def __init__(self, handlers: EndpointHandlers, canaries: Canaries) -> None:
         self._handlers = handlers
+        self._canaries = canaries
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: Any
@@ -145,6 +148,22 @@ class InferenceServicer(InferenceServiceServicer):
         return pb.ListEndpointConfigsResponse(
             configs=[config_message(config) for config in found], next_page_token=token
         )
+
+    async def StartCanary(
+        self, request: pb.StartCanaryRequest, context: Any
+    ) -> pb.StartCanaryResponse:
+        """Begin a canary."""
+        endpoint = await self._canaries.start(
+            current_principal(), request.name, canary_plan(request.plan), request.etag
+        )
+        return pb.StartCanaryResponse(endpoint=endpoint_message(endpoint))
+
+    async def EndCanary(self, request: pb.EndCanaryRequest, context: Any) -> pb.EndCanaryResponse:
+        """End a canary before its time."""
+        endpoint = await self._canaries.end(
+            current_principal(), request.name, request.promote, request.etag
+        )
+        return pb.EndCanaryResponse(endpoint=endpoint_message(endpoint))
 
     async def WatchEndpoint(
         self, request: pb.WatchEndpointRequest, context: Any

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from services.inference.adapters.memory import InMemoryEndpoints
 from services.inference.adapters.sql import METADATA, SqlEndpoints
+from services.inference.domain.canary import Canary, CanaryGuards, CanaryPlan, CanaryStep
 from services.inference.domain.endpoint import (
     Device,
     Endpoint,
@@ -21,6 +22,7 @@ from services.inference.domain.endpoint import (
     InstanceGroup,
     ServedEntity,
 )
+from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.traffic import TrafficPolicy
@@ -119,7 +121,8 @@ class EndpointsContract:
         assert await store.configs(identity, None, 10) == []
 
     async def test_settings_and_devices_are_kept(self, store: SqlEndpoints) -> None:
-        settings = EndpointSettings(tags={"team": "flights", "é": ""})
+        limits = (RateLimit(RateScope.GROUP, "team", 60, 100),)
+        settings = EndpointSettings(tags={"team": "flights", "é": ""}, rate_limits=limits)
         endpoint = replace(make_endpoint(), settings=settings)
         assert endpoint.pending is not None
         (entity,) = endpoint.pending.entities
@@ -130,6 +133,14 @@ class EndpointsContract:
         endpoint = replace(endpoint, pending=pending)
         await store.add(endpoint, "", [])
         assert await store.get("flights") == endpoint
+
+    async def test_a_canary_is_kept_with_its_endpoint(self, store: SqlEndpoints) -> None:
+        endpoint = make_endpoint().finish(NOW, "e2")
+        await store.add(endpoint, "", [])
+        plan = CanaryPlan("m-1", (CanaryStep(100),), CanaryGuards(max_error_rate=0.1))
+        canary = Canary(plan, {"m-1": 100}, NOW, NOW)
+        await store.save(replace(endpoint, canary=canary, etag="e3"), "e2", [])
+        assert (await store.get("flights")).canary == canary
 
     async def test_a_name_is_taken_once(self, store: SqlEndpoints) -> None:
         await store.add(make_endpoint(), "", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +13,26 @@ import typer
 from tessera.cli.messages import age, enum_word, rows, when
 from tessera.cli.output import Column, JsonOption, print_json, print_rows
 from tessera.client.sync.client import Client
-from tessera.inference.v1.endpoint_pb2 import Endpoint
+from tessera.inference.v1.endpoint_pb2 import (
+    CanaryGuards,
+    CanaryPlan,
+    CanaryStep,
+    Endpoint,
+    RateLimit,
+    RateLimitPeriod,
+    RateLimitScope,
+)
 
+_limit = re.compile(r"(endpoint|user|group|token)(?::(.+))?=(\d+)/(minute|hour)").fullmatch
 _SERVING, _MONITORING = "Serving", "Monitoring"
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
-    serving = (endpoints, endpoint_configs, rollback, traffic, predict)
+    serving = (
+        *(endpoints, endpoint_configs, rollback, traffic),
+        *(canary, canary_end, limits, predict),
+    )
     for verb in (*serving, monitors, windows, alerts):
         panel = _SERVING if verb in serving else _MONITORING
         app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)
@@ -81,6 +94,59 @@ def traffic(
         percents[name] = int(percent)
     with Client() as client:
         _print_endpoint(client.inference.update_traffic(endpoint, percents), as_json)
+
+
+def canary(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    entity: Annotated[str, typer.Argument(help="The served entity that gets growing shares.")],
+    steps: Annotated[
+        list[str], typer.Argument(help="percent:seconds:requests of each: 1:60:100 10:300 100")
+    ],
+    max_error_rate: Annotated[
+        float | None, typer.Option(help="Share of its requests that may fail, 0 to 1.")
+    ] = None,
+    max_p99_ratio: Annotated[
+        float | None, typer.Option(help="Its p99 as a multiple of the others'.")
+    ] = None,
+    on_alert: Annotated[bool, typer.Option(help="Take it back when an alert fires.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a served entity growing shares of the traffic, taken back when a guard does not hold."""
+    plan = CanaryPlan(
+        served_entity=entity,
+        steps=[_canary_step(step) for step in steps],
+        guards=CanaryGuards(
+            max_error_rate=max_error_rate, max_p99_ratio=max_p99_ratio, on_alert=on_alert
+        ),
+    )
+    with Client() as client:
+        _print_endpoint(client.inference.start_canary(endpoint, plan), as_json)
+
+
+def canary_end(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    promote: Annotated[
+        bool, typer.Option("--promote/--roll-back", help="All traffic for it, or what it had.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """End a canary before its time."""
+    with Client() as client:
+        _print_endpoint(client.inference.end_canary(endpoint, promote=promote), as_json)
+
+
+def limits(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    new: Annotated[
+        list[str] | None,
+        typer.Argument(help="scope[:subject]=calls/period: endpoint=1000/minute group:ds=9/hour"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set an endpoint's rate limits; none to lift all."""
+    found = [_rate_limit(text) for text in new or ()]
+    with Client() as client:
+        _print_endpoint(client.inference.update_endpoint(endpoint, rate_limits=found), as_json)
 
 
 def predict(
@@ -152,6 +218,28 @@ def _served(config: dict[str, Any]) -> str:
 
 def _entities(entities: list[dict[str, Any]]) -> str:
     return ", ".join(f"{entity['name']} {entity['traffic_percent']} %" for entity in entities)
+
+
+def _canary_step(text: str) -> CanaryStep:
+    parts = [*text.split(":"), "0", "0"][:3]
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"{text!r} is not percent:seconds:requests")
+    step = CanaryStep(percent=int(parts[0]), request_count=int(parts[2]))
+    step.duration.FromSeconds(int(parts[1]))
+    return step
+
+
+def _rate_limit(text: str) -> RateLimit:
+    found = _limit(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not scope[:subject]=calls/period")
+    scope, subject, calls, period = found.groups()
+    return RateLimit(
+        scope=RateLimitScope.Value(f"RATE_LIMIT_SCOPE_{scope.upper()}"),
+        subject=subject or "",
+        calls=int(calls),
+        period=RateLimitPeriod.Value(f"RATE_LIMIT_PERIOD_{period.upper()}"),
+    )
 
 
 _ENDPOINT_COLUMNS = (

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import orjson
 
+from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
@@ -99,6 +100,29 @@ class ClickHousePayloads:
             by_served_entity=tuple(RowCount(*row) for row in entities.rows),
             newest_request=totals["newest"] if totals["rows"] else None,
         )
+
+    async def sight(
+        self, table: InferenceTable, config_version: int, entity: str, since: datetime
+    ) -> Sight:
+        """What the requests since then say of a served entity."""
+        failed = f"status_code IN ({', '.join(map(str, sorted(FAULTS)))})"
+        weight = "if(sampling_fraction > 0, 1 / sampling_fraction, 1)"
+        own, passed = (
+            "served_entity_id = {entity:String}",
+            "has(failed_entity_ids, {entity:String})",
+        )
+        model_time = "execution_duration_ms"
+        result = await self._client.query(
+            f"SELECT toInt64(round(sumIf({weight}, {own} OR {passed}))) AS requests, "  # noqa: S608
+            f"toInt64(round(sumIf({weight}, {passed} OR ({own} AND {failed})))) AS errors, "
+            f"ifNotFinite(quantileIf(0.99)({model_time}, {own}), 0) AS p99, "
+            f"ifNotFinite(quantileIf(0.99)({model_time}, NOT {own}), 0) AS others "
+            f"FROM {_name(table)} WHERE request_time >= {{since:DateTime64(6, 'UTC')}} "
+            "AND config_version = {version:Int64} AND route IN ('PRIMARY', 'FALLBACK')",
+            {"entity": entity, "since": since, "version": config_version},
+        )
+        found = result.dicts()[0]
+        return Sight(found["requests"], found["errors"], found["p99"], found["others"])
 
 
 def _name(table: InferenceTable) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
+from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.errors import (
     EndpointExists,
@@ -26,6 +29,7 @@ from tessera_kit.bus.event import Event
 from tessera_kit.errors import AlreadyExists, NotFound, PermissionDenied
 
 __all__ = [
+    "InMemoryBudgets",
     "InMemoryBundles",
     "InMemoryCapture",
     "InMemoryEndpoints",
@@ -119,6 +123,29 @@ class InMemoryEndpoints:
         stored = self._endpoints.get(endpoint.name)
         if stored is None or stored.endpoint_id != endpoint.endpoint_id or stored.etag != etag:
             raise StaleEtag(f"endpoint {endpoint.name!r} changed since it was read")
+
+
+class InMemoryBudgets:
+    """`ports.RateBudgets`; `up` can be taken away as a database can."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.asked = 0
+        self._taken: dict[tuple[str, str, int], int] = {}
+
+    async def take(self, endpoint_id: str, key: str, start: int, want: int, calls: int) -> int:
+        """Take calls of a window."""
+        if not self.up:
+            raise StoreUnavailable("the database does not answer")
+        self.asked += 1
+        place = (endpoint_id, key, start)
+        given = max(0, min(want, calls - self._taken.get(place, 0)))
+        self._taken[place] = self._taken.get(place, 0) + given
+        return given
+
+    async def expire(self, before: int) -> None:
+        """Forget windows that began before a Unix second."""
+        self._taken = {place: taken for place, taken in self._taken.items() if place[2] >= before}
 
 
 @dataclass
@@ -316,6 +343,34 @@ class InMemoryPayloads:
                 for (name, version), count in sorted(entities.items())
             ),
             newest_request=(None if newest is None else _EPOCH + timedelta(microseconds=newest)),
+        )
+
+    async def sight(
+        self, table: InferenceTable, config_version: int, entity: str, since: datetime
+    ) -> Sight:
+        """What the requests since then say of a served entity."""
+        micros = (since - _EPOCH) // timedelta(microseconds=1)
+        rows = [
+            (row.values, 1 / (row.values["sampling_fraction"] or 1))
+            for row in self._rows.get(table, ())
+            if row.request_us >= micros
+            and row.values["config_version"] == config_version
+            and row.values["route"] in ("PRIMARY", "FALLBACK")
+        ]
+        own = [pair for pair in rows if pair[0]["served_entity_id"] == entity]
+        passed = [pair for pair in rows if entity in pair[0]["failed_entity_ids"]]
+        failed = [pair for pair in own if pair[0]["status_code"] in FAULTS]
+        times = [values["execution_duration_ms"] for values, _ in own]
+        others = [
+            values["execution_duration_ms"]
+            for values, _ in rows
+            if values["served_entity_id"] != entity
+        ]
+        return Sight(
+            requests=round(sum(weight for _, weight in own + passed)),
+            errors=round(sum(weight for _, weight in failed + passed)),
+            p99_ms=float(np.quantile(times, 0.99)) if times else 0.0,
+            others_p99_ms=float(np.quantile(others, 0.99)) if others else 0.0,
         )
 
     async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:

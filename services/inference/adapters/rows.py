@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from services.inference.adapters.canary_rows import canary_json, canary_value
 from services.inference.domain.endpoint import (
     Device,
     Endpoint,
@@ -16,6 +17,7 @@ from services.inference.domain.endpoint import (
     ServedEntity,
     UpdateState,
 )
+from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
 from services.inference.domain.traffic import TrafficPolicy
@@ -45,7 +47,8 @@ def endpoint_row(endpoint: Endpoint) -> dict[str, Any]:
         "last_config_version": endpoint.last_config_version,
         "update_state": endpoint.update_state.value,
         "update_message": endpoint.update_message,
-        "settings": json.dumps({"tags": dict(endpoint.settings.tags)}),
+        "canary": None if endpoint.canary is None else canary_json(endpoint.canary),
+        "settings": json.dumps(_settings_json(endpoint.settings)),
     }
 
 
@@ -67,6 +70,7 @@ def endpoint_value(row: Mapping[Any, Any], configs: Mapping[int, EndpointConfig]
         update_message=row["update_message"],
         last_config_version=row["last_config_version"],
         settings=_settings(json.loads(row["settings"])),
+        canary=None if row["canary"] is None else canary_value(row["canary"]),
     )
 
 
@@ -108,8 +112,24 @@ def _policy_value(told: dict[str, Any]) -> TrafficPolicy:
     return TrafficPolicy(**told, fallback_codes=codes)
 
 
+def _settings_json(settings: EndpointSettings) -> dict[str, Any]:
+    return {
+        "tags": dict(settings.tags),
+        "rate_limits": [
+            [limit.scope.value, limit.subject, limit.period_seconds, limit.calls]
+            for limit in settings.rate_limits
+        ],
+    }
+
+
 def _settings(told: dict[str, Any]) -> EndpointSettings:
-    return EndpointSettings(tags=told.get("tags", {}))
+    return EndpointSettings(
+        tags=told.get("tags", {}),
+        rate_limits=tuple(
+            RateLimit(RateScope(scope), subject, seconds, calls)
+            for scope, subject, seconds, calls in told.get("rate_limits", ())
+        ),
+    )
 
 
 def _entity(entity: ServedEntity) -> dict[str, Any]:

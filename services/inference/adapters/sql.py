@@ -48,6 +48,7 @@ _ENDPOINT = sa.Table(
     sa.Column("update_state", sa.String(32), nullable=False),
     sa.Column("update_message", sa.Text, nullable=False),
     sa.Column("settings", sa.Text, nullable=False),
+    sa.Column("canary", sa.Text, nullable=True),
     sa.UniqueConstraint("created_by", "request_id", name="uq_endpoint_request"),
 )
 

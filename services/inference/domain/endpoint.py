@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from services.inference.domain.canary import Canary, CanaryPlan, CanaryState, check_plan
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import (
+    CanaryRuns,
     EndpointNotReady,
     InvalidConfig,
     NoUpdateInProgress,
@@ -192,6 +194,8 @@ class Endpoint:
     last_config_version: int = field(default=0)
     """The highest configuration number given so far; numbers are not used twice."""
     settings: EndpointSettings = field(default_factory=EndpointSettings)
+    canary: Canary | None = None
+    """The one that runs, or the last one that did."""
 
     @property
     def state(self) -> EndpointState:
@@ -220,6 +224,7 @@ class Endpoint:
             update_state=UpdateState.IN_PROGRESS,
             update_message="",
             last_config_version=config.version,
+            canary=self._canary_left(now),
             updated_at=now,
             etag=etag,
         )
@@ -312,7 +317,40 @@ class Endpoint:
             for entity in self.config.entities
         )
         config = replace(self.config, entities=entities, traffic=traffic or self.config.traffic)
-        return replace(self, config=config, updated_at=now, etag=etag)
+        return replace(
+            self, config=config, canary=self._canary_left(now), updated_at=now, etag=etag
+        )
+
+    def start_canary(self, plan: CanaryPlan, now: datetime, etag: str) -> Endpoint:
+        """The endpoint with a canary in its first step.
+
+        Raises:
+            CanaryRuns: Another one does.
+            EndpointNotReady: Nothing is served yet.
+            InvalidConfig: The plan does not fit what is served.
+        """
+        if self.canary is not None and self.canary.state is CanaryState.RUNNING:
+            raise CanaryRuns(
+                f"canary {self.canary.plan.entity!r} of endpoint {self.name!r} runs; end it first"
+            )
+        if self.config is None:
+            raise EndpointNotReady(f"endpoint {self.name!r} serves nothing yet")
+        shares = {entity.name: entity.traffic_percent for entity in self.config.entities}
+        check_plan(plan, shares)
+        return self.move_canary(Canary(plan, shares, now, now), now, etag)
+
+    def move_canary(self, canary: Canary, now: datetime, etag: str) -> Endpoint:
+        """The endpoint with its canary in another step, or ended, and the shares of that."""
+        # What answers requests does not mirror them at the same time.
+        shadows = {canary.plan.entity: 0}
+        moved = self.with_shares(canary.shares, now, etag, shadows=shadows)
+        return replace(moved, canary=canary)
+
+    def _canary_left(self, now: datetime) -> Canary | None:
+        """The canary after somebody changed the traffic by hand."""
+        if self.canary is None or self.canary.state is not CanaryState.RUNNING:
+            return self.canary
+        return self.canary.end(CanaryState.CANCELED, "the traffic was changed meanwhile", now)
 
 
 def check_entities(entities: Sequence[EntityRequest]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from services.inference.domain.limits import RateLimit
+
 __all__ = ["EndpointSettings"]
 
 
@@ -14,6 +16,7 @@ class EndpointSettings:
     """An endpoint's settings."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
+    rate_limits: tuple[RateLimit, ...] = ()
 
     def changed(self, new: EndpointSettings, names: Collection[str]) -> EndpointSettings:
         """These settings with the named ones of `new`; other names are passed over."""

@@ -30,6 +30,7 @@ COLUMNS: Final = tuple(
         ("client_request_id", "String", "The caller's own id of the request"),
         ("endpoint", "LowCardinality(String)", "The endpoint that was asked"),
         ("served_entity_id", "LowCardinality(String)", "The served entity that answered"),
+        ("failed_entity_ids", "Array(String)", "Served entities that were asked before and failed"),
         ("model_name", "LowCardinality(String)", "The registered model that answered"),
         ("model_version", "Int64", "Its version's number; 0 when the request reached none"),
         ("config_version", "Int64", "The endpoint's configuration that was in force"),

@@ -94,6 +94,7 @@ class Dispatcher:
                     or perf_counter() >= deadline
                 ):
                     raise
+                exchange.failed += (served.name,)
                 served = other
                 self._metrics.count_fallback(exchange.endpoint, served.name, code.name)
                 if isinstance(error, RuntimeUnavailable):

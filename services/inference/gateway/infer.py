@@ -22,6 +22,7 @@ from services.inference.errors import (
     TooManyInferences,
 )
 from services.inference.gateway.dispatch import Dispatcher
+from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
@@ -69,6 +70,7 @@ class InferenceHandler:
     Args:
         routes: Where requests go.
         authority: Tells callers apart and what they may do.
+        limiter: Holds calls to the endpoints' rate limits.
         dispatcher: Asks the models.
         recorder: Keeps the records.
         calls: Records spans and durations.
@@ -82,6 +84,7 @@ class InferenceHandler:
         routes: RouteTable,
         *,
         authority: Authority,
+        limiter: RateLimiter,
         dispatcher: Dispatcher,
         recorder: Recorder,
         calls: MethodCalls,
@@ -91,6 +94,7 @@ class InferenceHandler:
     ) -> None:
         self._routes = routes
         self._authority = authority
+        self._limiter = limiter
         self._dispatcher = dispatcher
         self._recorder = recorder
         self._calls = calls
@@ -152,11 +156,14 @@ class InferenceHandler:
             raise TooManyInferences(
                 "the gateway has as many requests in flight as it may", retry_after=_RETRY_SECONDS
             )
-        principal = await self._authority.authenticate(bearer_token(metadata))
+        token = bearer_token(metadata)
+        principal = await self._authority.authenticate(token)
         exchange.requester = principal.name
         exchange.route = route = self._routes.find(name)
         await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
         exchange.authorised = True
+        if route.limits:
+            await self._limiter.admit(route.endpoint.endpoint_id, route.limits, principal, token)
         route.rules.check(request)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         suffix = exchange.served.reply_suffix if exchange.served is not None else b""

@@ -34,6 +34,7 @@ class Exchange:
         "began",
         "client_request_id",
         "endpoint",
+        "failed",
         "leg",
         "model_answered",
         "model_began",
@@ -63,6 +64,8 @@ class Exchange:
         self.served: Served | None = None
         self.leg = PRIMARY
         """How the request was led."""
+        self.failed: tuple[str, ...] = ()
+        """Names of the entities that were asked before and failed."""
         self.model_answered = False
         self.model_began = self.model_ended = 0
         self.spool_began = self.spool_ended = 0
@@ -134,6 +137,8 @@ def record_of(
         record.served_entity = served.name
         record.model_name = served.model_name
         record.model_version = served.model_version
+    if exchange.failed:
+        record.failed_served_entities.extend(exchange.failed)
     if not exchange.authorised:
         record.logging_error_codes.append(NOT_AUTHORISED)
     elif len(exchange.request) > largest_body:

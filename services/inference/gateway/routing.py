@@ -119,6 +119,7 @@ class Route:
         "entities",
         "fallback_codes",
         "is_sticky",
+        "limits",
         "rules",
         "shadows",
     )
@@ -134,6 +135,8 @@ class Route:
             for entity in endpoint.config.entities
         )
         self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
+        self.limits = endpoint.settings.rate_limits
+        """How many calls are answered; empty for all."""
         asked = endpoint.config.entities
         shares = [entity.traffic_percent for entity in asked]
         policy = endpoint.config.traffic

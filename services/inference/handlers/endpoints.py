@@ -181,7 +181,7 @@ class EndpointHandlers:
     ) -> Endpoint:
         """Begin to change what an endpoint serves."""
         check_entities(entities)
-        stored = await self._managed(caller, name, etag)
+        stored = await self.managed(caller, name, etag)
         return await self._begin(caller, stored, entities, traffic or TrafficPolicy())
 
     async def rollback(
@@ -200,7 +200,7 @@ class EndpointHandlers:
             ConfigNotFound: The endpoint had no such configuration.
             EndpointNotReady: Nothing answers yet, so nothing answered before.
         """
-        stored = await self._managed(caller, name, etag)
+        stored = await self.managed(caller, name, etag)
         earlier = await self._earlier(stored, config_version)
         entities = [entity.asked_again() for entity in earlier.entities]
         return await self._begin(
@@ -250,7 +250,7 @@ class EndpointHandlers:
 
     async def cancel(self, caller: Principal, name: str, etag: str) -> Endpoint:
         """Give up the configuration that is being made ready."""
-        stored = await self._managed(caller, name, etag)
+        stored = await self.managed(caller, name, etag)
         endpoint = stored.cancel(self._clock.now(), new_etag())
         told = events.changed(endpoint, Step.UPDATE_CANCELED, caller.name)
         await self._endpoints.save(endpoint, stored.etag, [told])
@@ -267,7 +267,7 @@ class EndpointHandlers:
         etag: str,
     ) -> Endpoint:
         """Change the named fields of what is said about an endpoint."""
-        stored = await self._managed(caller, name, etag)
+        stored = await self.managed(caller, name, etag)
         endpoint = stored.with_settings(
             comment if "comment" in fields else stored.comment,
             stored.settings.changed(settings, fields),
@@ -302,7 +302,7 @@ class EndpointHandlers:
     ) -> Endpoint:
         """Change the traffic shares of what is served, at once."""
         while True:
-            stored = await self._managed(caller, name, etag)
+            stored = await self.managed(caller, name, etag)
             endpoint = stored.with_shares(
                 shares, self._clock.now(), new_etag(), shadows=shadows, traffic=traffic
             )
@@ -338,7 +338,7 @@ class EndpointHandlers:
     async def delete(self, caller: Principal, name: str, etag: str) -> None:
         """Delete an endpoint; its inference table stays."""
         while True:
-            stored = await self._managed(caller, name, etag)
+            stored = await self.managed(caller, name, etag)
             try:
                 await self._endpoints.delete(stored, [events.deleted(stored, caller.name)])
                 break
@@ -388,8 +388,14 @@ class EndpointHandlers:
             return
         raise EndpointExists(f"there is an endpoint {name!r} already")
 
-    async def _managed(self, caller: Principal, name: str, etag: str) -> Endpoint:
-        """The endpoint, for a caller that may change it."""
+    async def managed(self, caller: Principal, name: str, etag: str) -> Endpoint:
+        """The endpoint, for a caller that may change it.
+
+        Raises:
+            EndpointNotFound: There is none, or the caller may not see it.
+            AccessDenied: The caller may not change it.
+            StaleEtag: It is not in the state of the etag.
+        """
         endpoint = await self.get(caller, name)
         await self._authority.require(caller, _MANAGE, _ENDPOINT, name)
         endpoint.check_etag(etag)

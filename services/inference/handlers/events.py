@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from services.inference.convert import endpoint_message
+from services.inference.convert.endpoints import endpoint_message
 from services.inference.domain.endpoint import Endpoint
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.events.v1 import catalog_events_pb2, inference_events_pb2
@@ -26,6 +26,10 @@ class Step(IntEnum):
     UPDATE_FAILED = inference_events_pb2.ENDPOINT_STEP_UPDATE_FAILED
     UPDATE_CANCELED = inference_events_pb2.ENDPOINT_STEP_UPDATE_CANCELED
     TRAFFIC_CHANGED = inference_events_pb2.ENDPOINT_STEP_TRAFFIC_CHANGED
+    CANARY_STARTED = inference_events_pb2.ENDPOINT_STEP_CANARY_STARTED
+    CANARY_ADVANCED = inference_events_pb2.ENDPOINT_STEP_CANARY_ADVANCED
+    CANARY_SUCCEEDED = inference_events_pb2.ENDPOINT_STEP_CANARY_SUCCEEDED
+    CANARY_ROLLED_BACK = inference_events_pb2.ENDPOINT_STEP_CANARY_ROLLED_BACK
     SETTINGS_CHANGED = inference_events_pb2.ENDPOINT_STEP_SETTINGS_CHANGED
 
 

@@ -81,6 +81,7 @@ def row_of(record: ConsumedRecord) -> Row:
         "client_request_id": payload.client_request_id,
         "endpoint": payload.endpoint,
         "served_entity_id": payload.served_entity,
+        "failed_entity_ids": list(payload.failed_served_entities),
         "model_name": payload.model_name,
         "model_version": payload.model_version,
         "config_version": payload.config_version,

@@ -11,6 +11,7 @@ import pytest
 from devstack import Stack
 from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.memory import InMemoryPayloads
+from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.domain.table import COLUMNS, ORDER_BY, PARTITION_BY, VERSION_COLUMN
 from services.inference.sink.rows import Row
@@ -37,6 +38,7 @@ def make_row(identifier: str = "", *, at: datetime = NOON, **values: Any) -> Row
         "served_entity_id": "delay-1",
         "inputs": '{"x": [1.5], "text": ["quote \\" and \\u00e9"]}',
         "logging_error_codes": [],
+        "failed_entity_ids": [],
         **dict.fromkeys(("model_version", "config_version", "status_code"), 0),
         **dict.fromkeys(("duration_ms", "execution_duration_ms", "sampling_fraction"), 0.5),
         **dict.fromkeys(("kafka_partition", "kafka_offset"), 0),
@@ -66,6 +68,31 @@ class PayloadsContract:
         for token in ("one", "one", "two"):
             await store.insert(table, rows if token == "one" else [make_row()], token)
         assert (await store.statistics(table, None)).rows == 4
+
+    async def test_a_canary_is_seen_beside_the_others(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        own = {"served_entity_id": "new", "route": "PRIMARY", "config_version": 3}
+        other = {**own, "served_entity_id": "old"}
+        rows = [
+            *(make_row(**own, execution_duration_ms=2.0, sampling_fraction=0.5) for _ in range(4)),
+            make_row(**own, status_code=13, execution_duration_ms=2.0, sampling_fraction=1.0),
+            make_row(**own, status_code=3, execution_duration_ms=2.0, sampling_fraction=1.0),
+            make_row(
+                **{**other, "route": "FALLBACK", "failed_entity_ids": ["new"]},
+                execution_duration_ms=9.0,
+                sampling_fraction=1.0,
+            ),
+            make_row(**other, execution_duration_ms=9.0, sampling_fraction=1.0),
+            make_row(**{**own, "route": "SHADOW"}, execution_duration_ms=99.0, status_code=13),
+            make_row(**{**own, "config_version": 2}, execution_duration_ms=99.0),
+            make_row(**own, at=NOON - timedelta(minutes=1), execution_duration_ms=99.0),
+        ]
+        await store.insert(table, rows, "one")
+        seen = await store.sight(table, 3, "new", NOON)
+        assert (seen.requests, seen.errors) == (11, 2)
+        assert (seen.p99_ms, seen.others_p99_ms) == (2.0, 9.0)
+        assert await store.sight(table, 4, "new", NOON) == Sight()
 
     async def test_rows_of_two_months_are_one_insert(
         self, store: ClickHousePayloads, table: InferenceTable

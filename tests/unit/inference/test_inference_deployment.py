@@ -85,13 +85,14 @@ class Control:
         self.changes = Changes()
         self.clock = ManualClock()
         self.bundles = InMemoryBundles()
+        self.payloads = InMemoryPayloads()
         self.deployer = self.new_deployer()
         for version in (1, 2):
             self.put_version(version)
         self.handlers = EndpointHandlers(
             endpoints=self.endpoints,
             tables=self.tables,
-            reader=InMemoryPayloads(),
+            reader=self.payloads,
             resolver=Resolver(self.models, self.authority),
             deployer=self.deployer,
             authority=self.authority,

@@ -14,17 +14,23 @@ from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import Tracer
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import InMemoryCapture, InMemoryRuntime
+from services.inference.adapters.memory import (
+    InMemoryBudgets,
+    InMemoryCapture,
+    InMemoryRuntime,
+)
 from services.inference.domain.endpoint import Endpoint
 from services.inference.errors import InvalidInference, ModelFailed
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceHandler, InferenceLimits
+from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.clock import SystemClock
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry import names
@@ -106,6 +112,7 @@ class Gateway:
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
+            limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
             dispatcher=Dispatcher(self.runtime, self.shadows, counts, self._on_lost),
             recorder=self.recorder,
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),

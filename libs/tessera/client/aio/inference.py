@@ -54,6 +54,7 @@ class AsyncInference:
         comment: str = "",
         tags: Mapping[str, str] | None = None,
         traffic: endpoint_pb2.TrafficPolicy | None = None,
+        rate_limits: Sequence[endpoint_pb2.RateLimit] = (),
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -65,6 +66,7 @@ class AsyncInference:
             comment: What the endpoint is for.
             tags: Its tags.
             traffic: How requests are led beside the shares.
+            rate_limits: How many calls are answered in a minute or an hour.
         """
         request = inference_service_pb2.CreateEndpointRequest(
             name=name,
@@ -74,6 +76,7 @@ class AsyncInference:
                 schema_full_name=table_schema, table_name_prefix=table_prefix
             ),
             tags=tags or {},
+            rate_limits=rate_limits,
         )
         return (await call(self._stub.CreateEndpoint, request)).endpoint
 
@@ -109,13 +112,21 @@ class AsyncInference:
         return (await call(self._stub.UpdateEndpointConfig, request)).endpoint
 
     async def update_endpoint(
-        self, name: str, *, comment: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        comment: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        rate_limits: Sequence[endpoint_pb2.RateLimit] | None = None,
     ) -> endpoint_pb2.Endpoint:
-        """Changes what is said about an endpoint; what is None stays as it is."""
+        """Changes what is said about an endpoint, at once; what is None stays as it is."""
         request = inference_service_pb2.UpdateEndpointRequest(
-            endpoint=endpoint_pb2.Endpoint(name=name, comment=comment or "", tags=tags or {})
+            endpoint=endpoint_pb2.Endpoint(
+                name=name, comment=comment or "", tags=tags or {}, rate_limits=rate_limits or ()
+            )
         )
-        for field, value in (("comment", comment), ("tags", tags)):
+        fields = {"comment": comment, "tags": tags, "rate_limits": rate_limits}
+        for field, value in fields.items():
             if value is not None:
                 request.update_mask.paths.append(field)
         return (await call(self._stub.UpdateEndpoint, request)).endpoint
@@ -173,6 +184,20 @@ class AsyncInference:
             traffic=traffic,
         )
         return (await call(self._stub.UpdateTraffic, request)).endpoint
+
+    async def start_canary(self, name: str, plan: endpoint_pb2.CanaryPlan) -> endpoint_pb2.Endpoint:
+        """Begins to give a served entity growing shares of the traffic; see `watch_endpoint`.
+
+        Raises:
+            FailedPrecondition: A canary runs already.
+        """
+        request = inference_service_pb2.StartCanaryRequest(name=name, plan=plan)
+        return (await call(self._stub.StartCanary, request)).endpoint
+
+    async def end_canary(self, name: str, *, promote: bool) -> endpoint_pb2.Endpoint:
+        """Ends a canary before its time: it gets all of the traffic, or what it had before."""
+        request = inference_service_pb2.EndCanaryRequest(name=name, promote=promote)
+        return (await call(self._stub.EndCanary, request)).endpoint
 
     async def watch_endpoint(
         self, name: str, *, timeout: float | None = 3600.0

@@ -30,6 +30,7 @@ class Inference:
         comment: str = "",
         tags: Mapping[str, str] | None = None,
         traffic: endpoint_pb2.TrafficPolicy | None = None,
+        rate_limits: Sequence[endpoint_pb2.RateLimit] = (),
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -41,6 +42,7 @@ class Inference:
             comment: What the endpoint is for.
             tags: Its tags.
             traffic: How requests are led beside the shares.
+            rate_limits: How many calls are answered in a minute or an hour.
         """
         return self._portal.run(
             self._wrapped.create_endpoint(
@@ -51,6 +53,7 @@ class Inference:
                 comment=comment,
                 tags=tags,
                 traffic=traffic,
+                rate_limits=rate_limits,
             )
         )
 
@@ -73,10 +76,17 @@ class Inference:
         return self._portal.run(self._wrapped.update_config(name, entities, traffic=traffic))
 
     def update_endpoint(
-        self, name: str, *, comment: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        comment: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        rate_limits: Sequence[endpoint_pb2.RateLimit] | None = None,
     ) -> endpoint_pb2.Endpoint:
-        """Changes what is said about an endpoint; what is None stays as it is."""
-        return self._portal.run(self._wrapped.update_endpoint(name, comment=comment, tags=tags))
+        """Changes what is said about an endpoint, at once; what is None stays as it is."""
+        return self._portal.run(
+            self._wrapped.update_endpoint(name, comment=comment, tags=tags, rate_limits=rate_limits)
+        )
 
     def cancel_update(self, name: str) -> endpoint_pb2.Endpoint:
         """Gives up the configuration that is being made ready; what answered goes on."""
@@ -118,6 +128,18 @@ class Inference:
                 name, traffic_percent, shadow_percent=shadow_percent, traffic=traffic
             )
         )
+
+    def start_canary(self, name: str, plan: endpoint_pb2.CanaryPlan) -> endpoint_pb2.Endpoint:
+        """Begins to give a served entity growing shares of the traffic; see `watch_endpoint`.
+
+        Raises:
+            FailedPrecondition: A canary runs already.
+        """
+        return self._portal.run(self._wrapped.start_canary(name, plan))
+
+    def end_canary(self, name: str, *, promote: bool) -> endpoint_pb2.Endpoint:
+        """Ends a canary before its time: it gets all of the traffic, or what it had before."""
+        return self._portal.run(self._wrapped.end_canary(name, promote=promote))
 
     def watch_endpoint(
         self, name: str, *, timeout: float | None = 3600.0

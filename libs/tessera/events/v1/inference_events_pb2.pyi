@@ -45,6 +45,14 @@ class _EndpointStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Endpoint
     """Traffic shares changed."""
     ENDPOINT_STEP_SETTINGS_CHANGED: _EndpointStep.ValueType  # 8
     """Its comment, tags or other settings changed."""
+    ENDPOINT_STEP_CANARY_STARTED: _EndpointStep.ValueType  # 9
+    """A canary began."""
+    ENDPOINT_STEP_CANARY_ADVANCED: _EndpointStep.ValueType  # 10
+    """A canary came to its next step."""
+    ENDPOINT_STEP_CANARY_SUCCEEDED: _EndpointStep.ValueType  # 11
+    """A canary has all of the traffic."""
+    ENDPOINT_STEP_CANARY_ROLLED_BACK: _EndpointStep.ValueType  # 12
+    """A canary was taken back; the endpoint's canary says why."""
 
 class EndpointStep(_EndpointStep, metaclass=_EndpointStepEnumTypeWrapper):
     """What was done to an endpoint."""
@@ -67,6 +75,14 @@ ENDPOINT_STEP_TRAFFIC_CHANGED: EndpointStep.ValueType  # 7
 """Traffic shares changed."""
 ENDPOINT_STEP_SETTINGS_CHANGED: EndpointStep.ValueType  # 8
 """Its comment, tags or other settings changed."""
+ENDPOINT_STEP_CANARY_STARTED: EndpointStep.ValueType  # 9
+"""A canary began."""
+ENDPOINT_STEP_CANARY_ADVANCED: EndpointStep.ValueType  # 10
+"""A canary came to its next step."""
+ENDPOINT_STEP_CANARY_SUCCEEDED: EndpointStep.ValueType  # 11
+"""A canary has all of the traffic."""
+ENDPOINT_STEP_CANARY_ROLLED_BACK: EndpointStep.ValueType  # 12
+"""A canary was taken back; the endpoint's canary says why."""
 Global___EndpointStep: _TypeAlias = EndpointStep  # noqa: Y015
 
 class _PayloadRoute:
@@ -213,6 +229,7 @@ class PayloadRecord(_message.Message):
     SPAN_ID_FIELD_NUMBER: _builtins.int
     TRACE_FLAGS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    FAILED_SERVED_ENTITIES_FIELD_NUMBER: _builtins.int
     tessera_request_id: _builtins.str
     """The request's unique id, a UUID of version 7; one row of the inference table."""
     client_request_id: _builtins.str
@@ -261,6 +278,10 @@ class PayloadRecord(_message.Message):
     def logging_error_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why a body is missing or cut, one code per reason; empty when both are whole."""
 
+    @_builtins.property
+    def failed_served_entities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The served entities that were asked before this one and failed, in order."""
+
     def __init__(
         self,
         *,
@@ -286,10 +307,11 @@ class PayloadRecord(_message.Message):
         span_id: _builtins.bytes = ...,
         trace_flags: _builtins.int = ...,
         route: Global___PayloadRoute.ValueType = ...,
+        failed_served_entities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "failed_served_entities", b"failed_served_entities", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

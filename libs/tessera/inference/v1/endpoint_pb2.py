@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tessera/inference/v1/endpoint.proto\x12\x14tessera.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x91\x01\n\rInstanceGroup\x12\x38\n\x06\x64\x65vice\x18\x01 \x01(\x0e\x32 .tessera.inference.v1.DeviceKindB\x06\x8a\xb5\x18\x02x\x01\x12%\n\x05\x63ount\x18\x02 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x1f\n\x04gpus\x18\x03 \x03(\x05\x42\x11\x8a\xb5\x18\r@\x10H\x01Q\x00\x00\x00\x00\x00\x00\x00\x00\"\xbb\x03\n\x0cServedEntity\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x01\x12\x1d\n\nmodel_name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12$\n\rmodel_version\x18\x03 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmodel_alias\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xff\x01\x12/\n\x0ftraffic_percent\x18\x05 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\x12.\n\x0einstance_count\x18\x06 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x44\n\x0finstance_groups\x18\x07 \x03(\x0b\x32#.tessera.inference.v1.InstanceGroupB\x06\x8a\xb5\x18\x02@\x08\x12/\n\x0fmax_concurrency\x18\x08 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xb0@\x12)\n\tmax_queue\x18\t \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xf0@\x12.\n\x0eshadow_percent\x18\n \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\"\x98\x02\n\x0e\x45ndpointConfig\x12\x45\n\x0fserved_entities\x18\x01 \x03(\x0b\x32\".tessera.inference.v1.ServedEntityB\x08\x8a\xb5\x18\x04\x38\x01@\n\x12\x16\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brollback_of\x18\x04 \x01(\x03\x12,\n\x08ready_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07traffic\x18\x06 \x01(\x0b\x32#.tessera.inference.v1.TrafficPolicy\"\x86\x01\n\rTrafficPolicy\x12\x0e\n\x06sticky\x18\x01 \x01(\x08\x12\x32\n\x0e\x66\x61llback_codes\x18\x02 \x03(\x05\x42\x1a\x8a\xb5\x18\x16@\x10H\x01Q\x00\x00\x00\x00\x00\x00\xf0?Y\x00\x00\x00\x00\x00\x00\x30@\x12\x31\n\x11\x66\x61llback_attempts\x18\x03 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\x14@\"^\n\x14InferenceTableConfig\x12#\n\x10schema_full_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x02\x12!\n\x11table_name_prefix\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18\x64\"\x96\x05\n\x08\x45ndpoint\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tessera.inference.v1.EndpointState\x12\x34\n\x06\x63onfig\x18\x04 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12<\n\x0epending_config\x18\x05 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12\x37\n\x0cupdate_state\x18\x06 \x01(\x0e\x32!.tessera.inference.v1.UpdateState\x12\x16\n\x0eupdate_message\x18\x07 \x01(\t\x12\x43\n\x0finference_table\x18\x08 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfig\x12!\n\x19inference_table_full_name\x18\t \x01(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12G\n\x04tags\x18\x0e \x03(\x0b\x32(.tessera.inference.v1.Endpoint.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NDPOINT_STATE_NOT_READY\x10\x01\x12\x18\n\x14\x45NDPOINT_STATE_READY\x10\x02*\x9c\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UPDATE_STATE_NOT_UPDATING\x10\x01\x12\x1c\n\x18UPDATE_STATE_IN_PROGRESS\x10\x02\x12\x17\n\x13UPDATE_STATE_FAILED\x10\x03\x12\x19\n\x15UPDATE_STATE_CANCELED\x10\x04*S\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tessera/inference/v1/endpoint.proto\x12\x14tessera.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x91\x01\n\rInstanceGroup\x12\x38\n\x06\x64\x65vice\x18\x01 \x01(\x0e\x32 .tessera.inference.v1.DeviceKindB\x06\x8a\xb5\x18\x02x\x01\x12%\n\x05\x63ount\x18\x02 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x1f\n\x04gpus\x18\x03 \x03(\x05\x42\x11\x8a\xb5\x18\r@\x10H\x01Q\x00\x00\x00\x00\x00\x00\x00\x00\"\xbb\x03\n\x0cServedEntity\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x01\x12\x1d\n\nmodel_name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12$\n\rmodel_version\x18\x03 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmodel_alias\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xff\x01\x12/\n\x0ftraffic_percent\x18\x05 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\x12.\n\x0einstance_count\x18\x06 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00P@\x12\x44\n\x0finstance_groups\x18\x07 \x03(\x0b\x32#.tessera.inference.v1.InstanceGroupB\x06\x8a\xb5\x18\x02@\x08\x12/\n\x0fmax_concurrency\x18\x08 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xb0@\x12)\n\tmax_queue\x18\t \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xf0@\x12.\n\x0eshadow_percent\x18\n \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\"\x98\x02\n\x0e\x45ndpointConfig\x12\x45\n\x0fserved_entities\x18\x01 \x03(\x0b\x32\".tessera.inference.v1.ServedEntityB\x08\x8a\xb5\x18\x04\x38\x01@\n\x12\x16\n\x0e\x63onfig_version\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brollback_of\x18\x04 \x01(\x03\x12,\n\x08ready_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x07traffic\x18\x06 \x01(\x0b\x32#.tessera.inference.v1.TrafficPolicy\"\x86\x01\n\rTrafficPolicy\x12\x0e\n\x06sticky\x18\x01 \x01(\x08\x12\x32\n\x0e\x66\x61llback_codes\x18\x02 \x03(\x05\x42\x1a\x8a\xb5\x18\x16@\x10H\x01Q\x00\x00\x00\x00\x00\x00\xf0?Y\x00\x00\x00\x00\x00\x00\x30@\x12\x31\n\x11\x66\x61llback_attempts\x18\x03 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\x14@\"^\n\x14InferenceTableConfig\x12#\n\x10schema_full_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x02\x12!\n\x11table_name_prefix\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18\x64\"\x82\x06\n\x08\x45ndpoint\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x88\x01\x01\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tessera.inference.v1.EndpointState\x12\x34\n\x06\x63onfig\x18\x04 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12<\n\x0epending_config\x18\x05 \x01(\x0b\x32$.tessera.inference.v1.EndpointConfig\x12\x37\n\x0cupdate_state\x18\x06 \x01(\x0e\x32!.tessera.inference.v1.UpdateState\x12\x16\n\x0eupdate_message\x18\x07 \x01(\t\x12\x43\n\x0finference_table\x18\x08 \x01(\x0b\x32*.tessera.inference.v1.InferenceTableConfig\x12!\n\x19inference_table_full_name\x18\t \x01(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12G\n\x04tags\x18\x0e \x03(\x0b\x32(.tessera.inference.v1.Endpoint.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x12,\n\x06\x63\x61nary\x18\x0f \x01(\x0b\x32\x1c.tessera.inference.v1.Canary\x12<\n\x0brate_limits\x18\x10 \x03(\x0b\x32\x1f.tessera.inference.v1.RateLimitB\x06\x8a\xb5\x18\x02@d\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc5\x01\n\tRateLimit\x12>\n\x05scope\x18\x01 \x01(\x0e\x32$.tessera.inference.v1.RateLimitScopeB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12\x18\n\x07subject\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80\x01\x12@\n\x06period\x18\x03 \x01(\x0e\x32%.tessera.inference.v1.RateLimitPeriodB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12\x1c\n\x05\x63\x61lls\x18\x04 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\"\x88\x01\n\nCanaryStep\x12\'\n\x07percent\x18\x01 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\xf0?Y\x00\x00\x00\x00\x00\x00Y@\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\rrequest_count\x18\x03 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\"\xab\x02\n\x0c\x43\x61naryGuards\x12\x35\n\x0emax_error_rate\x18\x01 \x01(\x01\x42\x18\x8a\xb5\x18\x14Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00\xf0?p\x01H\x00\x88\x01\x01\x12(\n\nmax_p99_ms\x18\x02 \x01(\x01\x42\x0f\x8a\xb5\x18\x0b\x61\x00\x00\x00\x00\x00\x00\x00\x00p\x01H\x01\x88\x01\x01\x12+\n\rmax_p99_ratio\x18\x03 \x01(\x01\x42\x0f\x8a\xb5\x18\x0b\x61\x00\x00\x00\x00\x00\x00\x00\x00p\x01H\x02\x88\x01\x01\x12(\n\x11min_request_count\x18\x04 \x01(\x03\x42\r\x8a\xb5\x18\tQ\x00\x00\x00\x00\x00\x00\x00\x00\x12\x10\n\x08on_alert\x18\x05 \x01(\x08\x12\x1d\n\x08monitors\x18\x06 \x03(\tB\x0b\x8a\xb5\x18\x07\x18\xff\x01@dH\x01\x42\x11\n\x0f_max_error_rateB\r\n\x0b_max_p99_msB\x10\n\x0e_max_p99_ratio\"\x9d\x01\n\nCanaryPlan\x12 \n\rserved_entity\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\x80\x01\x12\x39\n\x05steps\x18\x02 \x03(\x0b\x32 .tessera.inference.v1.CanaryStepB\x08\x8a\xb5\x18\x04\x38\x01@\x14\x12\x32\n\x06guards\x18\x03 \x01(\x0b\x32\".tessera.inference.v1.CanaryGuards\"\xc6\x03\n\x06\x43\x61nary\x12.\n\x04plan\x18\x01 \x01(\x0b\x32 .tessera.inference.v1.CanaryPlan\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tessera.inference.v1.CanaryState\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12<\n\x08\x62\x61seline\x18\x05 \x03(\x0b\x32*.tessera.inference.v1.Canary.BaselineEntry\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fstep_started_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrequest_count\x18\t \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x03\x12\x0e\n\x06p99_ms\x18\x0b \x01(\x01\x1a/\n\rBaselineEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NDPOINT_STATE_NOT_READY\x10\x01\x12\x18\n\x14\x45NDPOINT_STATE_READY\x10\x02*\x9c\x01\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UPDATE_STATE_NOT_UPDATING\x10\x01\x12\x1c\n\x18UPDATE_STATE_IN_PROGRESS\x10\x02\x12\x17\n\x13UPDATE_STATE_FAILED\x10\x03\x12\x19\n\x15UPDATE_STATE_CANCELED\x10\x04*S\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02*\xa4\x01\n\x0eRateLimitScope\x12 \n\x1cRATE_LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19RATE_LIMIT_SCOPE_ENDPOINT\x10\x01\x12\x19\n\x15RATE_LIMIT_SCOPE_USER\x10\x02\x12\x1a\n\x16RATE_LIMIT_SCOPE_GROUP\x10\x03\x12\x1a\n\x16RATE_LIMIT_SCOPE_TOKEN\x10\x04*n\n\x0fRateLimitPeriod\x12!\n\x1dRATE_LIMIT_PERIOD_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATE_LIMIT_PERIOD_MINUTE\x10\x01\x12\x1a\n\x16RATE_LIMIT_PERIOD_HOUR\x10\x02*\x9a\x01\n\x0b\x43\x61naryState\x12\x1c\n\x18\x43\x41NARY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41NARY_STATE_RUNNING\x10\x01\x12\x1a\n\x16\x43\x41NARY_STATE_SUCCEEDED\x10\x02\x12\x1c\n\x18\x43\x41NARY_STATE_ROLLED_BACK\x10\x03\x12\x19\n\x15\x43\x41NARY_STATE_CANCELED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,24 +78,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT'].fields_by_name['comment']._serialized_options = b'\212\265\030\003\030\200 '
   _globals['_ENDPOINT'].fields_by_name['tags']._loaded_options = None
   _globals['_ENDPOINT'].fields_by_name['tags']._serialized_options = b'\212\265\030\013\230\001d\240\001\377\001\250\001\350\007'
-  _globals['_ENDPOINTSTATE']._serialized_start=1898
-  _globals['_ENDPOINTSTATE']._serialized_end=2001
-  _globals['_UPDATESTATE']._serialized_start=2004
-  _globals['_UPDATESTATE']._serialized_end=2160
-  _globals['_DEVICEKIND']._serialized_start=2162
-  _globals['_DEVICEKIND']._serialized_end=2245
-  _globals['_INSTANCEGROUP']._serialized_start=124
-  _globals['_INSTANCEGROUP']._serialized_end=269
-  _globals['_SERVEDENTITY']._serialized_start=272
-  _globals['_SERVEDENTITY']._serialized_end=715
-  _globals['_ENDPOINTCONFIG']._serialized_start=718
-  _globals['_ENDPOINTCONFIG']._serialized_end=998
-  _globals['_TRAFFICPOLICY']._serialized_start=1001
-  _globals['_TRAFFICPOLICY']._serialized_end=1135
-  _globals['_INFERENCETABLECONFIG']._serialized_start=1137
-  _globals['_INFERENCETABLECONFIG']._serialized_end=1231
-  _globals['_ENDPOINT']._serialized_start=1234
-  _globals['_ENDPOINT']._serialized_end=1896
-  _globals['_ENDPOINT_TAGSENTRY']._serialized_start=1853
-  _globals['_ENDPOINT_TAGSENTRY']._serialized_end=1896
+  _globals['_ENDPOINT'].fields_by_name['rate_limits']._loaded_options = None
+  _globals['_ENDPOINT'].fields_by_name['rate_limits']._serialized_options = b'\212\265\030\002@d'
+  _globals['_RATELIMIT'].fields_by_name['scope']._loaded_options = None
+  _globals['_RATELIMIT'].fields_by_name['scope']._serialized_options = b'\212\265\030\005x\001\200\001\001'
+  _globals['_RATELIMIT'].fields_by_name['subject']._loaded_options = None
+  _globals['_RATELIMIT'].fields_by_name['subject']._serialized_options = b'\212\265\030\003\030\200\001'
+  _globals['_RATELIMIT'].fields_by_name['period']._loaded_options = None
+  _globals['_RATELIMIT'].fields_by_name['period']._serialized_options = b'\212\265\030\005x\001\200\001\001'
+  _globals['_RATELIMIT'].fields_by_name['calls']._loaded_options = None
+  _globals['_RATELIMIT'].fields_by_name['calls']._serialized_options = b'\212\265\030\tQ\000\000\000\000\000\000\000\000'
+  _globals['_CANARYSTEP'].fields_by_name['percent']._loaded_options = None
+  _globals['_CANARYSTEP'].fields_by_name['percent']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\360?Y\000\000\000\000\000\000Y@'
+  _globals['_CANARYSTEP'].fields_by_name['request_count']._loaded_options = None
+  _globals['_CANARYSTEP'].fields_by_name['request_count']._serialized_options = b'\212\265\030\tQ\000\000\000\000\000\000\000\000'
+  _globals['_CANARYGUARDS'].fields_by_name['max_error_rate']._loaded_options = None
+  _globals['_CANARYGUARDS'].fields_by_name['max_error_rate']._serialized_options = b'\212\265\030\024Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000\360?p\001'
+  _globals['_CANARYGUARDS'].fields_by_name['max_p99_ms']._loaded_options = None
+  _globals['_CANARYGUARDS'].fields_by_name['max_p99_ms']._serialized_options = b'\212\265\030\013a\000\000\000\000\000\000\000\000p\001'
+  _globals['_CANARYGUARDS'].fields_by_name['max_p99_ratio']._loaded_options = None
+  _globals['_CANARYGUARDS'].fields_by_name['max_p99_ratio']._serialized_options = b'\212\265\030\013a\000\000\000\000\000\000\000\000p\001'
+  _globals['_CANARYGUARDS'].fields_by_name['min_request_count']._loaded_options = None
+  _globals['_CANARYGUARDS'].fields_by_name['min_request_count']._serialized_options = b'\212\265\030\tQ\000\000\000\000\000\000\000\000'
+  _globals['_CANARYGUARDS'].fields_by_name['monitors']._loaded_options = None
+  _globals['_CANARYGUARDS'].fields_by_name['monitors']._serialized_options = b'\212\265\030\007\030\377\001@dH\001'
+  _globals['_CANARYPLAN'].fields_by_name['served_entity']._loaded_options = None
+  _globals['_CANARYPLAN'].fields_by_name['served_entity']._serialized_options = b'\212\265\030\005\010\001\030\200\001'
+  _globals['_CANARYPLAN'].fields_by_name['steps']._loaded_options = None
+  _globals['_CANARYPLAN'].fields_by_name['steps']._serialized_options = b'\212\265\030\0048\001@\024'
+  _globals['_CANARY_BASELINEENTRY']._loaded_options = None
+  _globals['_CANARY_BASELINEENTRY']._serialized_options = b'8\001'
+  _globals['_ENDPOINTSTATE']._serialized_start=3296
+  _globals['_ENDPOINTSTATE']._serialized_end=3399
+  _globals['_UPDATESTATE']._serialized_start=3402
+  _globals['_UPDATESTATE']._serialized_end=3558
+  _globals['_DEVICEKIND']._serialized_start=3560
+  _globals['_DEVICEKIND']._serialized_end=3643
+  _globals['_RATELIMITSCOPE']._serialized_start=3646
+  _globals['_RATELIMITSCOPE']._serialized_end=3810
+  _globals['_RATELIMITPERIOD']._serialized_start=3812
+  _globals['_RATELIMITPERIOD']._serialized_end=3922
+  _globals['_CANARYSTATE']._serialized_start=3925
+  _globals['_CANARYSTATE']._serialized_end=4079
+  _globals['_INSTANCEGROUP']._serialized_start=156
+  _globals['_INSTANCEGROUP']._serialized_end=301
+  _globals['_SERVEDENTITY']._serialized_start=304
+  _globals['_SERVEDENTITY']._serialized_end=747
+  _globals['_ENDPOINTCONFIG']._serialized_start=750
+  _globals['_ENDPOINTCONFIG']._serialized_end=1030
+  _globals['_TRAFFICPOLICY']._serialized_start=1033
+  _globals['_TRAFFICPOLICY']._serialized_end=1167
+  _globals['_INFERENCETABLECONFIG']._serialized_start=1169
+  _globals['_INFERENCETABLECONFIG']._serialized_end=1263
+  _globals['_ENDPOINT']._serialized_start=1266
+  _globals['_ENDPOINT']._serialized_end=2036
+  _globals['_ENDPOINT_TAGSENTRY']._serialized_start=1993
+  _globals['_ENDPOINT_TAGSENTRY']._serialized_end=2036
+  _globals['_RATELIMIT']._serialized_start=2039
+  _globals['_RATELIMIT']._serialized_end=2236
+  _globals['_CANARYSTEP']._serialized_start=2239
+  _globals['_CANARYSTEP']._serialized_end=2375
+  _globals['_CANARYGUARDS']._serialized_start=2378
+  _globals['_CANARYGUARDS']._serialized_end=2677
+  _globals['_CANARYPLAN']._serialized_start=2680
+  _globals['_CANARYPLAN']._serialized_end=2837
+  _globals['_CANARY']._serialized_start=2840
+  _globals['_CANARY']._serialized_end=3294
+  _globals['_CANARY_BASELINEENTRY']._serialized_start=3247
+  _globals['_CANARY_BASELINEENTRY']._serialized_end=3294
 # @@protoc_insertion_point(module_scope)

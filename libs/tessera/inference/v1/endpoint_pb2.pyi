@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -99,6 +100,94 @@ DEVICE_KIND_CPU: DeviceKind.ValueType  # 1
 DEVICE_KIND_GPU: DeviceKind.ValueType  # 2
 """A GPU; the update fails where the runtime has none."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
+
+class _RateLimitScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateLimitScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimitScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_LIMIT_SCOPE_UNSPECIFIED: _RateLimitScope.ValueType  # 0
+    """No scope was given."""
+    RATE_LIMIT_SCOPE_ENDPOINT: _RateLimitScope.ValueType  # 1
+    """Those of everybody."""
+    RATE_LIMIT_SCOPE_USER: _RateLimitScope.ValueType  # 2
+    """Those of one principal: of the one that is named, or of each by itself."""
+    RATE_LIMIT_SCOPE_GROUP: _RateLimitScope.ValueType  # 3
+    """Those of the members of the group that is named."""
+    RATE_LIMIT_SCOPE_TOKEN: _RateLimitScope.ValueType  # 4
+    """Those with one access token, each token by itself."""
+
+class RateLimitScope(_RateLimitScope, metaclass=_RateLimitScopeEnumTypeWrapper):
+    """Whose calls a rate limit counts together."""
+
+RATE_LIMIT_SCOPE_UNSPECIFIED: RateLimitScope.ValueType  # 0
+"""No scope was given."""
+RATE_LIMIT_SCOPE_ENDPOINT: RateLimitScope.ValueType  # 1
+"""Those of everybody."""
+RATE_LIMIT_SCOPE_USER: RateLimitScope.ValueType  # 2
+"""Those of one principal: of the one that is named, or of each by itself."""
+RATE_LIMIT_SCOPE_GROUP: RateLimitScope.ValueType  # 3
+"""Those of the members of the group that is named."""
+RATE_LIMIT_SCOPE_TOKEN: RateLimitScope.ValueType  # 4
+"""Those with one access token, each token by itself."""
+Global___RateLimitScope: _TypeAlias = RateLimitScope  # noqa: Y015
+
+class _RateLimitPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateLimitPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimitPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_LIMIT_PERIOD_UNSPECIFIED: _RateLimitPeriod.ValueType  # 0
+    """No period was given."""
+    RATE_LIMIT_PERIOD_MINUTE: _RateLimitPeriod.ValueType  # 1
+    """A minute."""
+    RATE_LIMIT_PERIOD_HOUR: _RateLimitPeriod.ValueType  # 2
+    """An hour."""
+
+class RateLimitPeriod(_RateLimitPeriod, metaclass=_RateLimitPeriodEnumTypeWrapper):
+    """How long a rate limit's window is; windows begin with the clock's minutes and hours, in UTC."""
+
+RATE_LIMIT_PERIOD_UNSPECIFIED: RateLimitPeriod.ValueType  # 0
+"""No period was given."""
+RATE_LIMIT_PERIOD_MINUTE: RateLimitPeriod.ValueType  # 1
+"""A minute."""
+RATE_LIMIT_PERIOD_HOUR: RateLimitPeriod.ValueType  # 2
+"""An hour."""
+Global___RateLimitPeriod: _TypeAlias = RateLimitPeriod  # noqa: Y015
+
+class _CanaryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CanaryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CanaryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANARY_STATE_UNSPECIFIED: _CanaryState.ValueType  # 0
+    """It is not known."""
+    CANARY_STATE_RUNNING: _CanaryState.ValueType  # 1
+    """A step is under way."""
+    CANARY_STATE_SUCCEEDED: _CanaryState.ValueType  # 2
+    """It has all of the traffic."""
+    CANARY_STATE_ROLLED_BACK: _CanaryState.ValueType  # 3
+    """A guard did not hold, or it was asked for: the shares are as before."""
+    CANARY_STATE_CANCELED: _CanaryState.ValueType  # 4
+    """The traffic was changed by hand meanwhile; the shares are as they were set."""
+
+class CanaryState(_CanaryState, metaclass=_CanaryStateEnumTypeWrapper):
+    """Where a canary is."""
+
+CANARY_STATE_UNSPECIFIED: CanaryState.ValueType  # 0
+"""It is not known."""
+CANARY_STATE_RUNNING: CanaryState.ValueType  # 1
+"""A step is under way."""
+CANARY_STATE_SUCCEEDED: CanaryState.ValueType  # 2
+"""It has all of the traffic."""
+CANARY_STATE_ROLLED_BACK: CanaryState.ValueType  # 3
+"""A guard did not hold, or it was asked for: the shares are as before."""
+CANARY_STATE_CANCELED: CanaryState.ValueType  # 4
+"""The traffic was changed by hand meanwhile; the shares are as they were set."""
+Global___CanaryState: _TypeAlias = CanaryState  # noqa: Y015
 
 @_typing.final
 class InstanceGroup(_message.Message):
@@ -342,6 +431,8 @@ class Endpoint(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    RATE_LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The endpoint's unique name; the model name in the protocol."""
     comment: _builtins.str
@@ -382,6 +473,14 @@ class Endpoint(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags set on the endpoint."""
 
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """The canary that runs, or the last one that did; absent when there was none. Set by the service."""
+
+    @_builtins.property
+    def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
+        """How many calls are answered in a minute or an hour. Every limit that counts a call must have something left for it."""
+
     def __init__(
         self,
         *,
@@ -399,11 +498,260 @@ class Endpoint(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        canary: Global___Canary | None = ...,
+        rate_limits: _abc.Iterable[Global___RateLimit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created_at", b"created_at", "inference_table", b"inference_table", "pending_config", b"pending_config", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "config", b"config", "created_at", b"created_at", "inference_table", b"inference_table", "pending_config", b"pending_config", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "config", b"config", "created_at", b"created_at", "created_by", b"created_by", "etag", b"etag", "inference_table", b"inference_table", "inference_table_full_name", b"inference_table_full_name", "name", b"name", "pending_config", b"pending_config", "state", b"state", "tags", b"tags", "update_message", b"update_message", "update_state", b"update_state", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "comment", b"comment", "config", b"config", "created_at", b"created_at", "created_by", b"created_by", "etag", b"etag", "inference_table", b"inference_table", "inference_table_full_name", b"inference_table_full_name", "name", b"name", "pending_config", b"pending_config", "rate_limits", b"rate_limits", "state", b"state", "tags", b"tags", "update_message", b"update_message", "update_state", b"update_state", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """So many calls in so long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    scope: Global___RateLimitScope.ValueType
+    """Whose calls it counts."""
+    subject: _builtins.str
+    """The principal's or group's name; empty for each principal by itself."""
+    period: Global___RateLimitPeriod.ValueType
+    """In how long."""
+    calls: _builtins.int
+    """How many calls; 0 denies all."""
+    def __init__(
+        self,
+        *,
+        scope: Global___RateLimitScope.ValueType = ...,
+        subject: _builtins.str = ...,
+        period: Global___RateLimitPeriod.ValueType = ...,
+        calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "period", b"period", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
+class CanaryStep(_message.Message):
+    """A share of a canary's traffic, and how long it is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    percent: _builtins.int
+    """The canary's share of the requests in percent."""
+    request_count: _builtins.int
+    """The step lasts until the canary has answered so many requests."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """The step lasts at least this long."""
+
+    def __init__(
+        self,
+        *,
+        percent: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        request_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "percent", b"percent", "request_count", b"request_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryStep: _TypeAlias = CanaryStep  # noqa: Y015
+
+@_typing.final
+class CanaryGuards(_message.Message):
+    """When a canary is taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ERROR_RATE_FIELD_NUMBER: _builtins.int
+    MAX_P99_MS_FIELD_NUMBER: _builtins.int
+    MAX_P99_RATIO_FIELD_NUMBER: _builtins.int
+    MIN_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    ON_ALERT_FIELD_NUMBER: _builtins.int
+    MONITORS_FIELD_NUMBER: _builtins.int
+    max_error_rate: _builtins.float
+    """The share of its requests that may fail by no fault of their callers, 0 to 1; no guard when absent."""
+    max_p99_ms: _builtins.float
+    """The most milliseconds of model time that 99 of 100 of its requests take; no guard when absent."""
+    max_p99_ratio: _builtins.float
+    """The same as a multiple of what the other entities take in the same time; no guard when absent."""
+    min_request_count: _builtins.int
+    """How many requests of a step are needed to judge it by these three, and to leave it; 20 when 0."""
+    on_alert: _builtins.bool
+    """An alert that fires on the endpoint's inference table takes the canary back."""
+    @_builtins.property
+    def monitors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only alerts of these monitors; of any when empty."""
+
+    def __init__(
+        self,
+        *,
+        max_error_rate: _builtins.float | None = ...,
+        max_p99_ms: _builtins.float | None = ...,
+        max_p99_ratio: _builtins.float | None = ...,
+        min_request_count: _builtins.int = ...,
+        on_alert: _builtins.bool = ...,
+        monitors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "_max_p99_ms", b"_max_p99_ms", "_max_p99_ratio", b"_max_p99_ratio", "max_error_rate", b"max_error_rate", "max_p99_ms", b"max_p99_ms", "max_p99_ratio", b"max_p99_ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate", "_max_p99_ms", b"_max_p99_ms", "_max_p99_ratio", b"_max_p99_ratio", "max_error_rate", b"max_error_rate", "max_p99_ms", b"max_p99_ms", "max_p99_ratio", b"max_p99_ratio", "min_request_count", b"min_request_count", "monitors", b"monitors", "on_alert", b"on_alert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_error_rate: _TypeAlias = _typing.Literal["max_error_rate"]  # noqa: Y015
+    _WhichOneofArgType__max_error_rate: _TypeAlias = _typing.Literal["_max_error_rate", b"_max_error_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_p99_ms: _TypeAlias = _typing.Literal["max_p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__max_p99_ms: _TypeAlias = _typing.Literal["_max_p99_ms", b"_max_p99_ms"]  # noqa: Y015
+    _WhichOneofReturnType__max_p99_ratio: _TypeAlias = _typing.Literal["max_p99_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_p99_ratio: _TypeAlias = _typing.Literal["_max_p99_ratio", b"_max_p99_ratio"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_rate) -> _WhichOneofReturnType__max_error_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_p99_ms) -> _WhichOneofReturnType__max_p99_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_p99_ratio) -> _WhichOneofReturnType__max_p99_ratio | None: ...
+
+Global___CanaryGuards: _TypeAlias = CanaryGuards  # noqa: Y015
+
+@_typing.final
+class CanaryPlan(_message.Message):
+    """How a served entity comes to all of an endpoint's traffic, or is taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVED_ENTITY_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
+    served_entity: _builtins.str
+    """The served entity's name."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CanaryStep]:
+        """The shares, each above the one before; the last is 100. Each but the last has a duration or a number of requests."""
+
+    @_builtins.property
+    def guards(self) -> Global___CanaryGuards:
+        """When it is taken back."""
+
+    def __init__(
+        self,
+        *,
+        served_entity: _builtins.str = ...,
+        steps: _abc.Iterable[Global___CanaryStep] | None = ...,
+        guards: Global___CanaryGuards | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guards", b"guards"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guards", b"guards", "served_entity", b"served_entity", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryPlan: _TypeAlias = CanaryPlan  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A canary plan on its way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BaselineEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    STEP_STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    state: Global___CanaryState.ValueType
+    """Where it is."""
+    step: _builtins.int
+    """The present step, or the last one, counted from 0."""
+    reason: _builtins.str
+    """Why it ended; empty while it runs."""
+    request_count: _builtins.int
+    """Requests of the canary in the step that ended it."""
+    error_count: _builtins.int
+    """Those of them that failed."""
+    p99_ms: _builtins.float
+    """The model time in milliseconds that 99 of 100 of them stayed within."""
+    @_builtins.property
+    def plan(self) -> Global___CanaryPlan:
+        """The plan."""
+
+    @_builtins.property
+    def baseline(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The traffic shares in percent before it began, by served entity."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def step_started_at(self) -> _timestamp_pb2.Timestamp:
+        """When the present step began."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___CanaryPlan | None = ...,
+        state: Global___CanaryState.ValueType = ...,
+        step: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        baseline: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        step_started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        request_count: _builtins.int = ...,
+        error_count: _builtins.int = ...,
+        p99_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "plan", b"plan", "started_at", b"started_at", "step_started_at", b"step_started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "ended_at", b"ended_at", "error_count", b"error_count", "p99_ms", b"p99_ms", "plan", b"plan", "reason", b"reason", "request_count", b"request_count", "started_at", b"started_at", "state", b"state", "step", b"step", "step_started_at", b"step_started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015

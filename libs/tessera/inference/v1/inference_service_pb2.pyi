@@ -54,6 +54,7 @@ class CreateEndpointRequest(_message.Message):
     INFERENCE_TABLE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    RATE_LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The endpoint's name."""
     comment: _builtins.str
@@ -72,6 +73,10 @@ class CreateEndpointRequest(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags of the endpoint."""
 
+    @_builtins.property
+    def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[_endpoint_pb2.RateLimit]:
+        """How many calls are answered in a minute or an hour."""
+
     def __init__(
         self,
         *,
@@ -81,10 +86,11 @@ class CreateEndpointRequest(_message.Message):
         inference_table: _endpoint_pb2.InferenceTableConfig | None = ...,
         request_id: _builtins.str = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        rate_limits: _abc.Iterable[_endpoint_pb2.RateLimit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "inference_table", b"inference_table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "config", b"config", "inference_table", b"inference_table", "name", b"name", "request_id", b"request_id", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "config", b"config", "inference_table", b"inference_table", "name", b"name", "rate_limits", b"rate_limits", "request_id", b"request_id", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,7 +398,7 @@ class UpdateEndpointRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: "comment", "tags"."""
+        """The fields to change: "comment", "tags", "rate_limits"."""
 
     def __init__(
         self,
@@ -593,6 +599,116 @@ class ListEndpointConfigsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEndpointConfigsResponse: _TypeAlias = ListEndpointConfigsResponse  # noqa: Y015
+
+@_typing.final
+class StartCanaryRequest(_message.Message):
+    """Asks to begin a canary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The endpoint's name."""
+    etag: _builtins.str
+    """When set, changes only the state that was read."""
+    @_builtins.property
+    def plan(self) -> _endpoint_pb2.CanaryPlan:
+        """What shall happen."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        plan: _endpoint_pb2.CanaryPlan | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCanaryRequest: _TypeAlias = StartCanaryRequest  # noqa: Y015
+
+@_typing.final
+class StartCanaryResponse(_message.Message):
+    """The endpoint, with the canary's first step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoint(self) -> _endpoint_pb2.Endpoint:
+        """The endpoint as it now is."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _endpoint_pb2.Endpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCanaryResponse: _TypeAlias = StartCanaryResponse  # noqa: Y015
+
+@_typing.final
+class EndCanaryRequest(_message.Message):
+    """Asks to end a canary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The endpoint's name."""
+    promote: _builtins.bool
+    """Whether the canary gets all of the traffic; the shares are as before the canary otherwise."""
+    etag: _builtins.str
+    """When set, changes only the state that was read."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        promote: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "promote", b"promote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndCanaryRequest: _TypeAlias = EndCanaryRequest  # noqa: Y015
+
+@_typing.final
+class EndCanaryResponse(_message.Message):
+    """The endpoint after its canary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoint(self) -> _endpoint_pb2.Endpoint:
+        """The endpoint as it now is."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _endpoint_pb2.Endpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndCanaryResponse: _TypeAlias = EndCanaryResponse  # noqa: Y015
 
 @_typing.final
 class WatchEndpointRequest(_message.Message):

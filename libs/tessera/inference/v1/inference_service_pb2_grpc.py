@@ -80,6 +80,16 @@ class InferenceServiceStub:
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.SerializeToString,
                 response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.FromString,
                 _registered_method=True)
+        self.StartCanary = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/StartCanary',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryResponse.FromString,
+                _registered_method=True)
+        self.EndCanary = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/EndCanary',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryResponse.FromString,
+                _registered_method=True)
         self.WatchEndpoint = channel.unary_stream(
                 '/tessera.inference.v1.InferenceService/WatchEndpoint',
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.WatchEndpointRequest.SerializeToString,
@@ -164,6 +174,20 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartCanary(self, request, context):
+        """Begins a canary: a served entity gets growing shares of the traffic, step by step, and loses them when a guard does not hold. Needs MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndCanary(self, request, context):
+        """Ends a canary before its time. Needs MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEndpoint(self, request, context):
         """Streams an endpoint's state, at once and after every change.
         """
@@ -232,6 +256,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListEndpointConfigs,
                     request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.FromString,
                     response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.SerializeToString,
+            ),
+            'StartCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartCanary,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryResponse.SerializeToString,
+            ),
+            'EndCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndCanary,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryResponse.SerializeToString,
             ),
             'WatchEndpoint': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEndpoint,
@@ -493,6 +527,60 @@ class InferenceService:
             '/tessera.inference.v1.InferenceService/ListEndpointConfigs',
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsRequest.SerializeToString,
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.ListEndpointConfigsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/StartCanary',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.StartCanaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/EndCanary',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.EndCanaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

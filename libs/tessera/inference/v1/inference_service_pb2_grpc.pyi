@@ -34,6 +34,10 @@ class InferenceServiceStub:
     """Begins to serve what an earlier configuration served, as a new configuration. Needs MANAGE."""
     ListEndpointConfigs: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListEndpointConfigsRequest, _inference_service_pb2.ListEndpointConfigsResponse]
     """Lists every configuration that an endpoint ever had, the newest first."""
+    StartCanary: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.StartCanaryRequest, _inference_service_pb2.StartCanaryResponse]
+    """Begins a canary: a served entity gets growing shares of the traffic, step by step, and loses them when a guard does not hold. Needs MANAGE."""
+    EndCanary: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EndCanaryRequest, _inference_service_pb2.EndCanaryResponse]
+    """Ends a canary before its time. Needs MANAGE."""
     WatchEndpoint: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchEndpointRequest, _inference_service_pb2.WatchEndpointResponse]
     """Streams an endpoint's state, at once and after every change."""
     DeleteEndpoint: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DeleteEndpointRequest, _inference_service_pb2.DeleteEndpointResponse]
@@ -115,6 +119,22 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_service_pb2.ListEndpointConfigsRequest, _abc.Awaitable[_inference_service_pb2.ListEndpointConfigsResponse]],
     ) -> _abc.Awaitable[_inference_service_pb2.ListEndpointConfigsResponse]:
         """Lists every configuration that an endpoint ever had, the newest first."""
+
+    @_abc_1.abstractmethod
+    def StartCanary(
+        self,
+        request: _inference_service_pb2.StartCanaryRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.StartCanaryRequest, _abc.Awaitable[_inference_service_pb2.StartCanaryResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.StartCanaryResponse]:
+        """Begins a canary: a served entity gets growing shares of the traffic, step by step, and loses them when a guard does not hold. Needs MANAGE."""
+
+    @_abc_1.abstractmethod
+    def EndCanary(
+        self,
+        request: _inference_service_pb2.EndCanaryRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.EndCanaryRequest, _abc.Awaitable[_inference_service_pb2.EndCanaryResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.EndCanaryResponse]:
+        """Ends a canary before its time. Needs MANAGE."""
 
     @_abc_1.abstractmethod
     def WatchEndpoint(

@@ -1,4 +1,4 @@
-"""Between the contract's messages and the domain's values; pure."""
+"""Between the contract's endpoints and the domain's; pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.inference.convert.canary import canary_message
 from services.inference.domain.endpoint import (
     Device,
     Endpoint,
@@ -19,6 +20,7 @@ from services.inference.domain.endpoint import (
     ServedEntity,
     UpdateState,
 )
+from services.inference.domain.limits import RateLimit, RateScope, check_limits
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.traffic import TrafficPolicy, check_policy
 from services.inference.errors import InvalidConfig
@@ -38,7 +40,19 @@ __all__ = [
     "traffic_policy",
 ]
 
-_CHANGEABLE: Final = frozenset({"comment", "tags"})
+_CHANGEABLE: Final = frozenset({"comment", "tags", "rate_limits"})
+_SCOPES: Final = {
+    endpoint_pb2.RATE_LIMIT_SCOPE_ENDPOINT: RateScope.ENDPOINT,
+    endpoint_pb2.RATE_LIMIT_SCOPE_USER: RateScope.USER,
+    endpoint_pb2.RATE_LIMIT_SCOPE_GROUP: RateScope.GROUP,
+    endpoint_pb2.RATE_LIMIT_SCOPE_TOKEN: RateScope.TOKEN,
+}
+_SCOPE_OF: Final = {scope: number for number, scope in _SCOPES.items()}
+_PERIODS: Final = {
+    endpoint_pb2.RATE_LIMIT_PERIOD_MINUTE: 60,
+    endpoint_pb2.RATE_LIMIT_PERIOD_HOUR: 3600,
+}
+_PERIOD_OF: Final = {seconds: number for number, seconds in _PERIODS.items()}
 _STATES: Final = {
     EndpointState.NOT_READY: endpoint_pb2.ENDPOINT_STATE_NOT_READY,
     EndpointState.READY: endpoint_pb2.ENDPOINT_STATE_READY,
@@ -97,19 +111,40 @@ def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
         updated_at=timestamp(endpoint.updated_at),
         etag=endpoint.etag,
         tags=dict(endpoint.settings.tags),
+        rate_limits=[_limit_message(limit) for limit in endpoint.settings.rate_limits],
     )
     if endpoint.config is not None:
         message.config.CopyFrom(config_message(endpoint.config))
     if endpoint.pending is not None:
         message.pending_config.CopyFrom(config_message(endpoint.pending))
+    if endpoint.canary is not None:
+        message.canary.CopyFrom(canary_message(endpoint.canary))
     return message
 
 
 def endpoint_settings(
     told: endpoint_pb2.Endpoint | inference_service_pb2.CreateEndpointRequest,
 ) -> EndpointSettings:
-    """The settings that a caller asks for."""
-    return EndpointSettings(tags=dict(told.tags))
+    """The settings that a caller asks for.
+
+    Raises:
+        InvalidConfig: Rate limits do not fit together.
+    """
+    limits = tuple(
+        RateLimit(_SCOPES[one.scope], one.subject, _PERIODS[one.period], one.calls)
+        for one in told.rate_limits
+    )
+    check_limits(limits)
+    return EndpointSettings(tags=dict(told.tags), rate_limits=limits)
+
+
+def _limit_message(limit: RateLimit) -> endpoint_pb2.RateLimit:
+    return endpoint_pb2.RateLimit(
+        scope=_SCOPE_OF[limit.scope],
+        subject=limit.subject,
+        period=_PERIOD_OF[limit.period_seconds],
+        calls=limit.calls,
+    )
 
 
 def endpoint_fields(mask: FieldMask) -> frozenset[str]:
