@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -105,13 +105,27 @@ class Points:
         """Return the points of one metric."""
         if key not in self.keys:
             return type(self)((), *_empty())
-        chosen = self.numbers == self.keys.index(key)
-        return type(self)(
-            (key,),
-            np.zeros(int(chosen.sum()), np.int64),
-            self.steps[chosen],
-            self.timestamps[chosen],
-            self.values[chosen],
+        own = self if len(self.keys) == 1 else self._at(self.numbers == self.keys.index(key))
+        return replace(own, keys=(key,), numbers=np.zeros(len(own), np.int64))
+
+    def ordered(self) -> Self:
+        """Return the points of one metric in the order of histories."""
+        is_nan = np.isnan(self.values)
+        ranked = np.where(is_nan, 0.0, self.values)
+        return self._at(np.lexsort((ranked, is_nan, self.timestamps, self.steps)))
+
+    def since(self, start: int) -> Iterator[Point]:
+        """Yield the points from a place on, made as they are asked for."""
+        for at in range(start, len(self), _AT_ONCE):
+            yield from self._at(slice(at, at + _AT_ONCE))
+
+    def _at(self, places: Any) -> Self:
+        return replace(
+            self,
+            numbers=self.numbers[places],
+            steps=self.steps[places],
+            timestamps=self.timestamps[places],
+            values=self.values[places],
         )
 
     def summaries(self) -> list[Summary]:
@@ -142,6 +156,7 @@ class Points:
         return found
 
 
+_AT_ONCE = 1000
 _NO_INTEGERS: Integers = np.empty(0, np.int64)
 _NO_FLOATS: Floats = np.empty(0, np.float64)
 

@@ -7,8 +7,10 @@ between threads cost several times what SQLite itself takes for them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import sqlalchemy as sa
 
 from services.tracking.adapters.sql.bulk import in_blocks, insert_statements
 from services.tracking.adapters.sql.log import LOG_COLUMNS, log_rows
@@ -57,13 +59,11 @@ def _append(
         for run_id, added in points.items()
         if stages.get(run_id) is LifecycleStage.ACTIVE
     }
-    metrics: list[Any] = []
-    latest = latest_rows(wanted, numbers)
-    for statement, values in insert_statements(
-        _SQLITE, LATEST_METRICS, LATEST_COLUMNS, latest, suffix=KEEP_NEWER
-    ):
-        metrics += connection.execute(statement, values).fetchall()
-    rows = log_rows(wanted, numbers, metrics)
-    for statement, values in insert_statements(_SQLITE, POINT_LOG, LOG_COLUMNS, rows, suffix=""):
-        connection.execute(statement, values)
+    added: list[tuple[sa.Table, Sequence[str], list[tuple[Any, ...]], str]] = [
+        (LATEST_METRICS, LATEST_COLUMNS, latest_rows(wanted, numbers), KEEP_NEWER),
+        (POINT_LOG, LOG_COLUMNS, log_rows(wanted, numbers), ""),
+    ]
+    for table, columns, rows, suffix in added:
+        for statement, values in insert_statements(_SQLITE, table, columns, rows, suffix=suffix):
+            connection.execute(statement, values)
     return stages

@@ -7,11 +7,10 @@ import contextlib
 import logging
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from services.tracking.adapters.sql.log import PackedPoints, unpacked
-from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG, RUNS
+from services.tracking.adapters.sql.log import unpacked
+from services.tracking.adapters.sql.tables import POINT_LOG, RUNS
 from services.tracking.domain.points import Points
 from services.tracking.ports import PointArchive
 from tessera_kit.bus.retry import RetryPolicy
@@ -152,42 +151,23 @@ class PointCarrier:
         return chosen
 
     async def _points_of(self, rows: list[Any]) -> dict[str, Points]:
-        data: dict[str, list[bytes]] = {}
+        blocks: dict[str, list[Points]] = {}
+        log = POINT_LOG.c
         async with self._database.sessions() as session:
             for at in range(0, len(rows), _LIST):
                 numbers = [row.log_no for row in rows[at : at + _LIST]]
                 statement = (
-                    sa.select(RUNS.c.run_id, POINT_LOG.c.data)
-                    .join(RUNS, RUNS.c.run_no == POINT_LOG.c.run_no)
-                    .where(POINT_LOG.c.log_no.in_(numbers))
-                    .order_by(POINT_LOG.c.log_no)
+                    sa.select(RUNS.c.run_id, log["keys"], log.data)
+                    .join(RUNS, RUNS.c.run_no == log.run_no)
+                    .where(log.log_no.in_(numbers))
+                    .order_by(log.log_no)
                 )
-                for run_id, packed in await session.execute(statement):
-                    data.setdefault(run_id, []).append(packed)
-            blocks = {run_id: unpacked(parts) for run_id, parts in data.items()}
-            used = {int(one) for block in blocks.values() for one in np.unique(block["metric"])}
-            keys: dict[int, str] = {}
-            ordered = sorted(used)
-            for at in range(0, len(ordered), _LIST):
-                statement = sa.select(LATEST_METRICS.c.metric_no, LATEST_METRICS.c.key).where(
-                    LATEST_METRICS.c.metric_no.in_(ordered[at : at + _LIST])
-                )
-                keys.update((row.metric_no, row.key) for row in await session.execute(statement))
-        return {run_id: _named(block, keys) for run_id, block in blocks.items()}
+                for run_id, keys, data in await session.execute(statement):
+                    blocks.setdefault(run_id, []).append(unpacked(keys, data))
+        return {run_id: Points.joined(some) for run_id, some in blocks.items()}
 
     async def _drop(self, numbers: list[int]) -> None:
         async with self._database.engine.begin() as connection:
             for at in range(0, len(numbers), _LIST):
                 part = numbers[at : at + _LIST]
                 await connection.execute(sa.delete(POINT_LOG).where(POINT_LOG.c.log_no.in_(part)))
-
-
-def _named(packed: PackedPoints, keys: dict[int, str]) -> Points:
-    metrics, numbers = np.unique(packed["metric"], return_inverse=True)
-    return Points(
-        tuple(keys[int(metric)] for metric in metrics),
-        numbers.astype(np.int64),
-        packed["step"],
-        packed["timestamp"],
-        packed["value"],
-    )

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.bulk import insert_rows
-from services.tracking.adapters.sql.log import LOG_COLUMNS, PackedPoints, log_rows, unpacked
+from services.tracking.adapters.sql.log import LOG_COLUMNS, log_rows, unpacked
 from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG, RUNS
 from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
@@ -24,10 +24,9 @@ _NEWER = (
     "(latest_metrics.step, latest_metrics.timestamp, -latest_metrics.is_nan, latest_metrics.value)"
 )
 _LATEST = ("step", "timestamp", "is_nan", "value")
-LATEST_COLUMNS = ("run_no", "key", *_LATEST, "min_value", "max_value")
-# Every row is updated, if only to what it was, so that RETURNING yields all the numbers.
+LATEST_COLUMNS = ("key", "run_no", *_LATEST, "min_value", "max_value")
 KEEP_NEWER = (
-    "ON CONFLICT (run_no, key) DO UPDATE SET "
+    "ON CONFLICT (key, run_no) DO UPDATE SET "
     + ", ".join(
         f"{column} = CASE WHEN {_NEWER} THEN excluded.{column} ELSE latest_metrics.{column} END"
         for column in _LATEST
@@ -38,7 +37,6 @@ KEEP_NEWER = (
         f"ELSE coalesce(excluded.{column}, latest_metrics.{column}) END"
         for column, less in (("min_value", "<"), ("max_value", ">"))
     )
-    + " RETURNING run_no, key, metric_no"
 )
 
 
@@ -61,15 +59,9 @@ class SqlMetrics:
     async def add(self, points: Mapping[str, Points]) -> None:
         """Store points of locked runs and note what is new of each metric."""
         connection = await self._session.connection()
-        found = await insert_rows(
-            connection,
-            LATEST_METRICS,
-            LATEST_COLUMNS,
-            latest_rows(points, self._numbers),
-            suffix=KEEP_NEWER,
-            fetch=True,
-        )
-        rows = log_rows(points, self._numbers, found)
+        latest = latest_rows(points, self._numbers)
+        await insert_rows(connection, LATEST_METRICS, LATEST_COLUMNS, latest, suffix=KEEP_NEWER)
+        rows = log_rows(points, self._numbers)
         await insert_rows(connection, POINT_LOG, LOG_COLUMNS, rows, suffix="")
 
     async def history(
@@ -78,41 +70,28 @@ class SqlMetrics:
         """Return points of a metric by step, time and value."""
         # The log first: a point leaves it only when the archive has it.
         logged = await self._logged(run_id, key)
-        if logged is None:
-            return []
         kept = await self._archive.history(run_id, key, after=after, limit=limit)
-        found = {identity(point): point for point in _first(key, logged, after, limit)}
+        found = {identity(point): point for point in _first(logged, after, limit)}
         found.update((identity(point), point) for point in kept)
         return [found[place] for place in sorted(found)[:limit]]
 
-    async def _logged(self, run_id: str, key: str) -> PackedPoints | None:
-        """Return a metric's points that are in the log; None when there is no such metric."""
-        metric = (
-            sa.select(RUNS.c.run_no, LATEST_METRICS.c.metric_no)
-            .join(LATEST_METRICS, LATEST_METRICS.c.run_no == RUNS.c.run_no)
-            .where(RUNS.c.run_id == run_id, LATEST_METRICS.c.key == key)
+    async def _logged(self, run_id: str, key: str) -> Points:
+        """Return a metric's points that are in the log."""
+        rows = (
+            sa.select(POINT_LOG.c["keys"], POINT_LOG.c.data)
+            .join(RUNS, RUNS.c.run_no == POINT_LOG.c.run_no)
+            .where(RUNS.c.run_id == run_id)
         )
-        row = (await self._session.execute(metric)).first()
-        if row is None:
-            return None
-        rows = sa.select(POINT_LOG.c.data).where(POINT_LOG.c.run_no == row.run_no)
-        points = unpacked((await self._session.scalars(rows)).all())
-        own: PackedPoints = points[points["metric"] == row.metric_no]
-        return own
+        blocks = [unpacked(*row).of_key(key) for row in await self._session.execute(rows)]
+        return Points.joined(blocks)
 
 
-def _first(key: str, points: PackedPoints, after: Point | None, limit: int) -> list[Point]:
-    """Return at least the first `limit` different points of a metric behind one of them."""
-    is_nan = np.isnan(points["value"])
-    value = np.where(is_nan, 0.0, points["value"])
-    order = np.lexsort((value, is_nan, points["timestamp"], points["step"]))
+def _first(points: Points, after: Point | None, limit: int) -> list[Point]:
+    """Return the first different points of one metric that come after a point."""
+    ordered = points.ordered()
+    start = 0 if after is None else int(np.searchsorted(ordered.steps, after.step))
     found: dict[tuple[int, int, bool, float], Point] = {}
-    start = 0
-    if after is not None:
-        start = int(np.searchsorted(points["step"][order], after.step))
-    for at in order[start:].tolist():
-        _, step, timestamp, one = points[at].item()
-        point = Point(key, step, timestamp, one)
+    for point in ordered.since(start):
         place = identity(point)
         if after is None or place > identity(after):
             found[place] = point
@@ -130,8 +109,8 @@ def latest_rows(points: Mapping[str, Points], numbers: Mapping[str, int]) -> lis
     """
     rows = [
         (
-            numbers[run_id],
             summary.latest.key,
+            numbers[run_id],
             summary.latest.step,
             summary.latest.timestamp,
             *_stored(summary.latest.value),

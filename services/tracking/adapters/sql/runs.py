@@ -55,8 +55,14 @@ class SqlRuns:
     async def find(self, query: RunQuery) -> list[Run]:
         """Return runs in order."""
         search = RunSearch(self._session.get_bind().dialect.name)
-        rows = (await self._session.execute(search.statement(_SELECT, query))).all()
-        return await self._with_data(rows)
+        # Numbers only: whole rows would travel through the sort of all that match.
+        found = search.statement(sa.select(RUNS.c.run_no), query)
+        numbers = (await self._session.scalars(found)).all()
+        rows: dict[int, Any] = {}
+        for at in range(0, len(numbers), _LIST):
+            part = _SELECT.where(RUNS.c.run_no.in_(numbers[at : at + _LIST]))
+            rows.update((row.run_no, row) for row in await self._session.execute(part))
+        return await self._with_data([rows[number] for number in numbers])
 
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         """Return the runs that there are, held until the transaction ends."""

@@ -108,18 +108,18 @@ RUN_INPUTS = _of_run(
 LATEST_METRICS = sa.Table(
     "latest_metrics",
     METADATA,
-    sa.Column("metric_no", _Number, primary_key=True, autoincrement=True),
-    sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), nullable=False),
-    sa.Column("key", _Text, nullable=False),
+    sa.Column("key", _Text, primary_key=True),
+    sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), primary_key=True),
     sa.Column("step", sa.BigInteger, nullable=False),
     sa.Column("timestamp", sa.BigInteger, nullable=False),
     sa.Column("is_nan", sa.SmallInteger, nullable=False),
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("min_value", sa.Double, nullable=True),
     sa.Column("max_value", sa.Double, nullable=True),
-    sa.UniqueConstraint("run_no", "key"),
+    sa.Index("ix_latest_metrics_run", "run_no"),
+    sqlite_with_rowid=False,
 )
-"""One row per run and metric: its number, by which the log calls it, and what is known of it.
+"""What is known of each metric of each run; by metric first, as searches ask for it.
 
 `value` is the latest point's; a NaN is 0.0 with `is_nan` 1, as SQLite would store it as NULL. The
 extremes are those of the points that are numbers, NULL while there is none.
@@ -132,6 +132,7 @@ POINT_LOG = sa.Table(
     sa.Column("run_no", sa.BigInteger, sa.ForeignKey("runs.run_no"), nullable=False),
     sa.Column("points", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("keys", sa.Text, nullable=False, server_default="[]"),
     sa.Index("ix_point_log_run", "run_no"),
 )
 """Points that ClickHouse does not have yet, a row per run and transaction: `adapters.sql.log`."""
