@@ -10,7 +10,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "2026_11_26_metric_search"
-down_revision = "2026_11_26_point_log"
+down_revision = "2026_11_26_traces"
 
 _Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _OLD = struct.Struct("<qqqd")
