@@ -124,7 +124,6 @@ def build_service(config: Config, outside: Outside) -> Service:
             max_in_flight=config.gateway.max_in_flight,
             longest_seconds=config.gateway_rpc.unary_deadline_seconds,
         ),
-        lost=deployer.suspect,
     )
     protocol = InferenceProtocol(routes, outside.authority, infer, version("tessera-ml"))
     control = Binding(

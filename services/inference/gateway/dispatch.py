@@ -33,7 +33,7 @@ class Dispatcher:
         runtime: Asks the models.
         shadows: Asks shadow entities.
         metrics: Where fallbacks are counted.
-        lost: Told when the runtime does not have a model that it should have.
+        lost: Told the runtime name of a model that the runtime should have and does not.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Dispatcher:
         runtime: Runtime,
         shadows: Shadows,
         metrics: GatewayMetrics,
-        lost: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         self._runtime = runtime
         self._shadows = shadows
@@ -97,8 +97,6 @@ class Dispatcher:
                 exchange.failed += (served.name,)
                 served = other
                 self._metrics.count_fallback(exchange.endpoint, served.name, code.name)
-                if isinstance(error, RuntimeUnavailable):
-                    self._lost()
             exchange.leg = FALLBACK
 
     async def _ask(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
@@ -126,6 +124,9 @@ class Dispatcher:
             reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
             exchange.model_answered = True
             return reply
+        except RuntimeUnavailable:
+            self._lost(served.runtime_name)
+            raise
         finally:
             exchange.model_ended = perf_counter_ns()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.errors import (
     InvalidInference,
-    RuntimeUnavailable,
     TooManyInferences,
 )
 from services.inference.gateway.dispatch import Dispatcher
@@ -76,7 +74,6 @@ class InferenceHandler:
         calls: Records spans and durations.
         metrics: Counts by endpoint and version.
         limits: Bounds.
-        lost: Told when the runtime does not have a model that it should have.
     """
 
     def __init__(
@@ -90,7 +87,6 @@ class InferenceHandler:
         calls: MethodCalls,
         metrics: GatewayMetrics,
         limits: InferenceLimits,
-        lost: Callable[[], None],
     ) -> None:
         self._routes = routes
         self._authority = authority
@@ -100,7 +96,6 @@ class InferenceHandler:
         self._calls = calls
         self._metrics = metrics
         self._limits = limits
-        self._lost = lost
         self._in_flight = 0
 
     @property
@@ -132,8 +127,6 @@ class InferenceHandler:
             status = public_status(error)
             code = _CODES[status.code].name
             self._recorder.keep_failure(exchange, status.code, status.message)
-            if isinstance(error, RuntimeUnavailable):
-                self._lost()
             context.set_trailing_metadata(
                 ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
             )

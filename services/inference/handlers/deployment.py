@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, ServedEntity, UpdateState
@@ -32,6 +32,7 @@ _PREFIX: Final = "tessera-"
 _DRAIN_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 1.0
 _DEPLOY_SECONDS: Final = 600.0
+_LOADS_AT_ONCE: Final = 2
 
 
 class Deployer:
@@ -71,11 +72,16 @@ class Deployer:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()
-        self._suspected = asyncio.Event()
+        self._look = asyncio.Event()
+        self._suspected: set[str] = set()
 
-    def suspect(self) -> None:
-        """Have the runtime looked at now, because a model did not answer."""
-        self._suspected.set()
+    def suspect(self, runtime_name: str) -> None:
+        """Have the runtime looked at now, because a model did not answer.
+
+        Those that are asked for are loaded before others.
+        """
+        self._suspected.add(runtime_name)
+        self._look.set()
 
     async def start(self) -> None:
         """Route to what answered before this process began, and go on with what was under way."""
@@ -88,14 +94,14 @@ class Deployer:
         """Keep the runtime as it should be, until cancelled."""
         try:
             while True:
-                self._suspected.clear()
+                self._look.clear()
                 try:
                     await self.reconcile()
                 except TesseraError as error:
                     _log.warning("the runtime's models are not as they should be: %s", error)
                 try:
                     async with asyncio.timeout(self._interval_seconds):
-                        await self._suspected.wait()
+                        await self._look.wait()
                 except TimeoutError:
                     continue
         finally:
@@ -116,7 +122,7 @@ class Deployer:
         """Stop making ready what the endpoint no longer waits for."""
         await self._stop(endpoint)
         # What it had loaded by then is unloaded by the next look at the runtime.
-        self.suspect()
+        self._look.set()
         self._changes.ring(endpoint.name)
 
     def apply(self, endpoint: Endpoint) -> None:
@@ -161,14 +167,34 @@ class Deployer:
             if endpoint.pending is not None
             for entity in endpoint.pending.entities
         }
-        for name in sorted(wanted.keys() - loaded - self._busy):
-            endpoint, entity = wanted[name]
-            await self._load_again(endpoint, entity)
+        await self._load_missing(
+            [wanted[name] for name in sorted(wanted.keys() - loaded - self._busy)]
+        )
         for name in sorted(loaded - wanted.keys() - pending - self._busy):
             if name.startswith(_PREFIX):
                 _log.info("unloading %s: nothing routes to it", name)
                 await self._runtime.unload(name)
         await self._bundles.keep_only(frozenset(wanted) | pending | self._busy)
+
+    async def _load_missing(self, missing: Sequence[tuple[Endpoint, ServedEntity]]) -> None:
+        """Load what should answer, some at a time, and first what somebody asked for meanwhile."""
+        waiting = list(missing)
+
+        async def work() -> None:
+            while waiting:
+                asked = (one for one in waiting if one[1].runtime_name in self._suspected)
+                chosen = next(asked, waiting[0])
+                waiting.remove(chosen)
+                self._suspected.discard(chosen[1].runtime_name)
+                await self._load_again(*chosen)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_LOADS_AT_ONCE, len(waiting))):
+                    group.create_task(work())
+        except* Unavailable as away:
+            raise away.exceptions[0] from None
+        self._suspected.clear()
 
     async def _load_again(self, endpoint: Endpoint, entity: ServedEntity) -> None:
         _log.warning("loading %s of endpoint %s again", entity.name, endpoint.name)

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from devstack import Stack
 from services.monitoring.adapters.faust_stream import FaustStream
@@ -55,15 +54,15 @@ async def tell(kafka: KafkaConfig, marks: list[str]) -> None:
 
 
 async def committed(kafka: KafkaConfig, group: str) -> int:
-    """Where the group would go on in the topic's one partition."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await admin.start()
-    try:
-        offsets = await admin.list_consumer_group_offsets(group)
-    finally:
-        await admin.close()
-    found = offsets.get(TopicPartition(TOPIC, 0))
-    return -1 if found is None else int(found.offset)
+    """Where the group would go on in the topic's one partition; -1 before its first commit."""
+    partition = TopicPartition(TOPIC, 0)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False
+    )
+    async with consumer:
+        consumer.assign([partition])
+        offset = await consumer.committed(partition)
+    return -1 if offset is None else int(offset)
 
 
 async def test_records_are_handled_in_order_and_not_again_once_committed(

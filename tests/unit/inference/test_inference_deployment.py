@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -301,6 +301,29 @@ async def test_a_killed_runtime_gets_its_models_back(control: Control) -> None:
     await eventually(lambda: control.runtime.has(name))
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_what_is_asked_for_is_loaded_before_others(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for letter in "abcd":
+        endpoint = await control.created(f"delays-{letter}")
+        assert endpoint.config is not None
+        names.append(endpoint.config.entities[0].runtime_name)
+    control.runtime.restart()
+    loads: list[str] = []
+    load = control.runtime.load
+
+    async def note(name: str, config: str, files: Mapping[str, bytes]) -> None:
+        loads.append(name)
+        await load(name, config, files)
+
+    monkeypatch.setattr(control.runtime, "load", note)
+    control.deployer.suspect(names[3])
+    await control.deployer.reconcile()
+    assert loads[0] == names[3]
+    assert sorted(loads) == names
 
 
 async def test_what_nobody_routes_to_is_unloaded(control: Control) -> None:

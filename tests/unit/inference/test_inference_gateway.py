@@ -104,7 +104,7 @@ class Gateway:
         )
         self.routes = RouteTable()
         self.routes.put(endpoint)
-        self.lost = 0
+        self.lost: list[str] = []
         self.metrics = Metrics()
         counts = GatewayMetrics(self.metrics)
         self.recorder = Recorder(self.capture, self.routes, counts, largest_body)
@@ -118,11 +118,10 @@ class Gateway:
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
             metrics=counts,
             limits=limits or InferenceLimits(),
-            lost=self._on_lost,
         )
 
-    def _on_lost(self) -> None:
-        self.lost += 1
+    def _on_lost(self, runtime_name: str) -> None:
+        self.lost.append(runtime_name)
 
     async def _answer(self, request: bytes) -> bytes:
         message = service_pb2.ModelInferRequest.FromString(request)
@@ -283,7 +282,7 @@ async def test_a_runtime_that_is_away_is_unavailable_and_looked_after(
         grpc.StatusCode.UNAVAILABLE,
         "RUNTIME_UNAVAILABLE",
     )
-    assert gateway.lost == 1
+    assert gateway.lost == ["tessera-flights-1-0"]
     (record,) = gateway.records
     assert (record.status_code, record.served_entity) == (14, "delay-1")
 

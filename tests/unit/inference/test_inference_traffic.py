@@ -175,7 +175,7 @@ async def test_another_entity_answers_for_a_failed_one(
     (record,) = gateway.records
     assert (record.route, record.model_version) == (pb.PAYLOAD_ROUTE_FALLBACK, 3)
     assert record.status_code == 0
-    assert gateway.lost == 1
+    assert gateway.lost == ["tessera-flights-1-0"]
 
 
 async def test_fallback_ends_with_the_attempts_and_other_codes(

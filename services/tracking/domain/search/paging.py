@@ -38,9 +38,9 @@ def write_position(position: Position) -> dict[str, str | int]:
     written: dict[str, str | int] = {"t": position.time, "i": position.id}
     for index, (rank, value) in enumerate(position.places):
         written[f"r{index}"] = rank
-        if rank == 0:
+        if rank == 0 and value is not None:
             # Hexadecimal keeps a double exactly.
-            written[f"v{index}"] = value.hex() if isinstance(value, float) else value or ""
+            written[f"v{index}"] = value.hex() if isinstance(value, float) else value
     return written
 
 
