@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
@@ -13,6 +14,7 @@ from services.inference.adapters.sql import SqlEndpoints
 from services.inference.adapters.sql_budgets import SqlBudgets
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, SinkConfig
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
@@ -24,7 +26,8 @@ from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.server import BackgroundTask, RpcServer
+from tessera_kit.rpc.server import BackgroundTask
+from tessera_kit.rpc.serving import Server
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
@@ -38,7 +41,7 @@ __all__ = ["App", "build_app", "build_sink"]
 class App:
     """What a process runs."""
 
-    servers: Sequence[RpcServer]
+    servers: Sequence[Server]
     """The control plane's door and the gateway's; none in the sink."""
     background: Sequence[BackgroundTask]
     """The work beside them."""
@@ -90,6 +93,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 publisher=producer,
                 authority=authority,
                 clock=SystemClock(),
+                open_door=partial(WireDoor, metrics=active_telemetry().metrics),
             ),
         )
         alerts = ConsumerRunner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -35,8 +36,10 @@ from services.inference.servicers import InferenceServicer
 from tessera.inference.v1 import inference_service_pb2_grpc as rpc
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.clock import Clock
+from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.server import BackgroundTask, Binding, RawBinding, RpcServer, build_server
+from tessera_kit.rpc.serving import Server
 from tessera_kit.telemetry.setup import active_telemetry
 
 __all__ = ["Outside", "Service", "build_service"]
@@ -59,6 +62,8 @@ class Outside:
     publisher: Publisher
     authority: Authority
     clock: Clock
+    open_door: Callable[[RpcConfig, Sequence[RawBinding]], Server]
+    """Binds the gateway's door for a service that sees to identity and errors itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Service:
 
     control: RpcServer
     """The control plane's door."""
-    gateway: RpcServer
+    gateway: Server
     """The Open Inference Protocol's door."""
     deployer: Deployer
     """Keeps the runtime in order; `start` it before the doors open."""
@@ -134,12 +139,7 @@ def build_service(config: Config, outside: Outside) -> Service:
     shipper = SpoolShipper(outside.spool, outside.publisher, telemetry.metrics)
     return Service(
         control=build_server(config.rpc, [control], authenticator=outside.authority),
-        gateway=build_server(
-            config.gateway_rpc,
-            [],
-            authenticator=outside.authority,
-            raw=[RawBinding(protocol, SERVICE_NAME)],
-        ),
+        gateway=outside.open_door(config.gateway_rpc, [RawBinding(protocol, SERVICE_NAME)]),
         deployer=deployer,
         canaries=canaries,
         background=(

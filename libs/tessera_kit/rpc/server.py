@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.behaviours import Handler
+from tessera_kit.rpc.health import HealthServicer
 from tessera_kit.rpc.identity import Authenticator
 from tessera_kit.rpc.pipeline import Pipeline
 from tessera_kit.rpc.serving import BackgroundTask, run, serve
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 _MOST_METHODS = 1024
-_LAST_WORD_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class RawBinding:
-    """A service whose handler does everything itself: its calls do not go through the pipeline."""
+    """A service whose handler does everything itself, for servers that have no pipeline."""
 
     handler: grpc.GenericRpcHandler
     """Answers the service's methods; it is asked for every call."""
@@ -65,7 +64,7 @@ class RpcServer:
         *,
         address: str,
         service_names: Sequence[str],
-        health: _Health,
+        health: HealthServicer,
         drain_seconds: float,
     ) -> None:
         self.address = address
@@ -94,31 +93,6 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
         self._health.end_watches()
         await self._server.stop(self._drain_seconds)
-
-
-class _Health(health.aio.HealthServicer):
-    """The stock health service, whose endless watches do not hold up a stop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._server_status: dict[str, Any] = {"": health_pb2.HealthCheckResponse.NOT_SERVING}
-        self._ended = asyncio.Event()
-
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
-        watching = asyncio.ensure_future(super().Watch(request, context))
-        ending = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
-            # The watch has its turn to tell NOT_SERVING; then its stream ends.
-            done, _ = await asyncio.wait({watching}, timeout=_LAST_WORD_SECONDS)
-            for watch in done:
-                watch.result()
-        finally:
-            watching.cancel()
-            ending.cancel()
-
-    def end_watches(self) -> None:
-        self._ended.set()
 
 
 class _Registrar:
@@ -169,7 +143,6 @@ def build_server(
     authenticator: Authenticator,
     telemetry: Telemetry | None = None,
     generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
-    raw: Sequence[RawBinding] = (),
     options: Sequence[tuple[str, str | int]] = (),
 ) -> RpcServer:
     """Return a server that is bound and not started; call it where an event loop runs.
@@ -183,7 +156,6 @@ def build_server(
         authenticator: Tells whose token a call carries.
         telemetry: Where spans and durations go; the process's active one when None.
         generic_handlers: Handlers of raw methods; each is asked once per method name.
-        raw: Services outside the pipeline; they see to identity, errors and limits themselves.
         options: Channel arguments of grpc, after and over the builder's own.
 
     Raises:
@@ -204,10 +176,8 @@ def build_server(
         binding.add(binding.servicer, registrar)
     if generic_handlers:
         registrar.add_generic_rpc_handlers(generic_handlers)
-    if raw:
-        server.add_generic_rpc_handlers([binding.handler for binding in raw])
-    service_names = [one.service_name for one in bindings] + [one.service_name for one in raw]
-    servicer = _Health()
+    service_names = [one.service_name for one in bindings]
+    servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
         [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server

@@ -95,7 +95,7 @@ class WireConnection(asyncio.Protocol):
         self._frame_size = frames.DEFAULT_FRAME_SIZE
         self._received = 0
         self._buffer = b""
-        self._blocks = HeaderBlocks()
+        self._blocks = HeaderBlocks(frames.text_headers)
         self._continued: tuple[int, int, bytes] | None = None
         self.usable = True
         """Whether new calls may begin here."""

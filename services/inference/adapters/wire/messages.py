@@ -1,0 +1,151 @@
+"""Messages in the body of a call: 5 bytes of prefix, then the message (gRPC over HTTP2)."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from typing import Final, TypeAlias
+
+import grpc
+
+__all__ = ["PREFIX_BYTES", "InvalidBody", "MessageReader", "decompress", "message_prefix"]
+
+Piece: TypeAlias = bytes | memoryview
+
+_prefix = struct.Struct(">BI")
+PREFIX_BYTES: Final = _prefix.size
+_ON_THE_LOOP: Final = 1 << 18
+"""Bytes that are decompressed at once; more of them take a thread."""
+
+
+class InvalidBody(Exception):
+    """The body of a call cannot be taken.
+
+    Args:
+        code: The status that its caller gets.
+        text: Its text.
+    """
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+def message_prefix(length: int) -> bytes:
+    """The prefix of a message that is not compressed."""
+    return _prefix.pack(0, length)
+
+
+class MessageReader:
+    """Puts the pieces of a body together; a message is copied once, when it is taken.
+
+    Args:
+        largest: Most bytes of a message as it is sent.
+    """
+
+    __slots__ = ("_compressed", "_largest", "_need", "_pieces", "_size")
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._pieces: list[Piece] = []
+        self._size = 0
+        self._need = -1
+        self._compressed = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no part of a message."""
+        return self._size == 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it holds a whole message."""
+        return 0 <= self._need <= self._size
+
+    def feed(self, piece: Piece) -> None:
+        """Take the next piece.
+
+        Raises:
+            InvalidBody: A message is too large, or its prefix is not one.
+        """
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._need < 0:
+            self._read_prefix()
+
+    def take(self) -> tuple[bytes, bool]:
+        """The first message, and whether it is compressed; only when `ready`.
+
+        Raises:
+            InvalidBody: What follows it is no message.
+        """
+        need, pieces, compressed = self._need, self._pieces, self._compressed
+        first = pieces[0]
+        if len(first) > need or self._size > need:
+            if len(first) < need:
+                first = b"".join(pieces)
+                pieces = [first]
+            view = memoryview(first)
+            message = bytes(view[PREFIX_BYTES:need])
+            pieces[0] = view[need:]
+        else:
+            pieces[0] = memoryview(first)[PREFIX_BYTES:]
+            message = b"".join(pieces)
+            pieces = []
+        self._pieces, self._size, self._need = pieces, self._size - need, -1
+        self._read_prefix()
+        return message, compressed
+
+    def _read_prefix(self) -> None:
+        if self._size < PREFIX_BYTES:
+            return
+        first = self._pieces[0]
+        if len(first) < PREFIX_BYTES:
+            first = b"".join(self._pieces)
+            self._pieces = [first]
+        flag, length = _prefix.unpack_from(first)
+        if flag > 1:
+            raise InvalidBody(grpc.StatusCode.INTERNAL, "the message's prefix is not one")
+        if length > self._largest:
+            raise InvalidBody(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the message has {length} bytes; at most {self._largest} are taken",
+            )
+        self._compressed = flag == 1
+        self._need = PREFIX_BYTES + length
+
+
+async def decompress(message: bytes, encoding: str, largest: int) -> bytes:
+    """A compressed message as it was.
+
+    Raises:
+        InvalidBody: It is damaged, or larger than `largest`.
+    """
+    if encoding == "identity":
+        raise InvalidBody(
+            grpc.StatusCode.INTERNAL, "a message is marked compressed, and no grpc-encoding given"
+        )
+    # 31 takes a gzip header, 15 one of zlib.
+    inflater = zlib.decompressobj(31 if encoding == "gzip" else 15)
+    try:
+        data = inflater.decompress(message, _ON_THE_LOOP)
+        while not inflater.eof and len(data) <= largest:
+            left = largest + 1 - len(data)
+            rest = await asyncio.to_thread(inflater.decompress, inflater.unconsumed_tail, left)
+            if not rest:
+                break
+            data += rest
+    except zlib.error as error:
+        raise InvalidBody(
+            grpc.StatusCode.INTERNAL, f"the message is not {encoding}: {error}"
+        ) from None
+    if len(data) > largest:
+        raise InvalidBody(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"the message has more than {largest} bytes once decompressed",
+        )
+    if not inflater.eof:
+        raise InvalidBody(grpc.StatusCode.INTERNAL, f"the message's {encoding} data ends early")
+    return data
