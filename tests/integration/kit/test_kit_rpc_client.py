@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from tessera_kit.rpc.tls import ClientTls
 from tessera_kit.telemetry import calls, names
 from tessera_kit.telemetry.metrics import process_metrics
 from tessera_kit.telemetry.propagation import new_span_context, traceparent_of
+from tests.certificates import Authorities, made_authorities
 from tests.helpers import Spans, eventually
 from tests.kit_echo import SERVICE, Stub, binding, message
 
@@ -215,39 +214,9 @@ async def test_calls_are_counted_and_unrecorded_ones_have_no_span(spans: Spans) 
     assert spans.ended() == {}
 
 
-class Authorities:
-    """Certificates made for one test run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.make("ca", "/CN=test authority", None)
-        self.make("server", "/CN=localhost", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-        self.make("client", "/CN=client", "ca")
-        self.make("stranger", "/CN=stranger", None)
-
-    def make(self, name: str, subject: str, signer: str | None, extension: str = "") -> None:
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
-        command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", subject]
-        command += ["-keyout", str(self.key(name)), "-out", str(self.cert(name))]
-        if signer:
-            command += ["-CA", str(self.cert(signer)), "-CAkey", str(self.key(signer))]
-            command += ["-addext", "basicConstraints=critical,CA:false"]
-        if extension:
-            command += ["-addext", extension]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def cert(self, name: str) -> Path:
-        return self.folder / f"{name}.crt"
-
-    def key(self, name: str) -> Path:
-        return self.folder / f"{name}.key"
-
-
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: no certificates to test TLS with")
-    return Authorities(tmp_path_factory.mktemp("tls"))
+    return made_authorities(tmp_path_factory)
 
 
 async def call(server: RpcServer, tls: ClientTls | None) -> str:

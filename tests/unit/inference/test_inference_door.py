@@ -1,0 +1,710 @@
+"""The door in frames: what HTTP/2 and gRPC ask of a server, and what abusive callers try."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import zlib
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.inference.adapters.wire import frames
+from services.inference.adapters.wire.door import WireDoor
+from services.inference.adapters.wire.frames import frame, literal_header
+from services.inference.adapters.wire.limits import WireLimits
+from tests.helpers import eventually
+from tests.unit.inference.door_peer import (
+    COUNT,
+    EACH,
+    ECHO,
+    END,
+    HEAD,
+    SUM,
+    EchoService,
+    Peer,
+    open_door,
+    turns,
+)
+
+LIMITS = WireLimits(message_bytes=1 << 20, held_bytes=4 << 20, streams=16, noise=200)
+
+
+@pytest.fixture
+async def service() -> EchoService:
+    return EchoService()
+
+
+@pytest.fixture
+async def door(service: EchoService) -> Any:
+    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
+    yield door
+    await door.stop()
+
+
+@pytest.fixture
+async def peer(door: WireDoor) -> Any:
+    peer = Peer(door)
+    yield peer
+    peer.leave()
+    await turns()
+
+
+def body(message: bytes, flag: int = 0) -> bytes:
+    return bytes((flag,)) + len(message).to_bytes(4, "big") + message
+
+
+async def answer(peer: Peer, data: bytes, stream: int = 1) -> dict[str, Any]:
+    peer.send(data)
+    await turns()
+    return peer.answers()[stream]
+
+
+# What a server must take.
+
+
+async def test_a_call_is_answered(peer: Peer) -> None:
+    got = await answer(peer, peer.call(1, b"hello"))
+    assert got[""] == body(b"hello")
+    assert (got[":status"], got["content-type"], got["grpc-status"]) == (
+        "200",
+        "application/grpc",
+        "0",
+    )
+
+
+async def test_bytes_may_come_one_at_a_time(door: WireDoor) -> None:
+    peer = Peer(door, greet=False)
+    whole = frames.PREFACE + frame(frames.SETTINGS, 0, 0) + peer.call(1, b"hello" * 9)
+    for index in range(len(whole)):
+        peer.send(whole[index : index + 1])
+    await turns()
+    assert peer.answers()[1][""] == body(b"hello" * 9)
+    peer.leave()
+
+
+async def test_padding_and_priority_are_passed_over(peer: Peer) -> None:
+    block = peer.encoder.encode(list(HEAD))
+    padded = b"\x03" + b"\0\0\0\0\x10" + block + b"\0\0\0"
+    data = b"\x02" + body(b"hello") + b"\0\0"
+    got = await answer(
+        peer,
+        frame(frames.HEADERS, 4 | frames.PADDED | frames.WITH_PRIORITY, 1, padded)
+        + frame(frames.PRIORITY, 0, 1, b"\0\0\0\0\x10")
+        + frame(frames.DATA, 1 | frames.PADDED, 1, data),
+    )
+    assert got[""] == body(b"hello")
+
+
+async def test_headers_may_go_on_in_continuations(peer: Peer) -> None:
+    block = peer.encoder.encode(list(HEAD))
+    got = await answer(
+        peer,
+        frame(frames.HEADERS, 0, 1, block[:7])
+        + frame(frames.CONTINUATION, 0, 1, block[7:20])
+        + frame(frames.CONTINUATION, 4, 1, block[20:])
+        + frame(frames.DATA, 1, 1, body(b"hello")),
+    )
+    assert got["grpc-status"] == "0"
+
+
+async def test_a_body_may_come_in_many_frames_and_end_with_an_empty_one(peer: Peer) -> None:
+    whole = body(b"0123456789" * 1000)
+    pieces = [whole[:3], whole[3:5], whole[5:6000], whole[6000:]]
+    sent = b"".join(frame(frames.DATA, 0, 1, piece) for piece in pieces)
+    got = await answer(peer, peer.headers(1) + sent + frame(frames.DATA, 1, 1))
+    assert got[""] == whole
+
+
+async def test_a_request_may_end_with_trailers(peer: Peer) -> None:
+    trailers = peer.encoder.encode([("x-end", "yes")])
+    start = peer.headers(1) + frame(frames.DATA, 0, 1, body(b"hello"))
+    got = await answer(peer, start + frame(frames.HEADERS, END, 1, trailers))
+    assert got["grpc-status"] == "0"
+
+
+async def test_pings_and_settings_are_acknowledged(peer: Peer) -> None:
+    peer.send(frame(frames.PING, 0, 0, b"12345678") + frame(frames.SETTINGS, 0, 0))
+    assert [(kind, flags, payload) for kind, flags, _, payload in peer.frames()] == [
+        (frames.PING, frames.ACK, b"12345678"),
+        (frames.SETTINGS, frames.ACK, b""),
+    ]
+
+
+async def test_unknown_frames_and_settings_are_passed_over(peer: Peer) -> None:
+    unknown = frame(0x55, 0xFF, 1, b"what") + frame(
+        frames.SETTINGS, 0, 0, frames.settings_payload({0x77: 5})
+    )
+    assert (await answer(peer, unknown + peer.call(1, b"hello")))["grpc-status"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("5S", 5), ("100m", 0.1), ("2H", 7200), ("99999999u", 99.999999)]
+)
+async def test_the_timeout_is_the_handlers(
+    peer: Peer, service: EchoService, given: str, seconds: float
+) -> None:
+    await answer(peer, peer.call(1, b"hello", ("grpc-timeout", given)))
+    (left,) = service.left
+    assert left is not None
+    assert 0 <= left <= seconds
+    assert left > seconds - 60
+
+
+async def test_metadata_reaches_the_handler_and_binary_values_are_decoded(
+    peer: Peer, service: EchoService
+) -> None:
+    value = base64.b64encode(b"\0\xff\x01").decode().rstrip("=")
+    await answer(peer, peer.call(1, b"hello", ("x-key", "value"), ("x-bin", f"{value},{value}")))
+    assert ("x-key", "value") in service.seen
+    assert ("x-bin", b"\0\xff\x01\0\xff\x01") in service.seen
+    assert "te" not in dict(service.seen)
+
+
+async def test_a_failure_is_told_in_trailers_alone(peer: Peer) -> None:
+    got = await answer(peer, peer.call(1, "fail NOT_FOUND 50 % über\n".encode()))
+    assert got[""] == b""
+    assert got["grpc-status"] == "5"
+    assert got["grpc-message"] == "50 %25 %C3%BCber%0A"
+    assert (got["why"], got["why-bin"]) == ("asked for", "AP8")
+
+
+async def test_a_handlers_defect_is_not_told(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    got = await answer(peer, peer.call(1, b"raise"))
+    assert got["grpc-status"] == str(grpc.StatusCode.INTERNAL.value[0])
+    assert "secret" not in got["grpc-message"]
+    assert "a secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+async def test_compressed_messages_are_taken(peer: Peer, encoding: str, compress: Any) -> None:
+    data = body(compress(b"hello" * 100), 1)
+    start = peer.headers(1, ("grpc-encoding", encoding))
+    got = await answer(peer, start + frame(frames.DATA, 1, 1, data))
+    assert got[""] == body(b"hello" * 100)
+
+
+async def test_a_block_that_was_seen_means_what_the_table_now_says(
+    peer: Peer, service: EchoService
+) -> None:
+    """The same bytes stand for another header once the table has changed."""
+    await answer(peer, peer.call(1, b"a", ("x-key", "first")))
+    block = peer.encoder.encode([*HEAD, ("x-key", "first")])
+    sent = frame(frames.HEADERS, 4, 3, block) + frame(frames.DATA, 1, 3, body(b"a"))
+    await answer(peer, sent, 3)
+    assert ("x-key", "first") in service.seen
+    assert await answer(peer, sent.replace(b"\0\0\0\x03", b"\0\0\0\x05"), 5)
+    await answer(peer, peer.call(7, b"a", ("x-key", "second")), 7)
+    peer.send(sent.replace(b"\0\0\0\x03", b"\0\0\0\x09"))
+    await turns()
+    assert ("x-key", "second") in service.seen
+
+
+# Streams.
+
+
+async def test_a_response_may_be_many_messages(peer: Peer) -> None:
+    got = await answer(peer, peer.call(1, b"3", (":path", COUNT)))
+    assert got[""] == b"".join(body(b"%d " % index) for index in range(3))
+    assert got["grpc-status"] == "0"
+
+
+async def test_a_request_may_be_many_messages(peer: Peer) -> None:
+    sent = peer.headers(1, (":path", SUM)) + frame(frames.DATA, 0, 1, body(b"1") + body(b"20")[:4])
+    peer.send(sent + frame(frames.DATA, 0, 1, body(b"20")[4:]))
+    await turns()
+    assert (await answer(peer, frame(frames.DATA, 1, 1, body(b"300"))))[""] == body(b"321")
+
+
+async def test_both_ways_at_once(peer: Peer) -> None:
+    peer.send(peer.headers(1, (":path", EACH)))
+    for word in (b"a", b"b"):
+        peer.send(frame(frames.DATA, 0, 1, body(word)))
+        await turns()
+        assert peer.answers()[1][""] == body(word)
+    assert (await answer(peer, frame(frames.DATA, 1, 1)))["grpc-status"] == "0"
+
+
+async def test_a_stream_that_ends_within_a_message_fails(peer: Peer) -> None:
+    start = peer.headers(1, (":path", SUM))
+    got = await answer(peer, start + frame(frames.DATA, 1, 1, body(b"20")[:6]))
+    assert got["grpc-status"] == str(grpc.StatusCode.INTERNAL.value[0])
+
+
+# Flow control.
+
+
+async def test_a_response_waits_for_the_callers_windows(door: WireDoor) -> None:
+    peer = Peer(door, window=10)
+    got = await answer(peer, peer.call(1, b"size 100"))
+    assert len(got[""]) == 10
+    assert "grpc-status" not in got
+    peer.send(frame(frames.WINDOW_UPDATE, 0, 1, (20).to_bytes(4, "big")))
+    assert len(peer.answers()[1][""]) == 20
+    # A setting widens the streams that are open, too.
+    peer.send(frame(frames.SETTINGS, 0, 0, frames.settings_payload({frames.SETTING_WINDOW: 500})))
+    got = peer.answers()[1]
+    assert len(got[""]) == 75
+    assert got["grpc-status"] == "0"
+    peer.leave()
+
+
+async def test_the_connections_window_holds_for_all_calls(door: WireDoor) -> None:
+    peer = Peer(door, window=1 << 20)
+    peer.send(peer.call(1, b"size 60000") + peer.call(3, b"size 60000"))
+    await turns()
+    got = peer.answers()
+    assert len(got[1][""]) + len(got[3][""]) == frames.DEFAULT_WINDOW
+    peer.send(frame(frames.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big")))
+    more = peer.answers()
+    assert (
+        sum(len(one[stream][""]) for one in (got, more) for stream in (1, 3) if stream in one)
+        == 120_010
+    )
+    assert door.held == 0
+    peer.leave()
+
+
+async def test_a_slow_reader_holds_up_its_stream_and_not_the_memory(door: WireDoor) -> None:
+    peer = Peer(door)
+    peer.send(peer.call(1, b"1000 100000", (":path", COUNT)))
+    await turns(50)
+    assert door.held < 2 << 20
+    peer.connection.check(peer.now + LIMITS.stall_seconds + 1)
+    assert peer.goaway == frames.ERROR_CALM_DOWN
+    peer.leave()
+    await turns()
+    assert (door.held, door.running) == (0, 0)
+
+
+async def test_callers_get_their_windows_back(peer: Peer) -> None:
+    size = LIMITS.stream_window // 2
+    peer.send(peer.headers(1, (":path", SUM)))
+    for _ in range(size * 5 // 16000):
+        message = b"1".rjust(16_000 - 5)
+        peer.send(frame(frames.DATA, 0, 1, body(message)))
+        await turns(4)
+    updates = [stream for kind, _, stream, _ in peer.frames() if kind == frames.WINDOW_UPDATE]
+    assert 1 in updates
+    peer.send(frame(frames.DATA, 1, 1))
+    await turns()
+    assert peer.answers()[1]["grpc-status"] == "0"
+
+
+async def test_a_caller_that_ignores_a_window_is_reset(peer: Peer) -> None:
+    peer.send(peer.headers(1, (":path", EACH)) + frame(frames.DATA, 0, 1, body(b"wait")))
+    await turns()
+    chunk = frame(frames.DATA, 0, 1, body(b"x" * 500_000))
+    for _ in range(9):
+        peer.send(chunk)
+    assert peer.answers()[1]["reset"] == frames.ERROR_FLOW_CONTROL
+
+
+# Ends of calls.
+
+
+async def test_a_reset_cancels_the_handler(
+    peer: Peer, service: EchoService, door: WireDoor
+) -> None:
+    peer.send(peer.call(1, b"wait"))
+    await turns()
+    assert service.running == 1
+    peer.send(frame(frames.RST_STREAM, 0, 1, b"\0\0\0\x08"))
+    await turns()
+    assert (service.running, service.cancelled, door.running, door.held) == (0, 1, 0, 0)
+
+
+async def test_a_reset_before_the_handler_begins_leaves_nothing(
+    peer: Peer, service: EchoService, door: WireDoor
+) -> None:
+    peer.send(peer.call(1, b"wait") + frame(frames.RST_STREAM, 0, 1, b"\0\0\0\x08"))
+    await turns()
+    assert (service.running, door.running, door.held, peer.connection.running) == (0, 0, 0, 0)
+
+
+async def test_a_lost_connection_cancels_its_calls(door: WireDoor, service: EchoService) -> None:
+    peer = Peer(door)
+    peer.send(peer.call(1, b"wait") + peer.call(3, b"wait") + peer.headers(5))
+    await turns()
+    peer.leave()
+    await turns()
+    assert (service.cancelled, door.running, door.held) == (2, 0, 0)
+
+
+async def test_a_deadline_ends_the_call(peer: Peer, service: EchoService) -> None:
+    peer.send(
+        peer.call(1, b"wait", ("grpc-timeout", "1n")) + peer.headers(3, ("grpc-timeout", "1n"))
+    )
+    got: dict[int, Any] = {}
+    for _ in range(200):
+        await turns()
+        for stream, found in peer.answers().items():
+            got.setdefault(stream, {}).update(found)
+        if len(got) == 2:
+            break
+    late = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+    assert [got[stream]["grpc-status"] for stream in (1, 3)] == [late, late]
+    assert service.running == 0
+
+
+async def test_a_drain_lets_calls_end_and_takes_no_more(
+    peer: Peer, door: WireDoor, service: EchoService
+) -> None:
+    peer.send(peer.call(1, b"wait"))
+    await turns()
+    peer.connection.drain()
+    told = list(peer.frames())
+    assert (told[0][0], told[0][3][:4]) == (frames.GOAWAY, b"\x7f\xff\xff\xff")
+    # What was on its way when the caller was told is still taken.
+    assert (await answer(peer, peer.call(3, b"late"), 3))["grpc-status"] == "0"
+    peer.send(frame(frames.PING, frames.ACK, 0, told[1][3]))
+    assert [payload[:4] for kind, _, _, payload in peer.frames() if kind == frames.GOAWAY] == [
+        b"\0\0\0\x03"
+    ]
+    assert (await answer(peer, peer.call(5, b"more"), 5))["reset"] == frames.ERROR_REFUSED
+    assert not peer.wire.closed
+    service.go.set()
+    await turns()
+    assert peer.answers()[1]["grpc-status"] == "0"
+    assert peer.wire.closed
+
+
+# Calls that are refused.
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ((":path", "/test.Echo/Nothing"), "UNIMPLEMENTED"),
+        (("grpc-encoding", "snappy"), "UNIMPLEMENTED"),
+        (("grpc-timeout", "5"), "INTERNAL"),
+        (("grpc-timeout", "123456789S"), "INTERNAL"),
+        (("x-bin", "***"), "INTERNAL"),
+    ],
+)
+async def test_calls_that_cannot_begin_get_a_status(
+    peer: Peer, change: tuple[str, str], status: str
+) -> None:
+    got = await answer(peer, peer.call(1, b"hello", change))
+    assert got["grpc-status"] == str(grpc.StatusCode[status].value[0])
+    assert "gzip" in got["grpc-accept-encoding"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [((":method", "GET"), "405"), (("content-type", "text/html"), "415")]
+)
+async def test_what_is_not_grpc_gets_a_status_of_http(
+    peer: Peer, change: tuple[str, str], status: str
+) -> None:
+    got = await answer(peer, peer.headers(1, change, flags=END))
+    assert got[":status"] == status
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (":path", "no-slash"),
+        (":scheme", "ftp"),
+        (":unknown", "x"),
+        ("connection", "close"),
+        ("te", "gzip"),
+        ("x-key", "a\nb"),
+        ("X-Upper", "x"),
+        ("content-length", "-1"),
+        ("content-length", "9999"),
+    ],
+)
+async def test_malformed_requests_are_reset_and_the_connection_goes_on(
+    peer: Peer, service: EchoService, change: tuple[str, str]
+) -> None:
+    got = await answer(peer, peer.call(1, b"hello", change))
+    assert got["reset"] == frames.ERROR_PROTOCOL
+    assert service.answered == 0
+    assert (await answer(peer, peer.call(3, b"hello"), 3))["grpc-status"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", "INTERNAL"),
+        (b"\0\0\0", "INTERNAL"),
+        (body(b"hello")[:-1], "INTERNAL"),
+        (body(b"hello", 7), "INTERNAL"),
+        (body(b"hello", 1), "INTERNAL"),
+        (body(b"hello") + body(b"more"), "UNIMPLEMENTED"),
+        (body(b"hello") + b"\0", "UNIMPLEMENTED"),
+        (b"\0\xff\xff\xff\xffhello", "RESOURCE_EXHAUSTED"),
+    ],
+)
+async def test_bodies_that_are_no_message_are_refused(
+    peer: Peer, service: EchoService, sent: bytes, status: str
+) -> None:
+    got = await answer(peer, peer.headers(1) + frame(frames.DATA, 1, 1, sent))
+    assert got["grpc-status"] == str(grpc.StatusCode[status].value[0])
+    assert service.answered == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (gzip.compress(bytes(64 << 20), 9), "RESOURCE_EXHAUSTED"),
+        (gzip.compress(b"hello")[:-4], "INTERNAL"),
+        (b"no gzip", "INTERNAL"),
+    ],
+)
+async def test_compressed_bombs_and_wrecks_are_refused(
+    peer: Peer, data: bytes, status: str
+) -> None:
+    start = peer.headers(1, ("grpc-encoding", "gzip"))
+    peer.send(start + frame(frames.DATA, 1, 1, body(data, 1)))
+    await eventually(lambda: bool(peer.wire.sent))
+    assert peer.answers()[1]["grpc-status"] == str(grpc.StatusCode[status].value[0])
+
+
+async def test_calls_beyond_the_bound_are_refused_and_may_be_sent_again(
+    peer: Peer, service: EchoService
+) -> None:
+    for index in range(LIMITS.streams + 3):
+        peer.send(peer.call(2 * index + 1, b"wait"))
+    await turns()
+    assert service.running == LIMITS.streams
+    refused = {s for s, got in peer.answers().items() if got.get("reset") == frames.ERROR_REFUSED}
+    assert refused == {33, 35, 37}
+    service.go.set()
+    await turns()
+    assert (await answer(peer, peer.call(39, b"hello"), 39))["grpc-status"] == "0"
+
+
+async def test_the_door_holds_only_so_much(door: WireDoor, service: EchoService) -> None:
+    peers = [Peer(door) for _ in range(3)]
+    refused = 0
+    for peer in peers:
+        for stream in (1, 3, 5):
+            peer.send(
+                peer.headers(stream) + frame(frames.DATA, 0, stream, body(b"x" * 900_000)[:900_000])
+            )
+        refused += sum(got.get("grpc-status") == "8" for got in peer.answers().values())
+    assert refused > 0
+    assert door.held <= LIMITS.held_bytes + (1 << 20)
+    for peer in peers:
+        peer.leave()
+    await turns()
+    assert door.held == 0
+
+
+async def test_a_request_that_is_left_unfinished_ends(peer: Peer, door: WireDoor) -> None:
+    peer.send(peer.headers(1) + frame(frames.DATA, 0, 1, b"\0\0\0\0\x50abc"))
+    peer.connection.check(peer.now + LIMITS.stall_seconds + 1)
+    assert peer.answers()[1]["grpc-status"] == str(grpc.StatusCode.CANCELLED.value[0])
+    assert door.held == 0
+
+
+# Connections that are refused.
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\nHost: door\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0", b"PRI * HTTP/2.1"],
+)
+async def test_what_is_not_http2_is_closed(door: WireDoor, sent: bytes) -> None:
+    peer = Peer(door, greet=False)
+    peer.send(sent)
+    assert peer.wire.closed
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (frame(frames.DATA, 0, 1, b"x"), frames.ERROR_PROTOCOL),
+        (frame(frames.HEADERS, END, 2, b"\x82"), frames.ERROR_PROTOCOL),
+        (frame(frames.HEADERS, END, 0, b"\x82"), frames.ERROR_PROTOCOL),
+        (frame(frames.HEADERS, END, 1, b"\xff\xff\xff\xff\x0f"), frames.ERROR_COMPRESSION),
+        (frame(frames.HEADERS, END, 1, b"\x3f\xe1\xff\x03"), frames.ERROR_COMPRESSION),
+        (frame(frames.HEADERS, END | frames.PADDED, 1, b"\xff\x82"), frames.ERROR_PROTOCOL),
+        (
+            frame(frames.HEADERS, 0, 1) + frame(frames.PING, 0, 0, b"12345678"),
+            frames.ERROR_PROTOCOL,
+        ),
+        (frame(frames.CONTINUATION, 4, 1), frames.ERROR_PROTOCOL),
+        (frame(frames.PUSH_PROMISE, 4, 1, b"\0\0\0\x02"), frames.ERROR_PROTOCOL),
+        (frame(frames.PING, 0, 0, b"1234567"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.PING, 0, 1, b"12345678"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.SETTINGS, 0, 0, b"12345"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.SETTINGS, frames.ACK, 0, b"123456"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.SETTINGS, 0, 1), frames.ERROR_PROTOCOL),
+        (frame(frames.SETTINGS, 0, 0, b"\0\x04\xff\xff\xff\xff"), frames.ERROR_FLOW_CONTROL),
+        (frame(frames.SETTINGS, 0, 0, b"\0\x05\0\0\0\x01"), frames.ERROR_PROTOCOL),
+        (frame(frames.SETTINGS, 0, 0, b"\0\x02\0\0\0\x02"), frames.ERROR_PROTOCOL),
+        (frame(frames.WINDOW_UPDATE, 0, 0, bytes(4)), frames.ERROR_PROTOCOL),
+        (frame(frames.WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), frames.ERROR_FLOW_CONTROL),
+        (frame(frames.WINDOW_UPDATE, 0, 9, b"\0\0\0\x01"), frames.ERROR_PROTOCOL),
+        (frame(frames.WINDOW_UPDATE, 0, 0, b"\0\0\x01"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.RST_STREAM, 0, 1, bytes(4)), frames.ERROR_PROTOCOL),
+        (frame(frames.GOAWAY, 0, 1, bytes(8)), frames.ERROR_PROTOCOL),
+        (b"\xff\xff\xff\0\0\0\0\0\x01", frames.ERROR_FRAME_SIZE),
+        (b"\0\xff\xff\x04\0\0\0\0\0", frames.ERROR_FRAME_SIZE),
+    ],
+)
+async def test_breaches_of_http2_end_the_connection(
+    peer: Peer, service: EchoService, sent: bytes, error: int
+) -> None:
+    peer.send(sent)
+    assert peer.goaway == error
+    assert peer.wire.closed
+
+
+async def test_a_list_of_headers_that_unpacks_too_large_ends_the_connection(peer: Peer) -> None:
+    """An index of one byte stands for a long header: HPACK's bomb."""
+    block = peer.encoder.encode([*HEAD, ("x-long", "x" * 3000)], huffman=False)
+    peer.send(frame(frames.HEADERS, END, 1, block + b"\xbe" * 4000))
+    assert peer.goaway == frames.ERROR_CALM_DOWN
+
+
+async def test_headers_without_end_end_the_connection(peer: Peer) -> None:
+    peer.send(frame(frames.HEADERS, 0, 1))
+    for _ in range(20):
+        peer.send(frame(frames.CONTINUATION, 0, 1))
+    assert peer.goaway == frames.ERROR_CALM_DOWN
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        frame(frames.PING, 0, 0, b"12345678"),
+        frame(frames.SETTINGS, 0, 0),
+        frame(frames.PRIORITY, 0, 1, b"\0\0\0\0\x10"),
+        frame(frames.DATA, 0, 1),
+        frame(frames.DATA, 0, 1, b"\0"),
+        frame(frames.WINDOW_UPDATE, 0, 1, b"\0\0\0\x01"),
+        frame(0x77, 0, 1),
+    ],
+)
+async def test_floods_end_the_connection(peer: Peer, noise: bytes) -> None:
+    peer.send(peer.headers(1, (":path", SUM)) + frame(frames.DATA, 0, 1, b"\0\0\x0f\xff\xff"))
+    for _ in range(LIMITS.noise + 2):
+        peer.send(noise)
+    assert peer.goaway == frames.ERROR_CALM_DOWN
+
+
+async def test_rapid_resets_end_the_connection(door: WireDoor, service: EchoService) -> None:
+    peer = Peer(door)
+    last = 0
+    for index in range(LIMITS.cancellations + 500):
+        last = 2 * index + 1
+        peer.send(peer.call(last, b"wait") + frame(frames.RST_STREAM, 0, last, b"\0\0\0\x08"))
+        assert door.running <= LIMITS.streams
+        if peer.wire.closed:
+            break
+        await turns(1)
+    assert peer.wire.closed
+    await turns()
+    assert (service.running, door.running, door.held) == (0, 0, 0)
+
+
+async def test_a_caller_that_reads_no_acknowledgements_is_cut_off(peer: Peer) -> None:
+    peer.connection.pause_writing()
+    peer.wire.unsent = 3 * LIMITS.write_buffer
+    peer.send(frame(frames.PING, 0, 0, b"12345678"))
+    assert peer.wire.closed
+
+
+async def test_connections_that_say_nothing_end(door: WireDoor) -> None:
+    silent, idle = Peer(door, greet=False), Peer(door)
+    now = silent.now
+    silent.connection.check(now + LIMITS.handshake_seconds + 1)
+    idle.connection.check(now + LIMITS.handshake_seconds + 1)
+    assert silent.wire.closed
+    assert not idle.wire.closed
+    idle.connection.check(now + LIMITS.idle_seconds + 1)
+    assert idle.wire.closed
+
+
+async def test_a_caller_that_is_gone_is_noticed(peer: Peer) -> None:
+    peer.send(peer.call(1, b"wait"))
+    await turns()
+    now = peer.now
+    peer.connection.check(now + 61)
+    assert [kind for kind, *_ in peer.frames()] == [frames.PING]
+    peer.connection.check(now + 100)
+    assert peer.wire.closed
+
+
+async def test_only_so_many_connections_are_taken(service: EchoService) -> None:
+    door = open_door(service, limits=replace(LIMITS, connections=2))
+    peers = [Peer(door, greet=False) for _ in range(3)]
+    assert [peer.wire.closed for peer in peers] == [False, False, True]
+    peers[0].leave()
+    await turns()
+    assert not Peer(door, greet=False).wire.closed
+    await door.stop()
+
+
+# Anything at all.
+
+PATHS = (ECHO, COUNT, EACH, SUM, "/x")
+MESSAGES = (b"5", b"wait", b"size 70000", b"3 9")
+STREAMS = (0, 1, 2, 3, 5, 7, 2**31 - 1)
+SEEDS, CONNECTIONS = 100, 100
+
+
+def anything(random: Random, peer: Peer, stream: int) -> bytes:
+    """A piece of what a caller may send: calls in frames, any frame, any header, any bytes."""
+    choice = random.randrange(10)
+    if choice < 3:
+        path = (":path", random.choice(PATHS))
+        return peer.headers(stream, path, flags=random.choice((0, 4, 4, 5, 12, 36)))
+    if choice < 6:
+        sent = body(random.choice(MESSAGES), random.choice((0, 0, 0, 1, 2)))
+        sent = sent[: random.choice((3, 5, 7, 99))]
+        return frame(frames.DATA, random.choice((0, 1, 1, 8)), stream, sent)
+    noise = random.randbytes(random.randrange(40))
+    if choice == 6:
+        block = literal_header(noise[:5], noise[5:])
+        return frame(frames.HEADERS, END, random.choice(STREAMS), block)
+    if choice == 7:
+        return noise
+    length = random.choice((0, 4, 5, 6, 8, len(noise)))
+    kind, flags = random.randrange(12), random.choice((0, 1, 4, random.randrange(256)))
+    return frame(kind, flags, random.choice((stream, *STREAMS)), noise[:length])
+
+
+async def abuse(door: WireDoor, random: Random) -> None:
+    """One connection of up to 12 pieces, split anywhere; then it breaks."""
+    peer = Peer(door, greet=random.random() < 0.95)
+    stream = 1
+    for _ in range(random.randrange(1, 13)):
+        data = anything(random, peer, stream)
+        split = random.randrange(len(data) + 1)
+        peer.send(data[:split])
+        if random.random() < 0.3:
+            await turns(1)
+        peer.send(data[split:])
+        stream += random.choice((0, 0, 2))
+    list(peer.frames())
+    peer.leave()
+    await turns(3)
+
+
+async def abuse_often(seed: int) -> None:
+    service = EchoService()
+    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
+    random = Random(seed)  # noqa: S311 - no secret
+    for _ in range(CONNECTIONS):
+        await abuse(door, random)
+        assert (door.held, door.running, service.running) == (0, 0, 0)
+    await door.stop()
+
+
+@settings(max_examples=SEEDS, deadline=None, database=None, derandomize=True)
+@given(st.integers(0, 2**32))
+def test_whatever_callers_send_the_door_stands(seed: int) -> None:
+    """10,000 connections: no error escapes, and nothing is left behind."""
+    asyncio.run(abuse_often(seed))
