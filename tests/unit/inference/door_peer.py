@@ -19,6 +19,7 @@ from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.server import RawBinding
 from tessera_kit.telemetry.metrics import Metrics
 
+LIMITS = WireLimits(message_bytes=1 << 20, held_bytes=4 << 20, streams=16, noise=200)
 SERVICE = "test.Echo"
 ECHO = f"/{SERVICE}/Echo"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -211,3 +212,13 @@ async def turns(count: int = 8) -> None:
     """Let tasks run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def body(message: bytes, flag: int = 0) -> bytes:
+    return bytes((flag,)) + len(message).to_bytes(4, "big") + message
+
+
+async def answer(peer: Peer, data: bytes, stream: int = 1) -> dict[str, Any]:
+    peer.send(data)
+    await turns()
+    return peer.answers()[stream]
