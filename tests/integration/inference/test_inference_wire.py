@@ -316,7 +316,7 @@ async def test_continued_and_padded_frames_are_put_together() -> None:
 def test_header_blocks_with_a_table_are_not_taken_for_others() -> None:
     from hpack import Encoder
 
-    encoder, blocks = Encoder(), HeaderBlocks()
+    encoder, blocks = Encoder(), HeaderBlocks(frames.text_headers)
     for number in range(3):
         block = encoder.encode([("grpc-status", str(number)), ("x", "y")])
         assert blocks.decode(block) == {"grpc-status": str(number), "x": "y"}
