@@ -13,6 +13,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.app import use_cases
 from services.tracking.handlers.cases import UseCases
@@ -65,6 +66,7 @@ class Door:
         self.cases: UseCases = use_cases(
             self.store,
             ObjectArtifacts(InMemoryObjectStore()),
+            InMemorySpans(),
             self.authority,
             artifact_root="s3://test/tracking",
         )

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
+from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.config import Config
 from services.tracking.consumers import watch_grants
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.assessments import Assessments
 from services.tracking.handlers.cases import UseCases
+from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
+from services.tracking.handlers.trace_search import TraceSearch
+from services.tracking.handlers.traces import Traces
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.ports import ArtifactStore, Store
+from services.tracking.ports import ArtifactStore, SpanStore, Store
 from services.tracking.servicers import TrackingServicer
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
@@ -54,6 +60,7 @@ class App:
 def use_cases(
     store: Store,
     files: ArtifactStore,
+    spans: SpanStore,
     authority: Authority,
     *,
     artifact_root: str,
@@ -64,18 +71,25 @@ def use_cases(
     Args:
         store: Where entities and points are kept.
         files: Where artifacts are kept.
+        spans: Where spans are kept.
         authority: Who may do what.
         artifact_root: URL below which artifacts are kept.
         clock: Where time comes from; the system's when None.
     """
     clock = clock or SystemClock()
     access = Access(authority, store)
+    traces = Traces(store, spans, access, clock)
     return UseCases(
         experiments=Experiments(store, access, clock, artifact_root=artifact_root),
         runs=Runs(store, access, clock),
         log=RunLog(store, access, clock),
         search=Search(store, access),
         artifacts=Artifacts(store, files, access),
+        traces=traces,
+        trace_search=TraceSearch(store, spans, access),
+        assessments=Assessments(store, traces, clock),
+        evaluation=EvaluationDatasets(store, access, clock),
+        scorers=Scorers(store, access, clock),
     )
 
 
@@ -103,6 +117,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         cases = use_cases(
             store,
             ObjectArtifacts(objects),
+            await stack.enter_async_context(ClickHouseSpans(clickhouse)),
             authority,
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
         )

@@ -7,9 +7,15 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 
+from services.tracking.adapters.memory_evaluation import InMemoryEvaluation, InMemoryScorers
 from services.tracking.adapters.memory_pages import Item, page_of
 from services.tracking.adapters.memory_traces import InMemoryTraces
 from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.evaluation import (
+    EvaluationDataset,
+    EvaluationRecord,
+    ScorerVersion,
+)
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point, identity, latest_points
@@ -36,6 +42,9 @@ class _State:
     points: _PointSets = field(default_factory=dict)
     requests: dict[RequestKey, str] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
+    datasets: dict[str, EvaluationDataset] = field(default_factory=dict)
+    records: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
+    scorers: dict[tuple[str, str, int], ScorerVersion] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{one.name: dict(getattr(self, one.name)) for one in fields(self)})
@@ -87,6 +96,8 @@ class InMemoryWork:
         self.runs = _Runs(state)
         self.metrics = _Metrics(state)
         self.traces = InMemoryTraces(state.traces)
+        self.evaluation = InMemoryEvaluation(state.datasets, state.records)
+        self.scorers = InMemoryScorers(state.scorers)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""

@@ -10,7 +10,7 @@ from typing import Any
 from services.tracking.domain.search.evaluate import Values, matches
 from services.tracking.domain.search.paging import Position, position_after
 from services.tracking.domain.search.syntax import OrderKey
-from services.tracking.ports import ExperimentQuery, RunQuery, TraceQuery
+from services.tracking.ports import EvaluationQuery, ExperimentQuery, RunQuery, TraceQuery
 
 __all__ = ["Item", "page_of"]
 
@@ -25,7 +25,9 @@ class Item:
     thing: Any
 
 
-def page_of(items: Sequence[Item], query: ExperimentQuery | RunQuery | TraceQuery) -> list[Item]:
+def page_of(
+    items: Sequence[Item], query: ExperimentQuery | RunQuery | TraceQuery | EvaluationQuery
+) -> list[Item]:
     """Return the items that a query finds, in order."""
     found = [
         (position_after(item.values, query.order, time=item.time, identifier=item.id), item)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.handlers.assessments import Assessments
+from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
+from services.tracking.handlers.trace_search import TraceSearch
+from services.tracking.handlers.traces import Traces
 
 __all__ = ["UseCases"]
 
@@ -22,3 +27,8 @@ class UseCases:
     log: RunLog
     search: Search
     artifacts: Artifacts
+    traces: Traces
+    trace_search: TraceSearch
+    assessments: Assessments
+    evaluation: EvaluationDatasets
+    scorers: Scorers

@@ -36,7 +36,6 @@ from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Traces", "WholeTrace"]
 
-ARTIFACTS_TAG: Final = "mlflow.artifactLocation"
 _MOST_IDS: Final = 1000
 _DELETE_AT_ONCE: Final = 500
 _FOREVER: Final = 2**63 - 1
@@ -75,11 +74,10 @@ class Traces:
             PermissionDenied: The caller may not write the experiment.
             InvalidKey, InvalidValue: A text breaks the rules, or it belongs to another experiment.
         """
-        location = await self._writable(principal, told.experiment_id)
-        tags = {ARTIFACTS_TAG: f"{location}/traces/{told.trace_id}/artifacts", **told.tags}
+        await self._must_take(principal, told.experiment_id)
         async with self._store.write() as work:
             before = (await work.traces.lock([told.trace_id])).get(told.trace_id)
-            trace = told_by_client(before, replace(told, tags=tags))
+            trace = told_by_client(before, told)
             await work.traces.put([trace])
             await work.commit()
         # A client that finds no place of the spans here would upload them as a file beside.
@@ -103,7 +101,7 @@ class Traces:
                 the run's.
             StoreBusy: Not now; sending them again is safe.
         """
-        location = await self._writable(principal, experiment_id)
+        await self._must_take(principal, experiment_id)
         if run_id:
             await self._access.write_run(principal, run_id)
         of_traces: dict[str, list[Span]] = defaultdict(list)
@@ -119,7 +117,7 @@ class Traces:
         async with self._store.write() as work:
             known = await work.traces.lock(of_traces)
             after = [
-                self._told(known.get(trace_id), experiments[trace_id], those, location, run_id)
+                _told(known.get(trace_id), experiments[trace_id], those, run_id)
                 for trace_id, those in of_traces.items()
             ]
             await work.traces.put(after)
@@ -303,13 +301,13 @@ class Traces:
         Raises:
             As `start`.
         """
-        location = await self._writable(principal, experiment_id)
+        await self._must_take(principal, experiment_id)
         trace_id = f"tr-{new_id().replace('-', '')}"
         told = Trace(
             trace_id=trace_id,
             experiment_id=experiment_id,
             requested_at=at,
-            tags={ARTIFACTS_TAG: f"{location}/traces/{trace_id}/artifacts", **tags},
+            tags=dict(tags),
             metadata=dict(metadata),
         )
         async with self._store.write() as work:
@@ -395,23 +393,6 @@ class Traces:
             await self._access.write(principal, home)
         return homes
 
-    def _told(
-        self,
-        before: Trace | None,
-        experiment_id: str,
-        spans: Sequence[Span],
-        location: str,
-        run_id: str,
-    ) -> Trace:
-        trace = told_by_spans(before, experiment_id, spans)
-        place = f"{location}/traces/{trace.trace_id}/artifacts"
-        has_root = any(not span.parent_id for span in spans)
-        return replace(
-            trace,
-            tags={ARTIFACTS_TAG: place, **trace.tags},
-            runs=trace.runs | ({run_id} if run_id and has_root else set()),
-        )
-
     async def _count(self, traces: Sequence[Trace]) -> None:
         """Note what all spans of traces together used and cost."""
         open_traces = [one for one in traces if not one.finalized]
@@ -429,8 +410,8 @@ class Traces:
             )
             await work.commit()
 
-    async def _writable(self, principal: Principal, experiment_id: str) -> str:
-        """Return where an active experiment that the caller may write keeps its artifacts."""
+    async def _must_take(self, principal: Principal, experiment_id: str) -> None:
+        """Return when the experiment is active and the caller may write it."""
         async with self._store.read() as view:
             experiment = await view.experiments.get(experiment_id)
         if experiment is None:
@@ -438,7 +419,6 @@ class Traces:
         await self._access.write(principal, experiment_id)
         if experiment.stage is not LifecycleStage.ACTIVE:
             raise ExperimentNotActive(experiment_id)
-        return experiment.artifact_location
 
     async def _must_exist(self, experiment_id: str) -> None:
         async with self._store.read() as view:
@@ -448,6 +428,12 @@ class Traces:
     def now(self) -> Micros:
         """Return the time."""
         return micros_of(self._clock.now())
+
+
+def _told(before: Trace | None, experiment_id: str, spans: Sequence[Span], run_id: str) -> Trace:
+    trace = told_by_spans(before, experiment_id, spans)
+    has_root = any(not span.parent_id for span in spans)
+    return replace(trace, runs=trace.runs | {run_id}) if run_id and has_root else trace
 
 
 def _key(trace: Trace) -> TraceKey:

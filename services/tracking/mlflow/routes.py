@@ -12,9 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Method, RawMethod, rpc_routes
 from services.tracking.mlflow.errors import mlflow_error
+from services.tracking.mlflow.evaluation import EvaluationMethods, online_scoring_routes
 from services.tracking.mlflow.experiments import ExperimentMethods
+from services.tracking.mlflow.otlp_door import otlp_routes
 from services.tracking.mlflow.protos import PREFIXES
 from services.tracking.mlflow.runs import RunMethods
+from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.writes import WriteMethods
 from tessera_kit.http.routes import HttpRoute
 from tessera_kit.http.status import json_response
@@ -42,6 +45,8 @@ def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
         **ExperimentMethods(cases).methods(),
         **RunMethods(cases).methods(),
         **WriteMethods(cases).methods(),
+        **TraceMethods(cases).methods(),
+        **EvaluationMethods(cases).methods(),
     }
 
 
@@ -54,6 +59,8 @@ def mlflow_routes(cases: UseCases) -> Sequence[HttpRoute]:
             HttpRoute("GET", f"{prefix}/3.0/mlflow/server-info", _server_info, "mlflow.Server/info")
             for prefix in PREFIXES
         ),
+        *online_scoring_routes(),
+        *otlp_routes(cases),
         *rpc_routes(mlflow_methods(cases)),
     ]
     return [replace(route, render=mlflow_error) for route in routes]

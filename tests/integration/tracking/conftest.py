@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.app import binding, use_cases
@@ -59,6 +60,7 @@ async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator
         cases = use_cases(
             SqlStore(database, InMemoryPoints()),
             ObjectArtifacts(InMemoryObjectStore()),
+            InMemorySpans(),
             authority,
             artifact_root="s3://test/tracking",
         )

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.append import append_points
 from services.tracking.adapters.sql.carrier import PointCarrier
+from services.tracking.adapters.sql.evaluation import SqlEvaluation, SqlScorers
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.runs import SqlRuns
@@ -90,6 +91,8 @@ class SqlView:
         self.runs = SqlRuns(session, numbers)
         self.metrics = SqlMetrics(session, numbers, archive)
         self.traces = SqlTraces(session)
+        self.evaluation = SqlEvaluation(session)
+        self.scorers = SqlScorers(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from services.tracking.domain.evaluation import EvaluationDataset
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.run import Run
 from services.tracking.domain.search.regex import matches_regex
@@ -27,6 +28,7 @@ from services.tracking.domain.traces.trace import Trace
 
 __all__ = [
     "Values",
+    "dataset_values",
     "experiment_values",
     "matches",
     "position_of",
@@ -130,6 +132,24 @@ def experiment_values(experiment: Experiment) -> Values:
     def values(field: Field) -> Sequence[Any]:
         if field.kind is FieldKind.TAG:
             return _present(experiment.tags.get(field.key))
+        return _present(attributes[field.key])
+
+    return values
+
+
+def dataset_values(dataset: EvaluationDataset) -> Values:
+    """Return how to look up what an evaluation data set has in a field."""
+    attributes = {
+        "name": dataset.name,
+        "created_by": dataset.created_by,
+        "last_updated_by": dataset.updated_by,
+        "created_time": dataset.created_at,
+        "last_update_time": dataset.updated_at,
+    }
+
+    def values(field: Field) -> Sequence[Any]:
+        if field.kind is FieldKind.TAG:
+            return _present(dataset.tags.get(field.key))
         return _present(attributes[field.key])
 
     return values

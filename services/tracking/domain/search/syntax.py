@@ -9,6 +9,7 @@ from dataclasses import field as dataclass_field
 from typing import TypeAlias
 
 __all__ = [
+    "EVALUATION_DATASETS",
     "EXPERIMENTS",
     "RUNS",
     "TRACES",
@@ -214,6 +215,16 @@ TRACES = Schema(
     },
 )
 """What SearchTraces understands."""
+
+EVALUATION_DATASETS = Schema(
+    kinds={**_TAGS, **_ATTRIBUTES},
+    attributes={
+        **{name: (name, ValueKind.TEXT) for name in ("name", "created_by", "last_updated_by")},
+        **{name: (name, ValueKind.TIME) for name in ("created_time", "last_update_time")},
+    },
+    lists=frozenset({"name"}),
+)
+"""What SearchEvaluationDatasets understands."""
 
 DATASET_KEYS = ("name", "digest", "context")
 SPAN_KEYS = ("name", "type", "status", "content")
