@@ -20,6 +20,7 @@ from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
+from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -79,11 +80,13 @@ def use_cases(
     clock = clock or SystemClock()
     access = Access(authority, store)
     traces = Traces(store, spans, access, clock)
+    search = Search(store, access)
     return UseCases(
         experiments=Experiments(store, access, clock, artifact_root=artifact_root),
         runs=Runs(store, access, clock),
         log=RunLog(store, access, clock),
-        search=Search(store, access),
+        metrics=Metrics(store, access, search),
+        search=search,
         artifacts=Artifacts(store, files, access),
         traces=traces,
         trace_search=TraceSearch(store, spans, access),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.batch import Batch, check_params_unique, check_run_tags
+from services.tracking.domain.buckets import Bucket
 from services.tracking.domain.experiment import Experiment, ExperimentChange
 from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, fits_64_bits
 from services.tracking.domain.metrics import Point
-from services.tracking.domain.run import DatasetInput, Run, RunChange, RunStatus
+from services.tracking.domain.points import Floats, Integers, Points
+from services.tracking.domain.run import DatasetInput, Run, RunChange, RunNews, RunStatus
 from services.tracking.errors import InvalidUpdate, InvalidValue
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as service_pb
@@ -21,19 +25,25 @@ from tessera.tracking.v1 import tracking_service_pb2 as service_pb
 __all__ = [
     "artifact_message",
     "batch_of",
+    "bucket_message",
     "experiment_change",
     "experiment_message",
     "metric_message",
     "micros_of_message",
+    "news_message",
     "point_at",
     "point_position",
     "points_of",
     "run_change",
     "run_message",
+    "series_of",
     "stage_of",
     "status_of",
+    "streamed_points",
     "timestamp_message",
 ]
+
+MAX_STREAMED: Final = 100_000
 
 _MICROS: Final = 1_000_000
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a Timestamp may have
@@ -116,6 +126,54 @@ def points_of(metrics: Sequence[pb.Metric]) -> list[Point]:
     return points
 
 
+def streamed_points(request: service_pb.StreamMetricsRequest) -> Points:
+    """Return the points of a streamed message, each checked.
+
+    Raises:
+        InvalidKey: A name breaks the rules.
+        InvalidValue: A time is before 1970 or after the year 9999, the columns of a series differ
+            in length, or there are more than 100,000 points.
+    """
+    blocks = [Points.of(points_of(request.metrics))] if request.metrics else []
+    blocks.append(Points.of_series(series_of(request.series)))
+    points = Points.joined(blocks)
+    if len(points) > MAX_STREAMED:
+        raise InvalidValue(
+            f"a message holds at most {MAX_STREAMED} points, not {len(points)}", "series"
+        )
+    return points
+
+
+def series_of(
+    series: Sequence[pb.MetricSeries],
+) -> list[tuple[str, Integers, Integers, Floats]]:
+    """Return the columns of series, each checked.
+
+    Raises:
+        InvalidKey, InvalidValue: As `streamed_points`.
+    """
+    found: list[tuple[str, Integers, Integers, Floats]] = []
+    for index, one in enumerate(series):
+        path = f"series[{index}]"
+        check_key(one.key, "metric", f"{path}.key")
+        count = len(one.values)
+        if not len(one.steps) == len(one.times_us) == count:
+            raise InvalidValue(
+                f"{path} has {len(one.steps)} steps, {len(one.times_us)} times and {count} "
+                "values; give as many of each",
+                path,
+            )
+        times = np.fromiter(one.times_us, np.int64, count)
+        if ((times < 0) | (times >= (_LAST_SECOND + 1) * _MICROS)).any():
+            raise InvalidValue(
+                f"{path}.times_us must lie between the years 1970 and 9999, in microseconds",
+                f"{path}.times_us",
+            )
+        steps = np.fromiter(one.steps, np.int64, count)
+        found.append((one.key, steps, times, np.fromiter(one.values, np.float64, count)))
+    return found
+
+
 def batch_of(request: service_pb.LogBatchRequest, principal: str) -> Batch:
     """Return the batch of a request, everything in it checked.
 
@@ -179,7 +237,34 @@ def run_message(run: Run) -> pb.Run:
         tags=[pb.Tag(key=key, value=value) for key, value in run.tags.items()],
         inputs=[pb.DatasetInput(name=n, digest=d, context=c) for n, d, c in run.inputs],
         etag=info.etag,
+        metric_extremes=[
+            pb.MetricExtremes(key=key, min=ends.minimum, max=ends.maximum)
+            for key, ends in run.extremes.items()
+        ],
     )
+
+
+def bucket_message(bucket: Bucket) -> pb.MetricBucket:
+    """Return the bucket as a message."""
+    return pb.MetricBucket(
+        first_step=bucket.first_step,
+        last_step=bucket.last_step,
+        first_at=timestamp_message(bucket.first_at),
+        last_at=timestamp_message(bucket.last_at),
+        count=bucket.points,
+        nan_count=bucket.nan_count,
+        min=bucket.minimum,
+        max=bucket.maximum,
+        mean=bucket.mean,
+    )
+
+
+def news_message(news: RunNews) -> service_pb.TailRunResponse:
+    """Return what is new of a run as a message."""
+    message = service_pb.TailRunResponse(metrics=[metric_message(one) for one in news.points])
+    if news.run is not None:
+        message.run.CopyFrom(run_message(replace(news.run, metrics={}, extremes={})))
+    return message
 
 
 def metric_message(point: Point) -> pb.Metric:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
     EvaluationRecord,
@@ -29,6 +32,7 @@ from services.tracking.domain.traces.trace import Trace
 from tessera_kit.bus.event import Event
 
 __all__ = [
+    "POINT_SCHEMA",
     "ArtifactPage",
     "ArtifactStore",
     "EvaluationQuery",
@@ -49,6 +53,18 @@ __all__ = [
     "View",
     "Work",
 ]
+
+
+POINT_SCHEMA: Final = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""Columns of exported points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +263,14 @@ class PointArchive(Protocol):
             Unavailable: The archive is away.
         """
 
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """As `Store.buckets`, of what was added here."""
+
+    def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """As `Store.export`, of what was added here."""
+
 
 class TraceStore(Protocol):
     """Traces with their tags, metadata, links and assessments; their spans are in a `SpanStore`."""
@@ -418,6 +442,32 @@ class Store(Protocol):
 
         Raises:
             StoreBusy: Nothing was stored.
+        """
+
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """Return a metric as at most `count` buckets, by step; those without points are left out.
+
+        Buckets are `bucket_width` wide, from the first step of the range, or of the metric, on.
+        Every point that was committed before counts once.
+
+        Raises:
+            Unavailable: What computes them is away.
+        """
+
+    def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Return all points of runs as Arrow batches of POINT_SCHEMA, each point once.
+
+        Every point that was committed before is there; they come run by run, by metric and in the
+        order of histories.
+
+        Args:
+            run_ids: The runs.
+            keys: The metrics; all when empty.
+
+        Raises (at the first batch):
+            Unavailable: The archive is away.
         """
 
 

@@ -9,6 +9,7 @@ import grpc
 
 from services.tracking import convert
 from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
+from services.tracking.domain.buckets import Steps
 from services.tracking.domain.metrics import Point
 from services.tracking.errors import InvalidUpload, InvalidValue
 from services.tracking.handlers.cases import UseCases
@@ -24,6 +25,7 @@ __all__ = ["TrackingServicer"]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _HISTORY_PAGE: Final = 1000
+_BUCKETS: Final = 1000
 _MOST_HISTORY: Final = 25_000
 
 
@@ -38,6 +40,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         self._experiments = use_cases.experiments
         self._runs = use_cases.runs
         self._log = use_cases.log
+        self._metrics = use_cases.metrics
         self._search = use_cases.search
         self._artifacts = use_cases.artifacts
 
@@ -194,7 +197,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
 
         async def messages() -> AsyncIterator[StreamedPoints]:
             async for request in request_iterator:
-                points = convert.points_of(request.metrics)
+                points = convert.streamed_points(request)
                 batch = Batch(run_id=request.run_id, principal=principal.name, points=points)
                 yield StreamedPoints(request.sequence, batch)
 
@@ -220,6 +223,40 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         return pb.GetMetricHistoryResponse(
             metrics=[convert.metric_message(point) for point in page], next_page_token=token
         )
+
+    async def DownsampleMetric(
+        self, request: pb.DownsampleMetricRequest, context: Context
+    ) -> pb.DownsampleMetricResponse:
+        """Return a metric in few buckets."""
+        steps = Steps(
+            request.first_step if request.HasField("first_step") else None,
+            request.last_step if request.HasField("last_step") else None,
+        )
+        buckets = await self._metrics.buckets(
+            current_principal(), request.run_id, request.key, steps, request.buckets or _BUCKETS
+        )
+        return pb.DownsampleMetricResponse(buckets=[convert.bucket_message(one) for one in buckets])
+
+    async def TailRun(
+        self, request: pb.TailRunRequest, context: Context
+    ) -> AsyncIterator[pb.TailRunResponse]:
+        """Follow a run until it ends."""
+        async for news in self._metrics.tail(current_principal(), request.run_id):
+            yield convert.news_message(news)
+
+    async def ExportMetrics(
+        self, request: pb.ExportMetricsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportMetricsResponse]:
+        """Read all points of a selection as an Arrow stream."""
+        chunks = self._metrics.export(
+            current_principal(),
+            run_ids=request.run_ids,
+            experiment_ids=request.experiment_ids,
+            text=request.filter,
+            keys=request.keys,
+        )
+        async for chunk in chunks:
+            yield pb.ExportMetricsResponse(chunk=chunk)
 
     # Artifacts
 

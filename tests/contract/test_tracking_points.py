@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from devstack import Stack
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import RunInfo
-from services.tracking.ports import PointArchive
+from services.tracking.ports import POINT_SCHEMA, PointArchive
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.errors import Unavailable
 from tessera_kit.ids import new_id
@@ -82,6 +84,63 @@ async def test_points_added_again_are_read_once_in_order_and_in_pages(
     assert await history(archive, run_id, "none") == []
 
 
+async def test_a_metric_in_few_buckets(archive: PointArchive) -> None:
+    run_id = new_id()
+    assert await archive.buckets(run_id, "m", Steps(), 10) == []
+    points = [Point("m", step, 1000 - step, float(step % 7)) for step in range(100)]
+    added = Points.of([*points, *points[20:30], Point("m", 5, 2000, math.nan)])
+    for _ in range(2):
+        await archive.add({run_id: added})
+    found = await archive.buckets(run_id, "m", Steps(), 4)
+    assert [(one.first_step, one.last_step, one.points, one.nan_count) for one in found] == [
+        (0, 24, 26, 1),
+        (25, 49, 25, 0),
+        (50, 74, 25, 0),
+        (75, 99, 25, 0),
+    ]
+    for one in found:
+        values = [p.value for p in points if one.first_step <= p.step <= one.last_step]
+        assert (one.minimum, one.maximum) == (min(values), max(values))
+        assert one.mean == pytest.approx(sum(values) / len(values))
+        assert one.first_at == 1000 - one.last_step
+    assert found[0].last_at == 2000
+    [one, other] = await archive.buckets(run_id, "m", Steps(10, 13), 2)
+    assert (one.first_step, one.last_step, other.first_step, other.last_step) == (10, 11, 12, 13)
+    assert await archive.buckets(run_id, "m", Steps(13, 10), 2) == []
+    assert await archive.buckets(run_id, "m", Steps(1000, None), 2) == []
+    assert len(await archive.buckets(run_id, "m", Steps(), 10_000)) == 100
+
+
+async def test_buckets_of_the_widest_range_and_of_no_number(archive: PointArchive) -> None:
+    run_id = new_id()
+    await archive.add({run_id: Points.of([*HARD, Point("n", 1, 1, math.nan)])})
+    found = await archive.buckets(run_id, "m", Steps(), 2)
+    assert [one.points for one in found] == [1, 7]
+    assert (found[1].minimum, found[1].maximum, found[1].nan_count) == (-math.inf, 2.5, 1)
+    [none] = await archive.buckets(run_id, "n", Steps(), 5)
+    assert none[:6] == (1, 1, 1, 1, 1, 1)
+    assert all(math.isnan(value) for value in none[6:])
+
+
+async def test_exported_points_are_there_once_in_order(archive: PointArchive) -> None:
+    runs = sorted(new_id() for _ in range(3))
+    points = Points.of([*HARD, *HARD, Point("n", 1, 1, 1.0)])
+    for _ in range(2):
+        await archive.add(dict.fromkeys(runs, points))
+    for keys, expected in ((["m"], HARD), ([], [*HARD, Point("n", 1, 1, 1.0)])):
+        batches = [batch async for batch in archive.export(runs[:2], keys)]
+        table = pa.Table.from_batches(batches, POINT_SCHEMA)
+        rows = [
+            Point(row["key"], row["step"], row["timestamp"], row["value"])
+            for row in table.set_column(
+                3, "timestamp", table["timestamp"].cast(pa.int64())
+            ).to_pylist()
+        ]
+        assert repr(rows) == repr([*expected, *expected])
+        assert table["run_id"].unique().to_pylist() == runs[:2]
+    assert [batch async for batch in archive.export([new_id()], []) if batch.num_rows] == []
+
+
 class Flaky:
     """An archive that is away at times, also after it has stored what it was given."""
 
@@ -99,6 +158,14 @@ class Flaky:
         if self.away_after:
             self.away_after -= 1
             raise Unavailable("the answer was lost")
+
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        return await self.kept.buckets(run_id, key, steps, count)
+
+    def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        return self.kept.export(run_ids, keys)
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
@@ -159,7 +226,7 @@ async def test_points_are_read_once_wherever_they_are(
     # Sent again, and more: part of it in the archive, part of it in the log, part of it in both.
     await store.append({run_id: Points.of(HARD)})
     assert repr(await read(store, run_id)) == repr(HARD)
-    await store.carrier.settle(run_id)
+    await store.carrier.settle([run_id])
     assert repr(await read(store, run_id)) == repr(HARD)
     assert await read(store, other, "x") == [Point("x", 1, 1, 1.0)]
     async with store.read() as view:
@@ -175,7 +242,7 @@ async def test_an_archive_that_is_away_loses_and_doubles_nothing(database: Datab
     await store.append({run_id: Points.of(HARD[:4])})
     archive.away_before, archive.away_after = 1, 1
     with pytest.raises(Unavailable, match="away"):
-        await store.carrier.settle(run_id)
+        await store.carrier.settle([run_id])
     with pytest.raises(Unavailable, match="lost"):
         await store.carrier.carry()
     await store.append({run_id: Points.of(HARD[2:])})
@@ -200,8 +267,8 @@ async def test_settling_one_run_leaves_the_others_in_the_log(database: Database)
     one, other = await new_run(store), await new_run(store)
     for run_id in (one, other):
         await store.append({run_id: Points.of(HARD)})
-    await store.carrier.settle(one)
+    await store.carrier.settle([one])
     assert repr(await archive.history(one, "m", after=None, limit=100)) == repr(HARD)
     assert await archive.history(other, "m", after=None, limit=100) == []
-    await store.carrier.settle(one)
+    await store.carrier.settle([one])
     assert archive.added == 1

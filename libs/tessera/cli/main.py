@@ -22,7 +22,10 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         *("catalogs", "schemas", "tables", "models", "versions", "search", "rows", "lineage"),
         *("grants", "grant", "revoke", "token"),
     ),
-    "tessera.cli.runs": ("experiments", "runs", "run", "jobs", "job-logs", "cancel"),
+    "tessera.cli.runs": (
+        *("experiments", "runs", "run", "run-tail", "run-metric", "run-export"),
+        *("jobs", "job-logs", "cancel"),
+    ),
     "tessera.cli.serving": ("endpoints", "predict", "monitors", "windows", "alerts"),
 }
 """Each module of verbs and the verbs it registers, in the order of `tessera --help`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,16 +11,18 @@ import typer
 from tessera.cli.messages import age, enum_word, rows
 from tessera.cli.output import Column, JsonOption, print_json, print_rows, print_success
 from tessera.client.sync.client import Client
+from tessera.tracking.v1 import tracking_pb2
 
 _TRACKING, _TRAINING = "Experiments and runs", "Training jobs"
 
+RunId = Annotated[str, typer.Argument(help="A run's id.")]
 JobId = Annotated[str, typer.Argument(help="A job's id.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
-    for verb in (experiments, runs, run, jobs, job_logs, cancel):
-        panel = _TRACKING if verb in (experiments, runs, run) else _TRAINING
+    for verb in (*_OF_TRACKING, jobs, job_logs, cancel):
+        panel = _TRACKING if verb in _OF_TRACKING else _TRAINING
         app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)
 
 
@@ -61,10 +64,63 @@ def runs(
     print_rows(found, columns, as_json=as_json, empty="no run matches")
 
 
-def run(run_id: Annotated[str, typer.Argument(help="A run's id.")]) -> None:
+def run(run_id: RunId) -> None:
     """Show one run as JSON: parameters, latest metrics, tags, inputs."""
     with Client() as client:
         print_json(rows([client.tracking.get_run(run_id)])[0])
+
+
+def run_tail(run_id: RunId) -> None:
+    """Follow a run: its state and each new latest point, until it ends."""
+    with Client() as client:
+        for news in client.tracking.tail_run(run_id):
+            if news.HasField("run"):
+                status = tracking_pb2.RunStatus.Name(news.run.status)
+                typer.echo(f"{news.run.name or run_id} is {enum_word(status)}")
+            for metric in news.metrics:
+                typer.echo(f"{metric.key} {metric.value:.6g} at step {metric.step}")
+
+
+def run_metric(
+    run_id: RunId,
+    key: Annotated[str, typer.Argument(help="A metric's name.")],
+    buckets: Annotated[int, typer.Option(help="How many rows at most.", min=1, max=10_000)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a metric of a run in few rows: count, least, greatest and mean value of each."""
+    with Client() as client:
+        found = rows(client.tracking.downsample(run_id, key, buckets=buckets))
+    columns = [
+        Column("first_step", "From step", justify="right"),
+        Column("last_step", "To step", justify="right"),
+        Column("count", "Points", justify="right"),
+        Column("min", "Min", _short, "right"),
+        Column("max", "Max", _short, "right"),
+        Column("mean", "Mean", _short, "right"),
+    ]
+    print_rows(found, columns, as_json=as_json, empty="the run has no such metric")
+
+
+def run_export(
+    target: Annotated[Path, typer.Argument(help="The Arrow IPC file to write.")],
+    run_id: Annotated[list[str] | None, typer.Option("--run", help="A run's id.")] = None,
+    experiment: Annotated[str, typer.Option(help="An experiment's name.")] = "",
+    filter: Annotated[str, typer.Option(help="As in: metrics.auc > 0.7")] = "",
+    key: Annotated[list[str] | None, typer.Option(help="A metric; all without it.")] = None,
+) -> None:
+    """Write all points of runs, or of an experiment's runs, as an Arrow IPC stream."""
+    with Client() as client, target.open("wb") as file:
+        chosen: list[str] = []
+        if experiment:
+            chosen.append(client.tracking.get_experiment(name=experiment).experiment_id)
+        chunks = client.tracking.export_arrow(
+            run_ids=run_id or (),
+            experiment_ids=chosen,
+            filter=filter,
+            keys=key or (),
+        )
+        written = sum(file.write(chunk) for chunk in chunks)
+    print_success(f"wrote {written:,} bytes to {target}")
 
 
 def jobs(
@@ -111,3 +167,11 @@ def _latest(metrics: Iterable[dict[str, Any]]) -> str:
 def _progress(progress: dict[str, Any]) -> str:
     total = int(progress.get("total_steps", 0))
     return f"{progress.get('step', 0)}/{total}" if total else ""
+
+
+def _short(value: float | str) -> str:
+    # JSON has no NaN and no infinity: they come as texts.
+    return f"{float(value):.6g}"
+
+
+_OF_TRACKING = (experiments, runs, run, run_tail, run_metric, run_export)

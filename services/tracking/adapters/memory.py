@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
+
+import pyarrow as pa
 
 from services.tracking.adapters.memory_evaluation import InMemoryEvaluation, InMemoryScorers
 from services.tracking.adapters.memory_pages import Item, page_of
 from services.tracking.adapters.memory_traces import InMemoryTraces
 from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
     EvaluationRecord,
@@ -18,13 +22,13 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.metrics import Point, identity, latest_points
+from services.tracking.domain.metrics import Extremes, Point, identity, latest_points
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery
+from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RequestKey, RunQuery
 from tessera_kit.bus.event import Event
 
 __all__ = ["InMemoryPoints", "InMemoryStore"]
@@ -78,6 +82,16 @@ class InMemoryStore:
             await work.metrics.add({run_id: points[run_id] for run_id in active})
             await work.commit()
         return stages
+
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """Return a metric as buckets."""
+        return await InMemoryPoints(self._state.points).buckets(run_id, key, steps, count)
+
+    def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Return all points of runs as Arrow batches."""
+        return InMemoryPoints(self._state.points).export(run_ids, keys)
 
     def keep(self, state: _State, events: list[Event]) -> None:
         """Make a work's state the stored one."""
@@ -240,6 +254,47 @@ class InMemoryPoints:
             points = [point for point in points if identity(point) > identity(after)]
         return points[:limit]
 
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """Return a metric as buckets."""
+        points = sorted(self._points.get((run_id, key), ()), key=identity)
+        first = steps.first if steps.first is not None else min((p.step for p in points), default=0)
+        last = steps.last if steps.last is not None else max((p.step for p in points), default=0)
+        if first > last:
+            return []
+        width = bucket_width(first, last, count)
+        found: dict[int, list[Point]] = {}
+        for point in points:
+            if first <= point.step <= last:
+                found.setdefault((point.step - first) // width, []).append(point)
+        return [_bucket(those) for those in found.values()]
+
+    async def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Return all points of runs as Arrow batches."""
+        for (run_id, key), points in sorted(self._points.items()):
+            if run_id in run_ids and (not keys or key in keys):
+                rows = sorted(points, key=identity)
+                yield pa.record_batch(
+                    [[run_id] * len(rows), *map(list, zip(*rows, strict=True))], POINT_SCHEMA
+                )
+
+
+def _bucket(points: Sequence[Point]) -> Bucket:
+    values = [point.value for point in points if not math.isnan(point.value)]
+    times = [point.timestamp for point in points]
+    return Bucket(
+        points[0].step,
+        points[-1].step,
+        min(times),
+        max(times),
+        len(points),
+        len(points) - len(values),
+        min(values, default=math.nan),
+        max(values, default=math.nan),
+        sum(values) / len(values) if values else math.nan,
+    )
+
 
 class _Metrics(InMemoryPoints):
     def __init__(self, state: _State) -> None:
@@ -251,7 +306,16 @@ class _Metrics(InMemoryPoints):
         for run_id, added in points.items():
             run = self._state.runs[run_id]
             latest = latest_points([*run.metrics.values(), *added])
-            self._state.runs[run_id] = replace(run, metrics=dict(sorted(latest.items())))
+            self._state.runs[run_id] = replace(
+                run,
+                metrics=dict(sorted(latest.items())),
+                extremes={key: ends for key in sorted(latest) if (ends := self._ends(run_id, key))},
+            )
+
+    def _ends(self, run_id: str, key: str) -> Extremes | None:
+        points = self._points[run_id, key]
+        values = [point.value for point in points if not math.isnan(point.value)]
+        return Extremes(min(values), max(values)) if values else None
 
 
 def _sorted(pairs: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.tracking.domain.lifecycle import Micros
 
-__all__ = ["MAX_STEP", "Point", "identity", "latest_points", "rank"]
+__all__ = ["MAX_STEP", "Extremes", "Point", "identity", "latest_points", "rank"]
 
 MAX_STEP = 2**63 - 1
 
@@ -23,6 +23,15 @@ class Point(NamedTuple):
     """When it was measured."""
     value: float
     """The value; NaN and infinities are allowed."""
+
+
+class Extremes(NamedTuple):
+    """The ends of the values of a metric that are numbers."""
+
+    minimum: float
+    """The smallest."""
+    maximum: float
+    """The greatest."""
 
 
 def rank(point: Point) -> tuple[int, Micros, bool, float]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from services.tracking.domain.keys import check_text
 from services.tracking.domain.lifecycle import LifecycleStage, Micros
-from services.tracking.domain.metrics import Point
+from services.tracking.domain.metrics import Extremes, Point
 from services.tracking.errors import InvalidUpdate, RunNotActive, StaleEtag
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "RunChange",
     "RunInfo",
+    "RunNews",
     "RunStatus",
     "change_run",
     "check_run_name",
@@ -91,6 +92,18 @@ class Run:
     """Tags, by key."""
     inputs: tuple[DatasetInput, ...] = ()
     """Data sets that it used."""
+    extremes: Mapping[str, Extremes] = field(default_factory=dict)
+    """The extremes of each metric that has a number, by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunNews:
+    """What a run has that it did not have before."""
+
+    run: Run | None
+    """The run, when it changed; its metrics do not count."""
+    points: list[Point]
+    """The latest point of each metric that has a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from services.tracking.handlers.assessments import Assessments
 from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
+from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -25,6 +26,7 @@ class UseCases:
     experiments: Experiments
     runs: Runs
     log: RunLog
+    metrics: Metrics
     search: Search
     artifacts: Artifacts
     traces: Traces

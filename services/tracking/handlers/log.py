@@ -26,9 +26,9 @@ from tessera_kit.telemetry.metrics import counter
 
 __all__ = ["RunLog", "StreamedPoints"]
 
-_GROUP_WEIGHT: Final = 20_000
+_GROUP_WEIGHT: Final = 50_000
 _CALL_WEIGHT: Final = 20
-_IN_FLIGHT_POINTS: Final = 50_000
+_IN_FLIGHT_POINTS: Final = 200_000
 _IN_FLIGHT_MESSAGES: Final = 256
 
 

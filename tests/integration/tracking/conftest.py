@@ -21,7 +21,7 @@ from tessera_kit.config import RpcConfig, Secret
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.rpc.server import build_server
+from tessera_kit.rpc.server import RpcServer, build_server
 from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database
@@ -33,6 +33,7 @@ class Service:
 
     address: str
     authority: InMemoryAuthority
+    server: RpcServer
     database: Database
     cases: UseCases
     ada: rpc.TrackingServiceStub
@@ -73,6 +74,7 @@ async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator
             yield Service(
                 address=server.address,
                 authority=authority,
+                server=server,
                 database=database,
                 cases=cases,
                 **{name: stub(channel) for name, channel in channels.items()},

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import pyarrow as pa
 from google.protobuf import field_mask_pb2, timestamp_pb2
 
 from tessera.client.aio.calls import call, pieces, sha256_of, stream
+from tessera.client.metric_stream import MetricStream
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.errors import AlreadyExists
 
@@ -139,6 +141,16 @@ class AsyncTracking:
             )
             await call(self._stub.LogBatch, request)
 
+    async def stream_metrics(self, run_id: str, *, most_waiting: int = 1_000_000) -> MetricStream:
+        """Opens a stream of a run's metrics; its `log` never waits.
+
+        Args:
+            run_id: The run.
+            most_waiting: How many points may wait in memory; what is logged beyond is dropped and
+                counted in `dropped`.
+        """
+        return MetricStream(self._stub, run_id, most_waiting=most_waiting)
+
     async def metric_history(self, run_id: str, key: str) -> list[tracking_pb2.Metric]:
         """All points of one metric, ordered by step and time."""
         found: list[tracking_pb2.Metric] = []
@@ -151,6 +163,71 @@ class AsyncTracking:
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+    async def downsample(
+        self,
+        run_id: str,
+        key: str,
+        *,
+        buckets: int = 1000,
+        first_step: int | None = None,
+        last_step: int | None = None,
+    ) -> list[tracking_pb2.MetricBucket]:
+        """A metric as at most so many buckets of steps: count, min, max and mean of each.
+
+        Args:
+            run_id: The run.
+            key: The metric.
+            buckets: How many at most, up to 10,000.
+            first_step: Where to begin; at the metric's first step when None.
+            last_step: Where to end; at the metric's last step when None.
+        """
+        request = tracking_service_pb2.DownsampleMetricRequest(
+            run_id=run_id, key=key, buckets=buckets, first_step=first_step, last_step=last_step
+        )
+        return list((await call(self._stub.DownsampleMetric, request)).buckets)
+
+    async def tail_run(self, run_id: str) -> AsyncIterator[tracking_service_pb2.TailRunResponse]:
+        """A run as it is, then what changes: the run, and the latest points, until it ends."""
+        request = tracking_service_pb2.TailRunRequest(run_id=run_id)
+        async for news in stream(self._stub.TailRun, request):
+            yield news
+
+    async def export_metrics(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        experiment_ids: Sequence[str] = (),
+        filter: str = "",
+        keys: Sequence[str] = (),
+    ) -> pa.Table:
+        """All points of runs: run_id, key, step, timestamp, value.
+
+        Args:
+            run_ids: The runs; or
+            experiment_ids: the experiments whose active runs are meant,
+            filter: and which of these, as in `search_runs`.
+            keys: The metrics; all when empty.
+        """
+        chunks = self.export_arrow(
+            run_ids=run_ids, experiment_ids=experiment_ids, filter=filter, keys=keys
+        )
+        return pa.ipc.open_stream(b"".join([chunk async for chunk in chunks])).read_all()
+
+    async def export_arrow(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        experiment_ids: Sequence[str] = (),
+        filter: str = "",
+        keys: Sequence[str] = (),
+    ) -> AsyncIterator[bytes]:
+        """As `export_metrics`, as the bytes of one Arrow IPC stream, in pieces."""
+        request = tracking_service_pb2.ExportMetricsRequest(
+            run_ids=run_ids, experiment_ids=experiment_ids, filter=filter, keys=keys
+        )
+        async for response in stream(self._stub.ExportMetrics, request, 3600.0):
+            yield response.chunk
 
     async def search_runs(
         self,

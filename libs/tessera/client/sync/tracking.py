@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from tessera.client.aio.tracking import AsyncTracking
+from tessera.client.metric_stream import MetricStream
 from tessera.client.portal import Portal
-from tessera.tracking.v1 import tracking_pb2
+from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2
 
 
 class Tracking:
@@ -85,9 +88,84 @@ class Tracking:
         """Appends any number of metric points, a thousand per call."""
         return self._portal.run(self._wrapped.log_metrics(run_id, metrics))
 
+    def stream_metrics(self, run_id: str, *, most_waiting: int = 1000000) -> MetricStream:
+        """Opens a stream of a run's metrics; its `log` never waits.
+
+        Args:
+            run_id: The run.
+            most_waiting: How many points may wait in memory; what is logged beyond is dropped and
+                counted in `dropped`.
+        """
+        return self._portal.run(self._wrapped.stream_metrics(run_id, most_waiting=most_waiting))
+
     def metric_history(self, run_id: str, key: str) -> list[tracking_pb2.Metric]:
         """All points of one metric, ordered by step and time."""
         return self._portal.run(self._wrapped.metric_history(run_id, key))
+
+    def downsample(
+        self,
+        run_id: str,
+        key: str,
+        *,
+        buckets: int = 1000,
+        first_step: int | None = None,
+        last_step: int | None = None,
+    ) -> list[tracking_pb2.MetricBucket]:
+        """A metric as at most so many buckets of steps: count, min, max and mean of each.
+
+        Args:
+            run_id: The run.
+            key: The metric.
+            buckets: How many at most, up to 10,000.
+            first_step: Where to begin; at the metric's first step when None.
+            last_step: Where to end; at the metric's last step when None.
+        """
+        return self._portal.run(
+            self._wrapped.downsample(
+                run_id, key, buckets=buckets, first_step=first_step, last_step=last_step
+            )
+        )
+
+    def tail_run(self, run_id: str) -> Iterator[tracking_service_pb2.TailRunResponse]:
+        """A run as it is, then what changes: the run, and the latest points, until it ends."""
+        return self._portal.iterate(self._wrapped.tail_run(run_id))
+
+    def export_metrics(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        experiment_ids: Sequence[str] = (),
+        filter: str = "",
+        keys: Sequence[str] = (),
+    ) -> pa.Table:
+        """All points of runs: run_id, key, step, timestamp, value.
+
+        Args:
+            run_ids: The runs; or
+            experiment_ids: the experiments whose active runs are meant,
+            filter: and which of these, as in `search_runs`.
+            keys: The metrics; all when empty.
+        """
+        return self._portal.run(
+            self._wrapped.export_metrics(
+                run_ids=run_ids, experiment_ids=experiment_ids, filter=filter, keys=keys
+            )
+        )
+
+    def export_arrow(
+        self,
+        *,
+        run_ids: Sequence[str] = (),
+        experiment_ids: Sequence[str] = (),
+        filter: str = "",
+        keys: Sequence[str] = (),
+    ) -> Iterator[bytes]:
+        """As `export_metrics`, as the bytes of one Arrow IPC stream, in pieces."""
+        return self._portal.iterate(
+            self._wrapped.export_arrow(
+                run_ids=run_ids, experiment_ids=experiment_ids, filter=filter, keys=keys
+            )
+        )
 
     def search_runs(
         self,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tessera/tracking/v1/tracking.proto\x12\x13tessera.tracking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x8f\x03\n\nExperiment\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x17\n\x04name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xf4\x03\x12\x19\n\x11\x61rtifact_location\x18\x03 \x01(\t\x12<\n\x0flifecycle_stage\x18\x04 \x01(\x0e\x32#.tessera.tracking.v1.LifecycleStage\x12I\n\x04tags\x18\x05 \x03(\x0b\x32).tessera.tracking.v1.Experiment.TagsEntryB\x10\x8a\xb5\x18\x0c\x98\x01\x64\xa0\x01\xfa\x01\xa8\x01\xa0\x9c\x01\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x05Param\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\x16\n\x05value\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xf0.\"t\n\x06Metric\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x35\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x8a\xb5\x18\x02\x08\x01\x12\x0c\n\x04step\x18\x04 \x01(\x03\"5\n\x03Tag\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\x16\n\x05value\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xc0>\"X\n\x0c\x44\x61tasetInput\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xf4\x03\x12\x16\n\x06\x64igest\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x12\x17\n\x07\x63ontext\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"\x81\x04\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x15\n\x04name\x18\x03 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xf4\x03\x12.\n\x06status\x18\x04 \x01(\x0e\x32\x1e.tessera.tracking.v1.RunStatus\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x61rtifact_location\x18\x07 \x01(\t\x12<\n\x0flifecycle_stage\x18\x08 \x01(\x0e\x32#.tessera.tracking.v1.LifecycleStage\x12\x12\n\ncreated_by\x18\t \x01(\t\x12*\n\x06params\x18\n \x03(\x0b\x32\x1a.tessera.tracking.v1.Param\x12,\n\x07metrics\x18\x0b \x03(\x0b\x32\x1b.tessera.tracking.v1.Metric\x12&\n\x04tags\x18\x0c \x03(\x0b\x32\x18.tessera.tracking.v1.Tag\x12\x31\n\x06inputs\x18\r \x03(\x0b\x32!.tessera.tracking.v1.DatasetInput\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\"F\n\x0c\x41rtifactInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0cis_directory\x18\x02 \x01(\x08\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03*j\n\x0eLifecycleStage\x12\x1f\n\x1bLIFECYCLE_STAGE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFECYCLE_STAGE_ACTIVE\x10\x01\x12\x1b\n\x17LIFECYCLE_STAGE_DELETED\x10\x02*\xa0\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n\x14RUN_STATUS_SCHEDULED\x10\x02\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x03\x12\x15\n\x11RUN_STATUS_FAILED\x10\x04\x12\x15\n\x11RUN_STATUS_KILLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tessera/tracking/v1/tracking.proto\x12\x13tessera.tracking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\x8f\x03\n\nExperiment\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x17\n\x04name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xf4\x03\x12\x19\n\x11\x61rtifact_location\x18\x03 \x01(\t\x12<\n\x0flifecycle_stage\x18\x04 \x01(\x0e\x32#.tessera.tracking.v1.LifecycleStage\x12I\n\x04tags\x18\x05 \x03(\x0b\x32).tessera.tracking.v1.Experiment.TagsEntryB\x10\x8a\xb5\x18\x0c\x98\x01\x64\xa0\x01\xfa\x01\xa8\x01\xa0\x9c\x01\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x05Param\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\x16\n\x05value\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xf0.\"t\n\x06Metric\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x35\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\x8a\xb5\x18\x02\x08\x01\x12\x0c\n\x04step\x18\x04 \x01(\x03\"u\n\x0cMetricSeries\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\x17\n\x05steps\x18\x02 \x03(\x12\x42\x08\x8a\xb5\x18\x04@\xa0\x8d\x06\x12\x1a\n\x08times_us\x18\x03 \x03(\x03\x42\x08\x8a\xb5\x18\x04@\xa0\x8d\x06\x12\x18\n\x06values\x18\x04 \x03(\x01\x42\x08\x8a\xb5\x18\x04@\xa0\x8d\x06\"7\n\x0eMetricExtremes\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\x01\x12\x0b\n\x03max\x18\x03 \x01(\x01\"\xda\x01\n\x0cMetricBucket\x12\x12\n\nfirst_step\x18\x01 \x01(\x03\x12\x11\n\tlast_step\x18\x02 \x01(\x03\x12,\n\x08\x66irst_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07last_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\x11\n\tnan_count\x18\x06 \x01(\x03\x12\x0b\n\x03min\x18\x07 \x01(\x01\x12\x0b\n\x03max\x18\x08 \x01(\x01\x12\x0c\n\x04mean\x18\t \x01(\x01\"5\n\x03Tag\x12\x16\n\x03key\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xfa\x01\x12\x16\n\x05value\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xc0>\"X\n\x0c\x44\x61tasetInput\x12\x17\n\x04name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\xf4\x03\x12\x16\n\x06\x64igest\x18\x02 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x12\x17\n\x07\x63ontext\x18\x03 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"\xbf\x04\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x15\n\x04name\x18\x03 \x01(\tB\x07\x8a\xb5\x18\x03\x18\xf4\x03\x12.\n\x06status\x18\x04 \x01(\x0e\x32\x1e.tessera.tracking.v1.RunStatus\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x61rtifact_location\x18\x07 \x01(\t\x12<\n\x0flifecycle_stage\x18\x08 \x01(\x0e\x32#.tessera.tracking.v1.LifecycleStage\x12\x12\n\ncreated_by\x18\t \x01(\t\x12*\n\x06params\x18\n \x03(\x0b\x32\x1a.tessera.tracking.v1.Param\x12,\n\x07metrics\x18\x0b \x03(\x0b\x32\x1b.tessera.tracking.v1.Metric\x12&\n\x04tags\x18\x0c \x03(\x0b\x32\x18.tessera.tracking.v1.Tag\x12\x31\n\x06inputs\x18\r \x03(\x0b\x32!.tessera.tracking.v1.DatasetInput\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12<\n\x0fmetric_extremes\x18\x0f \x03(\x0b\x32#.tessera.tracking.v1.MetricExtremes\"F\n\x0c\x41rtifactInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0cis_directory\x18\x02 \x01(\x08\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03*j\n\x0eLifecycleStage\x12\x1f\n\x1bLIFECYCLE_STAGE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFECYCLE_STAGE_ACTIVE\x10\x01\x12\x1b\n\x17LIFECYCLE_STAGE_DELETED\x10\x02*\xa0\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x01\x12\x18\n\x14RUN_STATUS_SCHEDULED\x10\x02\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x03\x12\x15\n\x11RUN_STATUS_FAILED\x10\x04\x12\x15\n\x11RUN_STATUS_KILLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METRIC'].fields_by_name['key']._serialized_options = b'\212\265\030\005\010\001\030\372\001'
   _globals['_METRIC'].fields_by_name['timestamp']._loaded_options = None
   _globals['_METRIC'].fields_by_name['timestamp']._serialized_options = b'\212\265\030\002\010\001'
+  _globals['_METRICSERIES'].fields_by_name['key']._loaded_options = None
+  _globals['_METRICSERIES'].fields_by_name['key']._serialized_options = b'\212\265\030\005\010\001\030\372\001'
+  _globals['_METRICSERIES'].fields_by_name['steps']._loaded_options = None
+  _globals['_METRICSERIES'].fields_by_name['steps']._serialized_options = b'\212\265\030\004@\240\215\006'
+  _globals['_METRICSERIES'].fields_by_name['times_us']._loaded_options = None
+  _globals['_METRICSERIES'].fields_by_name['times_us']._serialized_options = b'\212\265\030\004@\240\215\006'
+  _globals['_METRICSERIES'].fields_by_name['values']._loaded_options = None
+  _globals['_METRICSERIES'].fields_by_name['values']._serialized_options = b'\212\265\030\004@\240\215\006'
   _globals['_TAG'].fields_by_name['key']._loaded_options = None
   _globals['_TAG'].fields_by_name['key']._serialized_options = b'\212\265\030\005\010\001\030\372\001'
   _globals['_TAG'].fields_by_name['value']._loaded_options = None
@@ -59,10 +67,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETINPUT'].fields_by_name['context']._serialized_options = b'\212\265\030\002\030@'
   _globals['_RUN'].fields_by_name['name']._loaded_options = None
   _globals['_RUN'].fields_by_name['name']._serialized_options = b'\212\265\030\003\030\364\003'
-  _globals['_LIFECYCLESTAGE']._serialized_start=1431
-  _globals['_LIFECYCLESTAGE']._serialized_end=1537
-  _globals['_RUNSTATUS']._serialized_start=1540
-  _globals['_RUNSTATUS']._serialized_end=1700
+  _globals['_LIFECYCLESTAGE']._serialized_start=1890
+  _globals['_LIFECYCLESTAGE']._serialized_end=1996
+  _globals['_RUNSTATUS']._serialized_start=1999
+  _globals['_RUNSTATUS']._serialized_end=2159
   _globals['_EXPERIMENT']._serialized_start=122
   _globals['_EXPERIMENT']._serialized_end=521
   _globals['_EXPERIMENT_TAGSENTRY']._serialized_start=478
@@ -71,12 +79,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARAM']._serialized_end=578
   _globals['_METRIC']._serialized_start=580
   _globals['_METRIC']._serialized_end=696
-  _globals['_TAG']._serialized_start=698
-  _globals['_TAG']._serialized_end=751
-  _globals['_DATASETINPUT']._serialized_start=753
-  _globals['_DATASETINPUT']._serialized_end=841
-  _globals['_RUN']._serialized_start=844
-  _globals['_RUN']._serialized_end=1357
-  _globals['_ARTIFACTINFO']._serialized_start=1359
-  _globals['_ARTIFACTINFO']._serialized_end=1429
+  _globals['_METRICSERIES']._serialized_start=698
+  _globals['_METRICSERIES']._serialized_end=815
+  _globals['_METRICEXTREMES']._serialized_start=817
+  _globals['_METRICEXTREMES']._serialized_end=872
+  _globals['_METRICBUCKET']._serialized_start=875
+  _globals['_METRICBUCKET']._serialized_end=1093
+  _globals['_TAG']._serialized_start=1095
+  _globals['_TAG']._serialized_end=1148
+  _globals['_DATASETINPUT']._serialized_start=1150
+  _globals['_DATASETINPUT']._serialized_end=1238
+  _globals['_RUN']._serialized_start=1241
+  _globals['_RUN']._serialized_end=1816
+  _globals['_ARTIFACTINFO']._serialized_start=1818
+  _globals['_ARTIFACTINFO']._serialized_end=1888
 # @@protoc_insertion_point(module_scope)

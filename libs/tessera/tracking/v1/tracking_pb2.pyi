@@ -223,6 +223,134 @@ class Metric(_message.Message):
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
+class MetricSeries(_message.Message):
+    """Points of one metric as columns, which cost a fraction of the same points one by one. Each column has one entry per point."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TIMES_US_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The metric's name."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The steps at which they were measured."""
+
+    @_builtins.property
+    def times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When they were measured, in microseconds since 1970."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The values; NaN and infinities are allowed."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        times_us: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "steps", b"steps", "times_us", b"times_us", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricSeries: _TypeAlias = MetricSeries  # noqa: Y015
+
+@_typing.final
+class MetricExtremes(_message.Message):
+    """The smallest and the greatest value of a metric that is a number; absent while there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The metric's name."""
+    min: _builtins.float
+    """The smallest value."""
+    max: _builtins.float
+    """The greatest value."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        min: _builtins.float = ...,
+        max: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max", b"max", "min", b"min"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricExtremes: _TypeAlias = MetricExtremes  # noqa: Y015
+
+@_typing.final
+class MetricBucket(_message.Message):
+    """What the points of one metric have in a range of steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    LAST_STEP_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    NAN_COUNT_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    first_step: _builtins.int
+    """The least step of a point in it."""
+    last_step: _builtins.int
+    """The greatest step of a point in it."""
+    count: _builtins.int
+    """How many points it has."""
+    nan_count: _builtins.int
+    """How many of them are NaN; they are left out of what follows."""
+    min: _builtins.float
+    """The smallest value; NaN when all are."""
+    max: _builtins.float
+    """The greatest value; NaN when all are."""
+    mean: _builtins.float
+    """The mean of the values; NaN when all are."""
+    @_builtins.property
+    def first_at(self) -> _timestamp_pb2.Timestamp:
+        """When its first point was measured."""
+
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp:
+        """When its last point was measured."""
+
+    def __init__(
+        self,
+        *,
+        first_step: _builtins.int = ...,
+        last_step: _builtins.int = ...,
+        first_at: _timestamp_pb2.Timestamp | None = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+        count: _builtins.int = ...,
+        nan_count: _builtins.int = ...,
+        min: _builtins.float = ...,
+        max: _builtins.float = ...,
+        mean: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_at", b"first_at", "last_at", b"last_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_at", b"first_at", "first_step", b"first_step", "last_at", b"last_at", "last_step", b"last_step", "max", b"max", "mean", b"mean", "min", b"min", "nan_count", b"nan_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricBucket: _TypeAlias = MetricBucket  # noqa: Y015
+
+@_typing.final
 class Tag(_message.Message):
     """A tag of a run; may be changed."""
 
@@ -298,6 +426,7 @@ class Run(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METRIC_EXTREMES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id, set by the service."""
     experiment_id: _builtins.str
@@ -338,6 +467,10 @@ class Run(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetInput]:
         """Data sets that the run used."""
 
+    @_builtins.property
+    def metric_extremes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricExtremes]:
+        """The extremes of each metric that has numbers, ordered by key."""
+
     def __init__(
         self,
         *,
@@ -355,10 +488,11 @@ class Run(_message.Message):
         tags: _abc.Iterable[Global___Tag] | None = ...,
         inputs: _abc.Iterable[Global___DatasetInput] | None = ...,
         etag: _builtins.str = ...,
+        metric_extremes: _abc.Iterable[Global___MetricExtremes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_by", b"created_by", "ended_at", b"ended_at", "etag", b"etag", "experiment_id", b"experiment_id", "inputs", b"inputs", "lifecycle_stage", b"lifecycle_stage", "metrics", b"metrics", "name", b"name", "params", b"params", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_by", b"created_by", "ended_at", b"ended_at", "etag", b"etag", "experiment_id", b"experiment_id", "inputs", b"inputs", "lifecycle_stage", b"lifecycle_stage", "metric_extremes", b"metric_extremes", "metrics", b"metrics", "name", b"name", "params", b"params", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

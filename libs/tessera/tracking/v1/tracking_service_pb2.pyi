@@ -641,6 +641,7 @@ class StreamMetricsRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id."""
     sequence: _builtins.int
@@ -649,16 +650,21 @@ class StreamMetricsRequest(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
         """Points to append."""
 
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.MetricSeries]:
+        """Points to append, as columns; at most 100,000 in all with `metrics`."""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         metrics: _abc.Iterable[_tracking_pb2.Metric] | None = ...,
         sequence: _builtins.int = ...,
+        series: _abc.Iterable[_tracking_pb2.MetricSeries] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "run_id", b"run_id", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "run_id", b"run_id", "sequence", b"sequence", "series", b"series"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,6 +753,189 @@ class GetMetricHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMetricHistoryResponse: _TypeAlias = GetMetricHistoryResponse  # noqa: Y015
+
+@_typing.final
+class DownsampleMetricRequest(_message.Message):
+    """Asks for a metric in few buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    LAST_STEP_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    key: _builtins.str
+    """The metric's name."""
+    buckets: _builtins.int
+    """How many buckets at most; 1,000 when 0, at most 10,000."""
+    first_step: _builtins.int
+    """The first step to look at; the metric's first when absent."""
+    last_step: _builtins.int
+    """The last step to look at; the metric's last when absent."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        buckets: _builtins.int = ...,
+        first_step: _builtins.int | None = ...,
+        last_step: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_step", b"_first_step", "_last_step", b"_last_step", "first_step", b"first_step", "last_step", b"last_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_step", b"_first_step", "_last_step", b"_last_step", "buckets", b"buckets", "first_step", b"first_step", "key", b"key", "last_step", b"last_step", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_step: _TypeAlias = _typing.Literal["first_step"]  # noqa: Y015
+    _WhichOneofArgType__first_step: _TypeAlias = _typing.Literal["_first_step", b"_first_step"]  # noqa: Y015
+    _WhichOneofReturnType__last_step: _TypeAlias = _typing.Literal["last_step"]  # noqa: Y015
+    _WhichOneofArgType__last_step: _TypeAlias = _typing.Literal["_last_step", b"_last_step"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_step) -> _WhichOneofReturnType__first_step | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_step) -> _WhichOneofReturnType__last_step | None: ...
+
+Global___DownsampleMetricRequest: _TypeAlias = DownsampleMetricRequest  # noqa: Y015
+
+@_typing.final
+class DownsampleMetricResponse(_message.Message):
+    """A metric in few buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.MetricBucket]:
+        """The buckets that have points, ordered by step."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _abc.Iterable[_tracking_pb2.MetricBucket] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownsampleMetricResponse: _TypeAlias = DownsampleMetricResponse  # noqa: Y015
+
+@_typing.final
+class TailRunRequest(_message.Message):
+    """Asks to follow a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailRunRequest: _TypeAlias = TailRunRequest  # noqa: Y015
+
+@_typing.final
+class TailRunResponse(_message.Message):
+    """What changed since the message before; all there is in the first one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _tracking_pb2.Run:
+        """The run without its metrics, when it changed."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
+        """The latest point of each metric that has a new one; points in between are read by GetMetricHistory."""
+
+    def __init__(
+        self,
+        *,
+        run: _tracking_pb2.Run | None = ...,
+        metrics: _abc.Iterable[_tracking_pb2.Metric] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailRunResponse: _TypeAlias = TailRunResponse  # noqa: Y015
+
+@_typing.final
+class ExportMetricsRequest(_message.Message):
+    """Asks for points of a selection of runs and metrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Which of the experiments' runs, in the grammar of SearchRuns; all when empty."""
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs, by id; those that `experiment_ids` select when empty."""
+
+    @_builtins.property
+    def experiment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The experiments whose active runs are meant."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The metrics, by name; all when empty."""
+
+    def __init__(
+        self,
+        *,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        experiment_ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_ids", b"experiment_ids", "filter", b"filter", "keys", b"keys", "run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportMetricsRequest: _TypeAlias = ExportMetricsRequest  # noqa: Y015
+
+@_typing.final
+class ExportMetricsResponse(_message.Message):
+    """A piece of the Arrow IPC stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes. All together are one stream of the columns run_id, key, step, timestamp (microseconds, UTC) and value."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportMetricsResponse: _TypeAlias = ExportMetricsResponse  # noqa: Y015
 
 @_typing.final
 class SearchRunsRequest(_message.Message):

@@ -105,6 +105,21 @@ class TrackingServiceStub:
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryRequest.SerializeToString,
                 response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryResponse.FromString,
                 _registered_method=True)
+        self.DownsampleMetric = channel.unary_unary(
+                '/tessera.tracking.v1.TrackingService/DownsampleMetric',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.FromString,
+                _registered_method=True)
+        self.TailRun = channel.unary_stream(
+                '/tessera.tracking.v1.TrackingService/TailRun',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunResponse.FromString,
+                _registered_method=True)
+        self.ExportMetrics = channel.unary_stream(
+                '/tessera.tracking.v1.TrackingService/ExportMetrics',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsResponse.FromString,
+                _registered_method=True)
         self.SearchRuns = channel.unary_unary(
                 '/tessera.tracking.v1.TrackingService/SearchRuns',
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.SearchRunsRequest.SerializeToString,
@@ -229,6 +244,27 @@ class TrackingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownsampleMetric(self, request, context):
+        """Reads one metric as so many buckets of equal ranges of steps, however many points it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TailRun(self, request, context):
+        """Follows a run: what it is now, then what changes, until the run ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportMetrics(self, request, context):
+        """Reads all points of a selection of runs and metrics as one Arrow IPC stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SearchRuns(self, request, context):
         """Finds runs by a filter, ordered as asked.
         """
@@ -329,6 +365,21 @@ def add_TrackingServiceServicer_to_server(servicer, server):
                     servicer.GetMetricHistory,
                     request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryRequest.FromString,
                     response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryResponse.SerializeToString,
+            ),
+            'DownsampleMetric': grpc.unary_unary_rpc_method_handler(
+                    servicer.DownsampleMetric,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.SerializeToString,
+            ),
+            'TailRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailRun,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunResponse.SerializeToString,
+            ),
+            'ExportMetrics': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportMetrics,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsResponse.SerializeToString,
             ),
             'SearchRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchRuns,
@@ -730,6 +781,87 @@ class TrackingService:
             '/tessera.tracking.v1.TrackingService/GetMetricHistory',
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryRequest.SerializeToString,
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.GetMetricHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownsampleMetric(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/DownsampleMetric',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/TailRun',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/ExportMetrics',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ExportMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

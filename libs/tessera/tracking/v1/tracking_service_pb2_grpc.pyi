@@ -44,6 +44,12 @@ class TrackingServiceStub:
     """Writes metrics of one or more runs from a stream; each acknowledgement says up to which message they are durable."""
     GetMetricHistory: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.GetMetricHistoryRequest, _tracking_service_pb2.GetMetricHistoryResponse]
     """Reads the points of one metric, ordered by step and time."""
+    DownsampleMetric: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.DownsampleMetricRequest, _tracking_service_pb2.DownsampleMetricResponse]
+    """Reads one metric as so many buckets of equal ranges of steps, however many points it has."""
+    TailRun: _aio.UnaryStreamMultiCallable[_tracking_service_pb2.TailRunRequest, _tracking_service_pb2.TailRunResponse]
+    """Follows a run: what it is now, then what changes, until the run ends."""
+    ExportMetrics: _aio.UnaryStreamMultiCallable[_tracking_service_pb2.ExportMetricsRequest, _tracking_service_pb2.ExportMetricsResponse]
+    """Reads all points of a selection of runs and metrics as one Arrow IPC stream."""
     SearchRuns: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.SearchRunsRequest, _tracking_service_pb2.SearchRunsResponse]
     """Finds runs by a filter, ordered as asked."""
     UploadArtifact: _aio.StreamUnaryMultiCallable[_tracking_service_pb2.UploadArtifactRequest, _tracking_service_pb2.UploadArtifactResponse]
@@ -167,6 +173,30 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracking_service_pb2.GetMetricHistoryRequest, _abc.Awaitable[_tracking_service_pb2.GetMetricHistoryResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.GetMetricHistoryResponse]:
         """Reads the points of one metric, ordered by step and time."""
+
+    @_abc_1.abstractmethod
+    def DownsampleMetric(
+        self,
+        request: _tracking_service_pb2.DownsampleMetricRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.DownsampleMetricRequest, _abc.Awaitable[_tracking_service_pb2.DownsampleMetricResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.DownsampleMetricResponse]:
+        """Reads one metric as so many buckets of equal ranges of steps, however many points it has."""
+
+    @_abc_1.abstractmethod
+    def TailRun(
+        self,
+        request: _tracking_service_pb2.TailRunRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.TailRunRequest, _abc.AsyncIterator[_tracking_service_pb2.TailRunResponse]],
+    ) -> _abc.AsyncIterator[_tracking_service_pb2.TailRunResponse]:
+        """Follows a run: what it is now, then what changes, until the run ends."""
+
+    @_abc_1.abstractmethod
+    def ExportMetrics(
+        self,
+        request: _tracking_service_pb2.ExportMetricsRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.ExportMetricsRequest, _abc.AsyncIterator[_tracking_service_pb2.ExportMetricsResponse]],
+    ) -> _abc.AsyncIterator[_tracking_service_pb2.ExportMetricsResponse]:
+        """Reads all points of a selection of runs and metrics as one Arrow IPC stream."""
 
     @_abc_1.abstractmethod
     def SearchRuns(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from services.tracking.adapters.clickhouse.tables import Tables
+from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
+from services.tracking.ports import POINT_SCHEMA
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.clickhouse_errors import TableNotFound
 
@@ -29,6 +31,30 @@ _HISTORY: Final = (
     "> ({step:Int64}, {at:Int64}, {is_nan:UInt8}, {value:Float64}) "
     "ORDER BY step, timestamp, value LIMIT {limit:UInt32}"
 )
+_OF_METRIC: Final = "FROM metric_points WHERE run_id = {run_id:String} AND key = {key:String} "
+# The ends are where the order of the table begins and ends: no other point is looked at.
+_ENDS: Final = (
+    f"SELECT (SELECT step {_OF_METRIC} ORDER BY run_id, key, step LIMIT 1), "
+    f"(SELECT step {_OF_METRIC} ORDER BY run_id DESC, key DESC, step DESC LIMIT 1)"
+)
+_NUMBERS: Final = "NOT isNaN(value)"
+_BUCKETS: Final = (
+    "SELECT min(step), max(step), toUnixTimestamp64Micro(min(timestamp)), "
+    "toUnixTimestamp64Micro(max(timestamp)), count(), countIf(isNaN(value)) AS nans, "
+    f"if(nans = count(), nan, minIf(value, {_NUMBERS})), "
+    f"if(nans = count(), nan, maxIf(value, {_NUMBERS})), avgIf(value, {_NUMBERS}) "
+    "FROM metric_points FINAL WHERE run_id = {run_id:String} AND key = {key:String} "
+    "AND step BETWEEN {first:Int64} AND {last:Int64} "
+    # The difference wraps around as the conversion does, so it is right for any two steps.
+    "GROUP BY intDiv(toUInt64(step - {first:Int64}), {width:UInt64}) AS bucket ORDER BY bucket"
+)
+_EXPORT: Final = (
+    "SELECT run_id, toString(key) AS key, step, timestamp, value FROM metric_points FINAL "
+    "WHERE run_id IN {run_ids:Array(String)} AND (empty({keys:Array(String)}) "
+    "OR key IN {keys:Array(String)}) ORDER BY run_id, key, step, timestamp, value"
+)
+# Runs that one query exports: their ids travel in its URL.
+_RUNS_AT_ONCE: Final = 100
 _BEFORE_ALL: Final = Point("", -(2**63), -1, -math.inf)
 
 
@@ -69,6 +95,36 @@ class ClickHousePoints:
         except TableNotFound:
             return []
         return [Point(key, step, timestamp, value) for step, timestamp, value in rows]
+
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """Return a metric as buckets."""
+        metric = {"run_id": run_id, "key": key}
+        first, last = steps
+        try:
+            if first is None or last is None:
+                [(least, greatest)] = (await self._client.query(_ENDS, metric)).rows
+                first = least if first is None else first
+                last = greatest if last is None else last
+            if first is None or last is None or first > last:
+                return []
+            span = {"first": first, "last": last, "width": bucket_width(first, last, count)}
+            rows = (await self._client.query(_BUCKETS, {**metric, **span})).rows
+        except TableNotFound:
+            return []
+        return [Bucket(*row) for row in rows]
+
+    async def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Return all points of runs as Arrow batches."""
+        ordered = sorted(run_ids)
+        for at in range(0, len(ordered), _RUNS_AT_ONCE):
+            chosen = {"run_ids": ordered[at : at + _RUNS_AT_ONCE], "keys": sorted(keys)}
+            try:
+                async for batch in self._client.stream_arrow(_EXPORT, chosen):
+                    yield batch.cast(POINT_SCHEMA)
+            except TableNotFound:
+                return
 
 
 def _arrow(points: Mapping[str, Points]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -81,8 +82,8 @@ class PointCarrier:
             failures = 0
             await self._until_due()
 
-    async def carry(self, run_id: str | None = None) -> bool:
-        """Carry one batch, the oldest points first, of one run or of all.
+    async def carry(self, run_ids: Collection[str] = ()) -> bool:
+        """Carry one batch, the oldest points first, of some runs or of all.
 
         Returns:
             Whether there was any.
@@ -91,7 +92,7 @@ class PointCarrier:
             TesseraError: The archive did not take it; it is still in the log.
         """
         async with self._one_at_a_time:
-            rows = await self._oldest(run_id)
+            rows = await self._oldest(run_ids)
             if not rows:
                 return False
             points = await self._points_of(rows)
@@ -100,19 +101,17 @@ class PointCarrier:
             self._carried.inc(sum(row.points for row in rows))
             return True
 
-    async def settle(self, run_id: str) -> None:
-        """Return when the archive has every point of a run that was committed before the call.
+    async def settle(self, run_ids: Collection[str]) -> None:
+        """Return when the archive has every point of runs that was committed before the call.
 
         Raises:
             TesseraError: The archive does not take them.
         """
-        async with self._database.sessions() as session:
-            newest = sa.select(sa.func.max(POINT_LOG.c.log_no)).join(
-                RUNS, RUNS.c.run_no == POINT_LOG.c.run_no
-            )
-            last = await session.scalar(newest.where(RUNS.c.run_id == run_id))
-        while last is not None and await self._is_logged(run_id, last):
-            await self.carry(run_id)
+        # A long list is slower to look for than what else is in the log is to carry.
+        some = run_ids if len(run_ids) <= _LIST else ()
+        last = await self._newest(some)
+        while last and await self._is_logged(some, last):
+            await self.carry(some)
 
     async def _until_due(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -120,30 +119,24 @@ class PointCarrier:
         self._many.clear()
         self._waiting = 0
 
-    async def _is_logged(self, run_id: str, last: int) -> bool:
-        statement = (
-            sa.select(POINT_LOG.c.log_no)
-            .join(RUNS, RUNS.c.run_no == POINT_LOG.c.run_no)
-            .where(RUNS.c.run_id == run_id, POINT_LOG.c.log_no <= last)
-            .limit(1)
-        )
+    async def _newest(self, run_ids: Collection[str]) -> int:
+        newest = _logged(sa.func.max(POINT_LOG.c.log_no), run_ids=run_ids)
         async with self._database.sessions() as session:
-            return (await session.execute(statement)).first() is not None
+            return await session.scalar(newest) or 0
 
-    async def _oldest(self, run_id: str | None) -> list[Any]:
+    async def _is_logged(self, run_ids: Collection[str], last: int) -> bool:
+        statement = _logged(POINT_LOG.c.log_no, run_ids=run_ids)
+        async with self._database.sessions() as session:
+            found = await session.execute(statement.where(POINT_LOG.c.log_no <= last).limit(1))
+            return found.first() is not None
+
+    async def _oldest(self, run_ids: Collection[str]) -> list[Any]:
         log = POINT_LOG.c
-        statement = (
-            sa.select(log.log_no, log.points, RUNS.c.run_id)
-            .join(RUNS, RUNS.c.run_no == log.run_no)
-            .order_by(log.log_no)
-            .limit(_BATCH_ROWS)
-        )
-        if run_id is not None:
-            statement = statement.where(RUNS.c.run_id == run_id)
+        statement = _logged(log.log_no, log.points, run_ids=run_ids)
         chosen: list[Any] = []
         weight = 0
         async with self._database.sessions() as session:
-            for row in await session.execute(statement):
+            for row in await session.execute(statement.order_by(log.log_no).limit(_BATCH_ROWS)):
                 weight += row.points
                 if chosen and weight > _BATCH_POINTS:
                     break
@@ -171,3 +164,11 @@ class PointCarrier:
             for at in range(0, len(numbers), _LIST):
                 part = numbers[at : at + _LIST]
                 await connection.execute(sa.delete(POINT_LOG).where(POINT_LOG.c.log_no.in_(part)))
+
+
+def _logged(*columns: Any, run_ids: Collection[str]) -> sa.Select[Any]:
+    statement = sa.select(*columns).select_from(POINT_LOG)
+    if not run_ids:
+        return statement
+    runs = sa.select(RUNS.c.run_no).where(RUNS.c.run_id.in_(sorted(run_ids)))
+    return statement.where(POINT_LOG.c.run_no.in_(runs))

@@ -20,7 +20,7 @@ from services.tracking.adapters.sql.tables import (
 )
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.metrics import Point
+from services.tracking.domain.metrics import Extremes, Point
 from services.tracking.domain.run import DatasetInput, Run, RunInfo, RunStatus
 from services.tracking.ports import RunQuery
 
@@ -180,12 +180,15 @@ class SqlRuns:
             params[run_no][key] = value
         for run_no, key, value in await self._rows_of(RUN_TAGS, numbers):
             tags[run_no][key] = value
-        for run_no, key, *point in await self._metrics_of(numbers):
+        extremes: dict[int, dict[str, Extremes]] = {number: {} for number in numbers}
+        for run_no, key, minimum, maximum, *point in await self._metrics_of(numbers):
             metrics[run_no][key] = point_of(key, *point)
+            if minimum is not None:
+                extremes[run_no][key] = Extremes(minimum, maximum)
         for run_no, *values in await self._rows_of(RUN_INPUTS, numbers):
             inputs[run_no].append(DatasetInput(*values))
         return [
-            Run(_info(row), params[no], metrics[no], tags[no], tuple(inputs[no]))
+            Run(_info(row), params[no], metrics[no], tags[no], tuple(inputs[no]), extremes[no])
             for row, no in zip(rows, numbers, strict=True)
         ]
 
@@ -194,6 +197,8 @@ class SqlRuns:
         columns = (
             latest.run_no,
             latest.key,
+            latest.min_value,
+            latest.max_value,
             latest.step,
             latest.timestamp,
             latest.is_nan,

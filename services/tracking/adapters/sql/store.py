@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +19,7 @@ from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
+from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.points import Points
 from services.tracking.errors import StoreBusy
@@ -70,6 +72,19 @@ class SqlStore:
             await work.metrics.add(active)
             await work.commit()
         return stages
+
+    async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
+        """Return a metric as buckets."""
+        await self.carrier.settle([run_id])
+        return await self._archive.buckets(run_id, key, steps, count)
+
+    async def export(
+        self, run_ids: Collection[str], keys: Collection[str]
+    ) -> AsyncIterator[pa.RecordBatch]:
+        """Return all points of runs as Arrow batches."""
+        await self.carrier.settle(run_ids)
+        async for batch in self._archive.export(run_ids, keys):
+            yield batch
 
     async def _append_at_once(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
         async with self._database.engine.connect() as connection:
