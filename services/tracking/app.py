@@ -12,7 +12,7 @@ from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.config import Config
-from services.tracking.consumers import watch_grants
+from services.tracking.consumers import MetricConsumer, watch_grants
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.assessments import Assessments
@@ -136,6 +136,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             background=(
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
                 BackgroundTask("point-carrier", store.carrier.run),
+                BackgroundTask("metrics", MetricConsumer(config.kafka, cases.log, producer).run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),
                 watch_grants(authority, config.kafka),
             ),

@@ -28,6 +28,7 @@ __all__ = [
     "bucket_message",
     "experiment_change",
     "experiment_message",
+    "joined_points",
     "metric_message",
     "micros_of_message",
     "news_message",
@@ -39,7 +40,6 @@ __all__ = [
     "series_of",
     "stage_of",
     "status_of",
-    "streamed_points",
     "timestamp_message",
 ]
 
@@ -126,16 +126,16 @@ def points_of(metrics: Sequence[pb.Metric]) -> list[Point]:
     return points
 
 
-def streamed_points(request: service_pb.StreamMetricsRequest) -> Points:
-    """Return the points of a streamed message, each checked.
+def joined_points(metrics: Sequence[pb.Metric], series: Sequence[pb.MetricSeries]) -> Points:
+    """Return the points of one message, each checked.
 
     Raises:
         InvalidKey: A name breaks the rules.
         InvalidValue: A time is before 1970 or after the year 9999, the columns of a series differ
             in length, or there are more than 100,000 points.
     """
-    blocks = [Points.of(points_of(request.metrics))] if request.metrics else []
-    blocks.append(Points.of_series(series_of(request.series)))
+    blocks = [Points.of(points_of(metrics))] if metrics else []
+    blocks.append(Points.of_series(series_of(series)))
     points = Points.joined(blocks)
     if len(points) > MAX_STREAMED:
         raise InvalidValue(
@@ -150,7 +150,7 @@ def series_of(
     """Return the columns of series, each checked.
 
     Raises:
-        InvalidKey, InvalidValue: As `streamed_points`.
+        InvalidKey, InvalidValue: As `joined_points`.
     """
     found: list[tuple[str, Integers, Integers, Floats]] = []
     for index, one in enumerate(series):

@@ -197,7 +197,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
 
         async def messages() -> AsyncIterator[StreamedPoints]:
             async for request in request_iterator:
-                points = convert.streamed_points(request)
+                points = convert.joined_points(request.metrics, request.series)
                 batch = Batch(run_id=request.run_id, principal=principal.name, points=points)
                 yield StreamedPoints(request.sequence, batch)
 

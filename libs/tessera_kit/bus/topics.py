@@ -154,6 +154,13 @@ TOPICS: tuple[Topic, ...] = (
         key="the run's id: a run starts before it ends",
     ),
     Topic(
+        name="tessera.tracking.metric.v1",
+        partitions=2,
+        retention_hours=_DAY,
+        messages=(tracking_events_pb2.MetricsObserved,),
+        key="the run's id: points are a set, so order matters only to who follows the run",
+    ),
+    Topic(
         name="tessera.training.job.v1",
         partitions=2,
         retention_hours=_WEEK,

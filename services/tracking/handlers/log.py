@@ -102,6 +102,19 @@ class RunLog:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
+    async def take(self, batches: Sequence[Batch]) -> None:
+        """Store batches that came over the bus, which decides who may send them.
+
+        Raises:
+            RunNotFound, RunNotActive: The first that was refused; the others are stored.
+        """
+        outcomes = await asyncio.gather(
+            *(self._commits.submit(batch) for batch in batches), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
     async def close(self) -> None:
         """Wait until all that was accepted is stored."""
         await self._commits.close()

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from devstack import Stack
@@ -21,7 +22,7 @@ from tessera.events.v1 import catalog_events_pb2, tracking_events_pb2
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
-from tessera_kit.bus.topics import topic_for
+from tessera_kit.bus.topics import dead_letter_topic, topic_for
 from tessera_kit.config import ClickHouseConfig, Env, S3Config, Secret
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.store.clickhouse import ClickHouse
@@ -187,6 +188,58 @@ async def test_the_life_of_a_run_is_told_in_order(stack: Stack, tracking: Stub) 
     assert isinstance(ended, tracking_events_pb2.RunEnded)
     assert ended.run.metrics == [metric("auc", 0.75, 1)]
     assert edges == [("main.flights.departures", run_id)]
+
+
+async def test_outsiders_tell_metrics_over_the_bus(stack: Stack, tracking: Stub) -> None:
+    run_id = await new_run(tracking)
+    topic = topic_for(tracking_events_pb2.MetricsObserved).name
+    bootstrap = stack.environment["TESSERA_KAFKA_BOOTSTRAP"]
+    series = {"key": "loss", "steps": [1, 2], "timesUs": [5, 6], "values": [0.5, "NaN"]}
+    told = [
+        {"runId": run_id, "series": [series]},
+        {"runId": run_id, "series": [{**series, "steps": [1]}]},
+        {"runId": f"no-{run_id}", "series": [series]},
+        {"runId": run_id, "series": [series, {**series, "key": "acc"}]},
+    ]
+    letters = AIOKafkaConsumer(
+        dead_letter_topic(topic), bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+    )
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for number, one in enumerate(told):
+            headers = {
+                "ce_specversion": "1.0",
+                "ce_id": f"{run_id}-{number}",
+                "ce_type": tracking_events_pb2.MetricsObserved.DESCRIPTOR.full_name,
+                "ce_source": "outsider",
+                "content-type": "application/json",
+            }
+            await producer.send_and_wait(
+                topic,
+                json.dumps(one).encode(),
+                key=run_id.encode(),
+                headers=[(name, text.encode()) for name, text in headers.items()],
+            )
+
+    async def has_arrived() -> bool:
+        run = (await tracking.GetRun(api.GetRunRequest(run_id=run_id))).run
+        return [metric.key for metric in run.metrics] == ["acc", "loss"]
+
+    await eventually(has_arrived, 60)
+    history = api.GetMetricHistoryRequest(run_id=run_id, key="loss")
+    points = (await tracking.GetMetricHistory(history)).metrics
+    assert [(point.step, str(point.value)) for point in points] == [(1, "0.5"), (2, "nan")]
+    reasons: dict[str, str] = {}
+    await letters.start()
+    try:
+        async with asyncio.timeout(60):
+            while len(reasons) < 2:
+                found = dict((await letters.getone()).headers)
+                if found["ce_id"].decode().startswith(run_id):
+                    reasons[found["ce_id"].decode()[-1]] = found["dead_letter_message"].decode()
+    finally:
+        await letters.stop()
+    assert "series[0] has 1 steps" in reasons["1"]
+    assert f"no-{run_id}" in reasons["2"]
 
 
 async def test_files_lie_below_their_run_in_the_bucket(stack: Stack, tracking: Stub) -> None:

@@ -1,4 +1,4 @@
-"""Telling the platform facts over Kafka: labels, payloads of models served elsewhere, lineage."""
+"""Telling the platform facts over Kafka: labels, payloads of other servers, metrics, lineage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 
 from tessera.catalog.v1 import lineage_service_pb2
-from tessera.events.v1 import catalog_events_pb2, inference_events_pb2, monitoring_events_pb2
+from tessera.events.v1 import (
+    catalog_events_pb2,
+    inference_events_pb2,
+    monitoring_events_pb2,
+    tracking_events_pb2,
+)
 from tessera_kit.bus.event import Event, new_event
 from tessera_kit.bus.producer import EventProducer
 from tessera_kit.config import KafkaConfig
@@ -55,6 +60,10 @@ class AsyncEvents:
         return await self._publish(
             [_event(record, record.tessera_request_id) for record in records]
         )
+
+    async def metrics(self, observed: Iterable[tracking_events_pb2.MetricsObserved]) -> int:
+        """Tells points of metrics of runs; returns how many events the bus acknowledged."""
+        return await self._publish([_event(one, one.run_id) for one in observed])
 
     async def lineage(self, edges: Iterable[lineage_service_pb2.LineageEdge]) -> int:
         """Tells what was made from what."""

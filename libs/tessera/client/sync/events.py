@@ -1,4 +1,4 @@
-"""Telling the platform facts over Kafka: labels, payloads of models served elsewhere, lineage."""
+"""Telling the platform facts over Kafka: labels, payloads of other servers, metrics, lineage."""
 
 # Made from tessera.client.aio.events by infra/tasks/sync_client.py.
 from __future__ import annotations
@@ -8,7 +8,11 @@ from collections.abc import Iterable
 from tessera.catalog.v1 import lineage_service_pb2
 from tessera.client.aio.events import AsyncEvents
 from tessera.client.portal import Portal
-from tessera.events.v1 import inference_events_pb2, monitoring_events_pb2
+from tessera.events.v1 import (
+    inference_events_pb2,
+    monitoring_events_pb2,
+    tracking_events_pb2,
+)
 
 
 class Events:
@@ -25,6 +29,10 @@ class Events:
     def payloads(self, records: Iterable[inference_events_pb2.PayloadRecord]) -> int:
         """Tells requests and responses of models that are served elsewhere."""
         return self._portal.run(self._wrapped.payloads(records))
+
+    def metrics(self, observed: Iterable[tracking_events_pb2.MetricsObserved]) -> int:
+        """Tells points of metrics of runs; returns how many events the bus acknowledged."""
+        return self._portal.run(self._wrapped.metrics(observed))
 
     def lineage(self, edges: Iterable[lineage_service_pb2.LineageEdge]) -> int:
         """Tells what was made from what."""

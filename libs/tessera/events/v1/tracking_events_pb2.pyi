@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from tessera.tracking.v1 import tracking_pb2 as _tracking_pb2
 import builtins as _builtins
 import sys
@@ -66,3 +68,39 @@ class RunEnded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunEnded: _TypeAlias = RunEnded  # noqa: Y015
+
+@_typing.final
+class MetricsObserved(_message.Message):
+    """Points of metrics that a run logs, told by outsiders, as protobuf or as JSON.
+    Topic tessera.tracking.metric.v1, keyed by run id. The run must exist; the same points told again change nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.Metric]:
+        """Points, one by one."""
+
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.MetricSeries]:
+        """Points, as columns."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        metrics: _abc.Iterable[_tracking_pb2.Metric] | None = ...,
+        series: _abc.Iterable[_tracking_pb2.MetricSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "run_id", b"run_id", "series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricsObserved: _TypeAlias = MetricsObserved  # noqa: Y015
