@@ -20,10 +20,11 @@ from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.protos import all_rpcs
 from services.tracking.mlflow.routes import mlflow_routes
+from services.tracking.ports import ModelRegistry
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.http.app import HttpApp
 from tessera_kit.http.routes import HttpRoute, RouteTable
-from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.authority import Authority, InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.telemetry.setup import Telemetry
@@ -52,26 +53,28 @@ class Answer:
 class Door:
     """The door, and everything behind it in memory; `alice` may create experiments, `bob` not."""
 
-    def __init__(self) -> None:
-        self.authority = InMemoryAuthority()
-        self.authority.add_principal(Principal("alice"), ALICE)
-        self.authority.add_principal(Principal("bob"), BOB)
-        self.authority.grant(
-            "alice",
-            [securable_pb2.PRIVILEGE_CREATE_EXPERIMENT],
-            securable_pb2.SECURABLE_TYPE_METASTORE,
-            "metastore",
-        )
+    def __init__(
+        self,
+        authority: Authority | None = None,
+        registry: ModelRegistry | None = None,
+        *,
+        token: str = ALICE,
+    ) -> None:
+        self.authority = authority or _two_people()
+        self._token = token
         self.store = InMemoryStore()
+        self._objects = InMemoryObjectStore()
         self.cases: UseCases = use_cases(
             self.store,
-            ObjectArtifacts(InMemoryObjectStore()),
+            ObjectArtifacts(self._objects),
             InMemorySpans(),
             self.authority,
             artifact_root="s3://test/tracking",
+            registry=registry,
         )
+        self.routes = mlflow_routes(self.cases)
         self._app = HttpApp(
-            mlflow_routes(self.cases),
+            self.routes,
             authenticator=self.authority,
             calls=Telemetry().server_calls(),
             max_concurrent=1024,
@@ -81,20 +84,24 @@ class Door:
             render=mlflow_error,
         )
 
+    async def keys(self) -> list[str]:
+        """Return the keys of all objects."""
+        return [info.key async for info in self._objects.list("")]
+
     async def send(
         self,
         method: str,
         path: str,
         body: bytes = b"",
         *,
-        token: str | None = ALICE,
+        token: str | None = "",
         content_type: str | None = "application/json",
         query: Any = None,
     ) -> Answer:
         """Send one request; `path` is not escaped further."""
         headers = [(b"content-length", str(len(body)).encode())]
         if token is not None:
-            headers.append((b"authorization", f"Bearer {token}".encode()))
+            headers.append((b"authorization", f"Bearer {token or self._token}".encode()))
         if content_type is not None:
             headers.append((b"content-type", content_type.encode()))
         scope = {
@@ -156,6 +163,19 @@ class Door:
         fields = {"experiment_id": experiment_id, "start_time": 1000, **named}
         created: str = (await self.ok("POST", "runs/create", fields))["run"]["info"]["run_id"]
         return created
+
+
+def _two_people() -> Authority:
+    authority = InMemoryAuthority()
+    authority.add_principal(Principal("alice"), ALICE)
+    authority.add_principal(Principal("bob"), BOB)
+    authority.grant(
+        "alice",
+        [securable_pb2.PRIVILEGE_CREATE_EXPERIMENT],
+        securable_pb2.SECURABLE_TYPE_METASTORE,
+        "metastore",
+    )
+    return authority
 
 
 def _check_response(method: str, path: str, answer: Answer) -> None:

@@ -7,5 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 .venv/bin/ruff check --quiet .
 .venv/bin/python infra/tasks/sync_client.py check
 .venv/bin/python infra/grafana/dashboards.py check
+.venv/bin/python infra/tasks/mlflow_rpcs.py check
 for script in infra/run .ci/run infra/tasks/*.sh; do bash -n "$script"; done
 echo "Format and lint: clean."

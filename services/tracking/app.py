@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from services.tracking.adapters.catalog import CatalogRegistry
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
@@ -21,6 +22,8 @@ from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
+from services.tracking.handlers.models import LoggedModels
+from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -28,7 +31,7 @@ from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.ports import ArtifactStore, SpanStore, Store
+from services.tracking.ports import ArtifactStore, ModelRegistry, SpanStore, Store
 from services.tracking.servicers import TrackingServicer
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
@@ -66,6 +69,8 @@ def use_cases(
     *,
     artifact_root: str,
     clock: Clock | None = None,
+    registry: ModelRegistry | None = None,
+    default_schema: str = "main.default",
 ) -> UseCases:
     """Return the use cases over any adapters.
 
@@ -76,23 +81,32 @@ def use_cases(
         authority: Who may do what.
         artifact_root: URL below which artifacts are kept.
         clock: Where time comes from; the system's when None.
+        registry: The catalog's models; nothing is registered when None.
+        default_schema: Where registered models with plain names land.
     """
     clock = clock or SystemClock()
     access = Access(authority, store)
     traces = Traces(store, spans, access, clock)
     search = Search(store, access)
+    artifacts = Artifacts(store, files, access)
     return UseCases(
         experiments=Experiments(store, access, clock, artifact_root=artifact_root),
         runs=Runs(store, access, clock),
         log=RunLog(store, access, clock),
         metrics=Metrics(store, access, search),
         search=search,
-        artifacts=Artifacts(store, files, access),
         traces=traces,
         trace_search=TraceSearch(store, spans, access),
         assessments=Assessments(store, traces, clock),
         evaluation=EvaluationDatasets(store, access, clock),
         scorers=Scorers(store, access, clock),
+        artifacts=artifacts,
+        models=LoggedModels(store, access, clock),
+        registry=(
+            None
+            if registry is None
+            else Registry(registry, artifacts, default_schema=default_schema)
+        ),
     )
 
 
@@ -116,6 +130,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         producer = await stack.enter_async_context(EventProducer(config.kafka))
         channel = open_channel(config.targets.catalog, token=config.token, tls=config.tls)
         authority = CatalogAuthority(await stack.enter_async_context(channel))
+        # Calls for others bring those others' tokens.
+        bare = await stack.enter_async_context(open_channel(config.targets.catalog, tls=config.tls))
         store = SqlStore(database, ClickHousePoints(clickhouse))
         cases = use_cases(
             store,
@@ -123,6 +139,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             await stack.enter_async_context(ClickHouseSpans(clickhouse)),
             authority,
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
+            registry=CatalogRegistry(bare),
+            default_schema=config.default_schema,
         )
         await cases.experiments.ensure_default()
         stack.push_async_callback(cases.log.close)

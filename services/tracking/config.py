@@ -7,6 +7,7 @@ from typing import Self
 
 from tessera_kit.config import (
     ClickHouseConfig,
+    ConfigError,
     DatabaseConfig,
     Env,
     HttpConfig,
@@ -18,11 +19,13 @@ from tessera_kit.config import (
     TargetsConfig,
     TelemetryConfig,
 )
+from tessera_kit.names import is_name
 from tessera_kit.rpc.tls import ClientTls
 
 __all__ = ["Config"]
 
 _SERVICE = "tracking"
+_DEFAULT_SCHEMA = "TESSERA_TRACKING_DEFAULT_SCHEMA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Config:
     """Its gRPC door."""
     http: HttpConfig
     """Its HTTP door, for MLflow's clients."""
+    default_schema: str
+    """Where registered models with plain names land, `catalog.schema`."""
     database: DatabaseConfig
     """Where experiments and runs are kept, and points until ClickHouse has them."""
     clickhouse: ClickHouseConfig
@@ -61,6 +66,7 @@ class Config:
         return cls(
             rpc=RpcConfig.from_env(env, _SERVICE),
             http=HttpConfig.from_env(env, _SERVICE),
+            default_schema=_schema(env),
             database=DatabaseConfig.from_env(env, _SERVICE),
             clickhouse=ClickHouseConfig.from_env(env, database=f"tessera_{_SERVICE}"),
             kafka=KafkaConfig.from_env(env),
@@ -70,3 +76,11 @@ class Config:
             token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
             telemetry=TelemetryConfig.from_env(env, _SERVICE),
         )
+
+
+def _schema(env: Env) -> str:
+    schema = env.string(_DEFAULT_SCHEMA, "main.default")
+    names = schema.split(".")
+    if len(names) != 2 or not all(is_name(name) for name in names):
+        raise ConfigError(f"{_DEFAULT_SCHEMA} must be two names joined by a dot, as main.default")
+    return schema

@@ -20,6 +20,7 @@
     ├── AssessmentNotFound
     ├── EvaluationDatasetNotFound
     ├── ScorerNotFound
+    ├── LoggedModelNotFound
     └── ArtifactNotFound
     AlreadyExists
     └── ExperimentNameTaken
@@ -28,6 +29,7 @@
     ├── RunNotActive            the run was deleted
     ├── ExperimentNotActive     the experiment was deleted
     ├── DefaultExperimentKept   the default experiment stays as it is
+    ├── RegisteredFilesKept     files of a registered version do not change
     └── ArtifactIsDirectory     the path is a folder, or lies below a file
     Aborted
     └── StaleEtag               somebody else changed it since it was read
@@ -69,7 +71,9 @@ __all__ = [
     "InvalidUpdate",
     "InvalidUpload",
     "InvalidValue",
+    "LoggedModelNotFound",
     "ParamChanged",
+    "RegisteredFilesKept",
     "RunNotActive",
     "RunNotFound",
     "ScorerNotFound",
@@ -227,6 +231,17 @@ class ScorerNotFound(NotFound):
     reason = "SCORER_NOT_FOUND"
 
 
+class LoggedModelNotFound(NotFound):
+    """No logged model has this id."""
+
+    reason = "LOGGED_MODEL_NOT_FOUND"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"Logged model with ID '{model_id}' not found.", metadata={"model_id": model_id}
+        )
+
+
 class ArtifactNotFound(NotFound):
     """The run has no such artifact."""
 
@@ -279,6 +294,12 @@ class DefaultExperimentKept(FailedPrecondition):
     """The default experiment can be neither renamed nor deleted."""
 
     reason = "DEFAULT_EXPERIMENT_KEPT"
+
+
+class RegisteredFilesKept(FailedPrecondition):
+    """Files of a version of a registered model do not change."""
+
+    reason = "REGISTERED_FILES_KEPT"
 
 
 class ArtifactIsDirectory(FailedPrecondition):

@@ -22,6 +22,7 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.metrics import Extremes, Point, identity, latest_points
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run, RunInfo
@@ -49,6 +50,9 @@ class _State:
     datasets: dict[str, EvaluationDataset] = field(default_factory=dict)
     records: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
     scorers: dict[tuple[str, str, int], ScorerVersion] = field(default_factory=dict)
+    models: dict[str, LoggedModel] = field(default_factory=dict)
+    links: dict[tuple[str, ModelLink], None] = field(default_factory=dict)
+    run_datasets: dict[tuple[str, str, str, str], RunDataset] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{one.name: dict(getattr(self, one.name)) for one in fields(self)})
@@ -112,6 +116,7 @@ class InMemoryWork:
         self.traces = InMemoryTraces(state.traces)
         self.evaluation = InMemoryEvaluation(state.datasets, state.records)
         self.scorers = InMemoryScorers(state.scorers)
+        self.models = _Models(state)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""
@@ -294,6 +299,54 @@ def _bucket(points: Sequence[Point]) -> Bucket:
         max(values, default=math.nan),
         sum(values) / len(values) if values else math.nan,
     )
+
+
+class _Models:
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    async def get(self, model_id: str) -> LoggedModel | None:
+        return self._state.models.get(model_id)
+
+    async def lock(self, model_id: str) -> LoggedModel | None:
+        return self._state.models.get(model_id)
+
+    async def add(self, model: LoggedModel) -> None:
+        self._state.models[model.model_id] = model
+
+    async def put(self, model: LoggedModel) -> None:
+        self._state.models[model.model_id] = model
+
+    async def of_experiments(self, experiment_ids: Collection[str]) -> list[LoggedModel]:
+        found = [
+            one
+            for one in self._state.models.values()
+            if one.experiment_id in experiment_ids and one.stage is LifecycleStage.ACTIVE
+        ]
+        return sorted(found, key=lambda one: (one.created_at, one.model_id), reverse=True)
+
+    async def link(self, run_id: str, links: Collection[ModelLink]) -> None:
+        self._state.links.update(((run_id, one), None) for one in links)
+
+    async def links(self, run_ids: Collection[str]) -> dict[str, list[ModelLink]]:
+        found: dict[str, list[ModelLink]] = {}
+        for run_id, link in sorted(self._state.links):
+            if run_id in run_ids:
+                found.setdefault(run_id, []).append(link)
+        return found
+
+    async def describe(self, run_id: str, datasets: Collection[RunDataset]) -> None:
+        for one in datasets:
+            self._state.run_datasets[run_id, one.name, one.digest, one.context] = one
+
+    async def described(self, run_ids: Collection[str]) -> dict[str, list[RunDataset]]:
+        found: dict[str, list[RunDataset]] = {}
+        for (run_id, *_), dataset in sorted(
+            self._state.run_datasets.items(), key=lambda pair: pair[0]
+        ):
+            if run_id in run_ids:
+                found.setdefault(run_id, []).append(dataset)
+        return found
 
 
 class _Metrics(InMemoryPoints):

@@ -1,4 +1,4 @@
-"""Artifacts in the object store, below one prefix per run.
+"""Artifacts in the object store, below one prefix per run or model.
 
 Its twin in memory is the same class over `tessera_kit.store.objects.InMemoryObjectStore`.
 """
@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from services.tracking.domain.artifacts import Artifact
-from services.tracking.domain.run import RunInfo
+from services.tracking.domain.artifacts import Artifact, ArtifactRoot
 from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound
 from services.tracking.ports import ArtifactPage
 from tessera_kit.store.objects import ObjectNotFound, ObjectStore
@@ -19,7 +18,7 @@ __all__ = ["ObjectArtifacts"]
 
 
 class ObjectArtifacts:
-    """Files of runs as objects.
+    """Files of runs and models as objects.
 
     Args:
         objects: Where they are kept.
@@ -31,12 +30,12 @@ class ObjectArtifacts:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def write(self, run: RunInfo, path: str, chunks: AsyncIterator[bytes]) -> int:
+    async def write(self, root: ArtifactRoot, path: str, chunks: AsyncIterator[bytes]) -> int:
         """Store a file; nothing is stored when `chunks` raises."""
-        await self._must_be_free(run, path)
+        await self._must_be_free(root, path)
         source = _Watched(chunks)
         try:
-            info = await self._objects.put(_key(run, path), source.pieces())
+            info = await self._objects.put(_key(root, path), source.pieces())
         except BaseExceptionGroup:
             # A store that reads ahead in tasks wraps the sender's error.
             if source.error is not None:
@@ -44,56 +43,63 @@ class ObjectArtifacts:
             raise
         return info.size
 
-    async def read(self, run: RunInfo, path: str) -> AsyncIterator[bytes]:
+    async def read(self, root: ArtifactRoot, path: str) -> AsyncIterator[bytes]:
         """Yield a file's bytes."""
         try:
-            async for chunk in self._objects.stream(_key(run, path)):
+            async for chunk in self._objects.stream(_key(root, path)):
                 yield chunk
         except ObjectNotFound:
             raise ArtifactNotFound(
-                f"run {run.run_id} has no artifact '{path}'",
-                metadata={"run_id": run.run_id, "path": path},
+                f"{root.owner} has no artifact '{path}'",
+                metadata={"owner": root.owner, "path": path},
             ) from None
 
-    async def children(self, run: RunInfo, path: str, *, limit: int, token: str) -> ArtifactPage:
+    async def children(
+        self, root: ArtifactRoot, path: str, *, limit: int, token: str
+    ) -> ArtifactPage:
         """Return a page of what lies directly below a path."""
-        root = _key(run, "")
-        prefix = f"{root}{path}/" if path else root
+        top = _key(root, "")
+        prefix = f"{top}{path}/" if path else top
         level = await self._objects.list_level(prefix, limit=limit, token=token)
         found = [
-            Artifact(info.key.removeprefix(root), is_directory=False, size=info.size)
+            Artifact(info.key.removeprefix(top), is_directory=False, size=info.size)
             for info in level.objects
         ]
         found += [
-            Artifact(folder.removeprefix(root).removesuffix("/"), is_directory=True)
+            Artifact(folder.removeprefix(top).removesuffix("/"), is_directory=True)
             for folder in level.folders
         ]
         return ArtifactPage(sorted(found, key=lambda one: one.path), level.next_token)
 
-    async def _must_be_free(self, run: RunInfo, path: str) -> None:
+    async def remove(self, root: ArtifactRoot, path: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        key = _key(root, path)
+        await asyncio.gather(self._objects.delete(key), self._objects.delete_prefix(f"{key}/"))
+
+    async def _must_be_free(self, root: ArtifactRoot, path: str) -> None:
         """Refuse a path that is a folder or lies below a file: no disk could hold both."""
         parts = path.split("/")
         above = ["/".join(parts[:count]) for count in range(1, len(parts))]
         below, files = await asyncio.gather(
-            self._objects.list_level(f"{_key(run, path)}/", limit=1),
-            asyncio.gather(*(self._is_file(run, one) for one in above)),
+            self._objects.list_level(f"{_key(root, path)}/", limit=1),
+            asyncio.gather(*(self._is_file(root, one) for one in above)),
         )
         if below.objects or below.folders:
-            raise ArtifactIsDirectory(f"'{path}' is a folder of run {run.run_id}")
+            raise ArtifactIsDirectory(f"'{path}' is a folder of {root.owner}")
         for one, is_file in zip(above, files, strict=True):
             if is_file:
-                raise ArtifactIsDirectory(f"'{one}' is a file of run {run.run_id}, not a folder")
+                raise ArtifactIsDirectory(f"'{one}' is a file of {root.owner}, not a folder")
 
-    async def _is_file(self, run: RunInfo, path: str) -> bool:
+    async def _is_file(self, root: ArtifactRoot, path: str) -> bool:
         try:
-            await self._objects.head(_key(run, path))
+            await self._objects.head(_key(root, path))
         except ObjectNotFound:
             return False
         return True
 
 
-def _key(run: RunInfo, path: str) -> str:
-    return f"{ObjectArtifacts.ROOT}/{run.experiment_id}/{run.run_id}/artifacts/{path}"
+def _key(root: ArtifactRoot, path: str) -> str:
+    return f"{ObjectArtifacts.ROOT}/{root.prefix}/{path}"
 
 
 class _Watched:

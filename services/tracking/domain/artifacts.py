@@ -1,4 +1,4 @@
-"""Paths of artifacts: below their run, with forward slashes, and never outside of it."""
+"""Paths of artifacts: below their owner, with forward slashes, and never outside of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.tracking.errors import InvalidArtifactPath, InvalidValue
 
-__all__ = ["Artifact", "check_artifact_path", "check_sha256"]
+__all__ = ["Artifact", "ArtifactRoot", "check_artifact_path", "check_sha256"]
 
 # Object keys hold at most 1,024 bytes, and the run's own prefix needs some of them.
 MAX_PATH_BYTES = 850
@@ -16,7 +16,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One file or folder among a run's artifacts."""
+    """One file or folder among the artifacts of a run or model."""
 
     path: str
     """Path below the run's artifacts."""
@@ -24,6 +24,16 @@ class Artifact:
     """Whether it is a folder."""
     size: int = 0
     """Size in bytes; 0 for a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRoot:
+    """Whose files they are."""
+
+    prefix: str
+    """Place below all artifacts, as `<experiment>/<run>/artifacts`."""
+    owner: str
+    """What messages call it, as `run 1f…`."""
 
 
 def check_artifact_path(path: str, *, allow_root: bool = False) -> str:

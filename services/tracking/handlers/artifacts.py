@@ -6,10 +6,19 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.tracking.domain.artifacts import Artifact, check_artifact_path, check_sha256
+from services.tracking.domain.artifacts import (
+    Artifact,
+    ArtifactRoot,
+    check_artifact_path,
+    check_sha256,
+)
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.run import RunInfo
-from services.tracking.errors import ChecksumMismatch, RunNotActive, RunNotFound
+from services.tracking.errors import (
+    ChecksumMismatch,
+    LoggedModelNotFound,
+    RunNotActive,
+    RunNotFound,
+)
 from services.tracking.handlers.access import Access
 from services.tracking.ports import ArtifactPage, ArtifactStore, Store
 from tessera_kit.rpc.identity import Principal
@@ -27,7 +36,9 @@ class StoredArtifact:
 
 
 class Artifacts:
-    """Writes, reads and lists the files of runs; memory stays bounded whatever their size.
+    """Writes, reads, lists and removes the files of runs and logged models.
+
+    Memory stays bounded whatever their size.
 
     Args:
         store: Where runs are kept.
@@ -44,9 +55,10 @@ class Artifacts:
         self,
         principal: Principal,
         *,
-        run_id: str,
+        run_id: str = "",
+        model_id: str = "",
         path: str,
-        sha256: str,
+        sha256: str = "",
         chunks: AsyncIterator[bytes],
     ) -> StoredArtifact:
         """Store a file, in place of one of that path; nothing is stored when anything fails.
@@ -61,16 +73,13 @@ class Artifacts:
         """
         check_artifact_path(path)
         check_sha256(sha256)
-        await self._access.write_run(principal, run_id)
-        run = await self._run(run_id)
-        if run.stage is not LifecycleStage.ACTIVE:
-            raise RunNotActive(run_id)
+        root = await self._root(principal, run_id, model_id, writing=True)
         content = _Content(chunks, expected=sha256)
-        size = await self._files.write(run, path, content.checked())
+        size = await self._files.write(root, path, content.checked())
         return StoredArtifact(Artifact(path, is_directory=False, size=size), content.sha256())
 
     async def download(
-        self, principal: Principal, *, run_id: str, path: str
+        self, principal: Principal, *, run_id: str = "", model_id: str = "", path: str
     ) -> AsyncIterator[bytes]:
         """Return a file's bytes in pieces.
 
@@ -80,11 +89,17 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path)
-        await self._access.read_run(principal, run_id)
-        return self._files.read(await self._run(run_id), path)
+        return self._files.read(await self._root(principal, run_id, model_id), path)
 
     async def children(
-        self, principal: Principal, *, run_id: str, path: str, limit: int, token: str
+        self,
+        principal: Principal,
+        *,
+        run_id: str = "",
+        model_id: str = "",
+        path: str,
+        limit: int,
+        token: str,
     ) -> ArtifactPage:
         """Return a page of the files and folders directly below a path.
 
@@ -95,16 +110,45 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path, allow_root=True)
-        await self._access.read_run(principal, run_id)
-        run = await self._run(run_id)
-        return await self._files.children(run, path, limit=limit, token=token)
+        root = await self._root(principal, run_id, model_id)
+        return await self._files.children(root, path, limit=limit, token=token)
 
-    async def _run(self, run_id: str) -> RunInfo:
+    async def remove(
+        self, principal: Principal, *, run_id: str = "", model_id: str = "", path: str
+    ) -> None:
+        """Remove a file, or a folder with all that is in it; what is not there is no error.
+
+        Raises:
+            InvalidArtifactPath: The path leaves the artifacts.
+            RunNotFound, LoggedModelNotFound: There is no such thing.
+            PermissionDenied: The caller may not write it.
+        """
+        check_artifact_path(path)
+        await self._files.remove(await self._root(principal, run_id, model_id, writing=True), path)
+
+    async def _root(
+        self, principal: Principal, run_id: str, model_id: str, *, writing: bool = False
+    ) -> ArtifactRoot:
+        """Return whose files are meant, when the caller may use them so."""
         async with self._store.read() as view:
-            run = await view.runs.info(run_id)
-        if run is None:
-            raise RunNotFound(run_id)
-        return run
+            run = await view.runs.info(run_id) if run_id else None
+            model = await view.models.get(model_id) if model_id else None
+        if run is not None:
+            owner, stage = f"run {run_id}", run.stage
+            prefix = f"{run.experiment_id}/{run_id}/artifacts"
+        elif model is not None:
+            owner, stage = f"model {model_id}", model.stage
+            prefix = f"{model.experiment_id}/models/{model_id}/artifacts"
+        else:
+            raise RunNotFound(run_id) if run_id else LoggedModelNotFound(model_id)
+        experiment_id = prefix.partition("/")[0]
+        if not writing:
+            await self._access.read(principal, experiment_id)
+            return ArtifactRoot(prefix, owner)
+        await self._access.write(principal, experiment_id)
+        if stage is not LifecycleStage.ACTIVE:
+            raise RunNotActive(run_id) if run_id else LoggedModelNotFound(model_id)
+        return ArtifactRoot(prefix, owner)
 
 
 class _Content:

@@ -10,6 +10,8 @@ from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
+from services.tracking.handlers.models import LoggedModels
+from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -34,3 +36,6 @@ class UseCases:
     assessments: Assessments
     evaluation: EvaluationDatasets
     scorers: Scorers
+    models: LoggedModels
+    registry: Registry | None = None
+    """None where there is no catalog to register with."""

@@ -112,6 +112,20 @@ class Runs:
             raise RunNotFound(run_id)
         return run
 
+    async def info(self, principal: Principal, run_id: str) -> RunInfo:
+        """Return a run's own facts, as `get` does.
+
+        Raises:
+            RunNotFound: There is none.
+            PermissionDenied: The caller may not read it.
+        """
+        await self._access.read_run(principal, run_id)
+        async with self._store.read() as view:
+            run = await view.runs.info(run_id)
+        if run is None:
+            raise RunNotFound(run_id)
+        return run
+
     async def update(self, principal: Principal, run_id: str, change: RunChange) -> Run:
         """Change a run's name, status or end; tell RunEnded when it reaches a final status.
 

@@ -10,6 +10,7 @@ from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage, Micros
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import Run, RunInfo
+from services.tracking.handlers.models import RunLinks
 from services.tracking.mlflow.messages import json_number
 
 __all__ = [
@@ -89,8 +90,9 @@ def run_info_fields(info: RunInfo) -> dict[str, Any]:
     return fields
 
 
-def run_fields(run: Run) -> dict[str, Any]:
-    """Return a run with what was logged to it, its inputs and outputs apart."""
+def run_fields(run: Run, links: RunLinks | None = None) -> dict[str, Any]:
+    """Return a run with all that was logged to it."""
+    links = links or RunLinks()
     tags = dict(run.tags)
     tags.setdefault(RUN_NAME_TAG, run.info.name)
     return {
@@ -100,7 +102,36 @@ def run_fields(run: Run) -> dict[str, Any]:
             "params": [{"key": key, "value": value} for key, value in run.params.items()],
             "tags": tag_fields(tags),
         },
+        "inputs": {
+            "dataset_inputs": _dataset_inputs(run, links),
+            "model_inputs": [
+                {"model_id": one.model_id} for one in links.models if not one.is_output
+            ],
+        },
+        "outputs": {
+            "model_outputs": [
+                {"model_id": one.model_id, "step": one.step}
+                for one in links.models
+                if one.is_output
+            ]
+        },
     }
+
+
+def _dataset_inputs(run: Run, links: RunLinks) -> list[dict[str, Any]]:
+    told = {(one.name, one.digest, one.context): one for one in links.datasets}
+    found: list[dict[str, Any]] = []
+    for name, digest, context in run.inputs:
+        dataset = told.get((name, digest, context))
+        fields = {"name": name, "digest": digest, "source_type": "tessera", "source": name}
+        tags: Mapping[str, str] = {"mlflow.data.context": context} if context else {}
+        if dataset is not None:
+            fields |= {"source_type": dataset.source_type, "source": dataset.source}
+            fields |= {"schema": dataset.schema} if dataset.schema else {}
+            fields |= {"profile": dataset.profile} if dataset.profile else {}
+            tags = dataset.tags
+        found.append({"tags": tag_fields(tags), "dataset": fields})
+    return found
 
 
 def metric_fields(point: Point) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from services.tracking.handlers.cases import UseCases
+from services.tracking.mlflow.artifacts import ArtifactMethods
 from services.tracking.mlflow.calls import Method, RawMethod, rpc_routes
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.evaluation import EvaluationMethods, online_scoring_routes
 from services.tracking.mlflow.experiments import ExperimentMethods
+from services.tracking.mlflow.models import ModelMethods
 from services.tracking.mlflow.otlp_door import otlp_routes
 from services.tracking.mlflow.protos import PREFIXES
+from services.tracking.mlflow.registry import RegistryMethods
 from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.writes import WriteMethods
@@ -41,12 +44,16 @@ _SERVER_INFO: Final[dict[str, Any]] = {
 
 def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
     """Return who answers which rpc; an rpc without an entry answers NOT_IMPLEMENTED."""
+    registry = cases.registry
     return {
+        **({} if registry is None else RegistryMethods(registry, cases.models).methods()),
         **ExperimentMethods(cases).methods(),
         **RunMethods(cases).methods(),
         **WriteMethods(cases).methods(),
         **TraceMethods(cases).methods(),
         **EvaluationMethods(cases).methods(),
+        **ArtifactMethods(cases).methods(),
+        **ModelMethods(cases).methods(),
     }
 
 

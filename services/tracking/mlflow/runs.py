@@ -46,6 +46,7 @@ class RunMethods:
         self._runs = cases.runs
         self._log = cases.log
         self._search = cases.search
+        self._models = cases.models
 
     def methods(self) -> Mapping[str, Method]:
         """Return who answers which rpc."""
@@ -83,7 +84,7 @@ class RunMethods:
             started_at=started_at,
             tags=tags,
         )
-        return {"run": {**run_fields(run), "inputs": {}}}
+        return {"run": run_fields(run)}
 
     async def _update(self, call: Call) -> Answer:
         asked = call.message
@@ -116,7 +117,8 @@ class RunMethods:
 
     async def _get(self, call: Call) -> Answer:
         run = await self._runs.get(call.principal, run_id_of(call.message))
-        return {"run": run_fields(run)}
+        links = await self._models.links_of([run.info.run_id])
+        return {"run": run_fields(run, links.get(run.info.run_id))}
 
     async def _find(self, call: Call) -> Answer:
         asked = call.message
@@ -129,7 +131,10 @@ class RunMethods:
             size=page_bound(call, default=_DEFAULT_RUNS, most=_MOST_RUNS),
             token=asked.page_token,
         )
-        answer: dict[str, Any] = {"runs": [run_fields(run) for run in page.runs]}
+        links = await self._models.links_of(run.info.run_id for run in page.runs)
+        answer: dict[str, Any] = {
+            "runs": [run_fields(run, links.get(run.info.run_id)) for run in page.runs]
+        }
         return {**answer, "next_page_token": page.next_token} if page.next_token else answer
 
     async def _delete_tag(self, call: Call) -> Answer:

@@ -18,6 +18,7 @@ from services.tracking.domain.batch import (
     check_run_tags,
 )
 from services.tracking.domain.keys import check_key
+from services.tracking.domain.logged_model import ModelMetric
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunChange
 from services.tracking.errors import InvalidValue
@@ -50,6 +51,7 @@ class WriteMethods:
     def __init__(self, cases: UseCases) -> None:
         self._log = cases.log
         self._runs = cases.runs
+        self._models = cases.models
 
     def methods(self) -> Mapping[str, RawMethod]:
         """Return who answers which rpc."""
@@ -68,6 +70,8 @@ class WriteMethods:
         await self._log.log(
             principal, Batch(run_id=run_id, principal=principal.name, points=(point,))
         )
+        if fields.get("model_id"):
+            await self._note_model_metrics(principal, run_id, [fields], [point])
         return _DONE
 
     async def _log_param(self, request: Request) -> Response:
@@ -99,13 +103,34 @@ class WriteMethods:
             size=len(await request.body()),
         )
         run_id = run_id_in(fields)
+        points = _points(metrics)
         await self._write(
             run_id,
-            points=_points(metrics),
+            points=points,
             params=check_params_unique(_pairs(params, "params")),
             tags=check_run_tags(_pairs(tags, "tags")),
         )
+        if any("model_id" in metric for metric in metrics):
+            await self._note_model_metrics(current_principal(), run_id, metrics, points)
         return _DONE
+
+    async def _note_model_metrics(
+        self,
+        principal: Principal,
+        run_id: str,
+        metrics: Sequence[Mapping[str, Any]],
+        points: Sequence[Point],
+    ) -> None:
+        """Let models have the metrics that are theirs; the run has them already."""
+        of_models: dict[str, list[ModelMetric]] = {}
+        for fields, point in zip(metrics, points, strict=True):
+            model_id = text_of(fields, "model_id")
+            if model_id:
+                name, digest = text_of(fields, "dataset_name"), text_of(fields, "dataset_digest")
+                metric = ModelMetric(point, run_id, name, digest)
+                of_models.setdefault(model_id, []).append(metric)
+        for model_id, theirs in of_models.items():
+            await self._models.log_metrics(principal, model_id, theirs)
 
     async def _write(
         self,

@@ -16,6 +16,7 @@ from services.tracking.adapters.sql.carrier import PointCarrier
 from services.tracking.adapters.sql.evaluation import SqlEvaluation, SqlScorers
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
+from services.tracking.adapters.sql.models import SqlModels
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
@@ -108,6 +109,7 @@ class SqlView:
         self.traces = SqlTraces(session)
         self.evaluation = SqlEvaluation(session)
         self.scorers = SqlScorers(session)
+        self.models = SqlModels(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -18,11 +18,14 @@ __all__ = [
     "EXPERIMENTS",
     "EXPERIMENT_TAGS",
     "LATEST_METRICS",
+    "LOGGED_MODELS",
     "METADATA",
     "POINT_LOG",
     "REQUESTS",
     "RUNS",
+    "RUN_DATASETS",
     "RUN_INPUTS",
+    "RUN_MODELS",
     "RUN_PARAMS",
     "RUN_TAGS",
     "SCORERS",
@@ -136,6 +139,39 @@ POINT_LOG = sa.Table(
     sa.Index("ix_point_log_run", "run_no"),
 )
 """Points that ClickHouse does not have yet, a row per run and transaction: `adapters.sql.log`."""
+
+LOGGED_MODELS = sa.Table(
+    "logged_models",
+    METADATA,
+    sa.Column("model_id", _Text, primary_key=True),
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), nullable=False),
+    sa.Column("stage", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Index("ix_logged_models_created", "experiment_id", "stage", "created_at", "model_id"),
+)
+"""`document` is the model as JSON: it is read and written whole."""
+
+RUN_MODELS = sa.Table(
+    "run_models",
+    METADATA,
+    sa.Column("run_id", _Text, primary_key=True),
+    sa.Column("model_id", _Text, primary_key=True),
+    sa.Column("is_output", sa.Boolean, primary_key=True),
+    sa.Column("step", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+RUN_DATASETS = sa.Table(
+    "run_datasets",
+    METADATA,
+    sa.Column("run_id", _Text, primary_key=True),
+    sa.Column("name", _Text, primary_key=True),
+    sa.Column("digest", _Text, primary_key=True),
+    sa.Column("context", _Text, primary_key=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+"""What clients tell of the data sets in `run_inputs`, as JSON."""
 
 REQUESTS = sa.Table(
     "requests",

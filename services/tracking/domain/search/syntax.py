@@ -11,6 +11,9 @@ from typing import TypeAlias
 __all__ = [
     "EVALUATION_DATASETS",
     "EXPERIMENTS",
+    "LOGGED_MODELS",
+    "MODEL_VERSIONS",
+    "REGISTERED_MODELS",
     "RUNS",
     "TRACES",
     "Comparison",
@@ -215,6 +218,52 @@ TRACES = Schema(
     },
 )
 """What SearchTraces understands."""
+LOGGED_MODELS = Schema(
+    kinds={
+        **_aliases(FieldKind.METRIC, "metric", "metrics"),
+        **_aliases(FieldKind.PARAM, "parameter", "parameters", "param", "params"),
+        **_TAGS,
+        **_ATTRIBUTES,
+    },
+    attributes={
+        **{
+            name: (name, ValueKind.TEXT)
+            for name in ("model_id", "name", "model_type", "status", "experiment_id")
+        },
+        **dict.fromkeys(("source_run_id", "run_id"), ("source_run_id", ValueKind.TEXT)),
+        **dict.fromkeys(
+            ("creation_time", "creation_timestamp", "creation_timestamp_ms"),
+            ("creation_time", ValueKind.TIME),
+        ),
+        **dict.fromkeys(
+            ("last_updated_time", "last_updated_timestamp", "last_updated_timestamp_ms"),
+            ("last_updated_time", ValueKind.TIME),
+        ),
+    },
+    lists=frozenset({"model_id", "source_run_id", "run_id"}),
+)
+"""What SearchLoggedModels understands."""
+
+_CHANGES = {
+    "creation_timestamp": ("creation_timestamp", ValueKind.TIME),
+    "last_updated_timestamp": ("last_updated_timestamp", ValueKind.TIME),
+}
+
+REGISTERED_MODELS = Schema(
+    kinds={**_TAGS, **_ATTRIBUTES}, attributes={"name": ("name", ValueKind.TEXT), **_CHANGES}
+)
+"""What SearchRegisteredModels understands."""
+
+MODEL_VERSIONS = Schema(
+    kinds={**_TAGS, **_ATTRIBUTES},
+    attributes={
+        **{name: (name, ValueKind.TEXT) for name in ("name", "run_id", "source_path")},
+        "version_number": ("version_number", ValueKind.NUMBER),
+        **_CHANGES,
+    },
+    lists=frozenset({"name", "run_id"}),
+)
+"""What SearchModelVersions understands."""
 
 EVALUATION_DATASETS = Schema(
     kinds={**_TAGS, **_ATTRIBUTES},

@@ -1,0 +1,497 @@
+"""Use cases of the model registry: MLflow's, over the catalog's models and this service's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from services.tracking.domain.artifacts import Artifact, check_artifact_path
+from services.tracking.domain.registry import (
+    STAGES,
+    RegisteredModel,
+    RegistryVersion,
+    alias_name,
+    full_name_of,
+    own_tags,
+    stage_name,
+)
+from services.tracking.domain.search.evaluate import matches
+from services.tracking.domain.search.model_fields import (
+    in_order,
+    registered_model_values,
+    registry_version_values,
+)
+from services.tracking.domain.search.parser import parse_filter, parse_order_by
+from services.tracking.domain.search.syntax import (
+    MODEL_VERSIONS,
+    REGISTERED_MODELS,
+    Comparison,
+    FieldKind,
+    Operator,
+)
+from services.tracking.errors import ArtifactNotFound, InvalidValue
+from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.ports import ModelRegistry
+from tessera_kit.errors import AlreadyExists, NotFound, TesseraError
+from tessera_kit.rpc.identity import Principal
+
+__all__ = ["Caller", "NamedModel", "Registry", "RegistryNotFound", "source_place"]
+
+_PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
+_SOURCE_FILE: Final = "SOURCE"
+_REMOTE: Final = re.compile(r"(?:s3a?|gs|abfss?|wasbs?|https?|dbfs|hdfs|viewfs)://", re.IGNORECASE)
+_PLACEHOLDERS: Final = frozenset({"dummy-source", "prompt-template"})
+_PAGE: Final = 1000
+
+
+class RegistryNotFound(NotFound):
+    """No registered model, version or alias of that name; the text is MLflow's."""
+
+    reason = "REGISTRY_NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and the token with which the catalog is asked."""
+
+    principal: Principal
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A registered model with the name that its users know, and its versions."""
+
+    name: str
+    model: RegisteredModel
+    versions: Sequence[RegistryVersion] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where files of a source lie."""
+
+    path: str = ""
+    run_id: str = ""
+    model_id: str = ""
+    registered: str = ""
+    version: int = 0
+
+
+class Registry:
+    """Registers models, versions and their stages.
+
+    Args:
+        registry: The catalog's models.
+        artifacts: The files of runs and logged models, which versions are made of.
+        default_schema: Where plain names land, as `main.default`.
+    """
+
+    def __init__(
+        self, registry: ModelRegistry, artifacts: Artifacts, *, default_schema: str
+    ) -> None:
+        self._registry = registry
+        self._artifacts = artifacts
+        self._schema = default_schema
+
+    # Models
+
+    async def create_model(
+        self, caller: Caller, name: str, *, description: str, tags: Mapping[str, str]
+    ) -> NamedModel:
+        """Register a model that the caller owns.
+
+        Raises:
+            AlreadyExists: There is one of that name.
+            PermissionDenied: The caller may not create models in the schema.
+            InvalidValue: The name cannot be kept.
+        """
+        full_name = full_name_of(name, self._schema)
+        given = name if name not in {full_name, full_name.rpartition(".")[2]} else ""
+        try:
+            model = await self._registry.create_model(
+                caller.token,
+                full_name,
+                description=description,
+                tags={**tags, **own_tags(name=given)},
+            )
+        except AlreadyExists:
+            raise AlreadyExists(f"Registered Model (name={name}) already exists.") from None
+        return NamedModel(name, model)
+
+    async def get_model(self, caller: Caller, name: str) -> NamedModel:
+        """Return a model with its versions.
+
+        Raises:
+            RegistryNotFound: There is none, or not for the caller.
+        """
+        full_name = full_name_of(name, self._schema)
+        try:
+            model = await self._registry.get_model(caller.token, full_name)
+            versions = await self._registry.versions(caller.token, full_name)
+        except NotFound:
+            raise _no_model(name) from None
+        return NamedModel(name, model, versions)
+
+    async def describe_model(self, caller: Caller, name: str, description: str) -> NamedModel:
+        """Change what a model is said to be for."""
+        full_name = full_name_of(name, self._schema)
+        try:
+            await self._registry.describe_model(caller.token, full_name, description)
+        except NotFound:
+            raise _no_model(name) from None
+        return await self.get_model(caller, name)
+
+    async def delete_model(self, caller: Caller, name: str) -> None:
+        """Delete a model with its versions."""
+        try:
+            await self._registry.delete_model(caller.token, full_name_of(name, self._schema))
+        except NotFound:
+            raise _no_model(name) from None
+
+    async def find_models(
+        self, caller: Caller, text: str, order_by: Sequence[str]
+    ) -> list[NamedModel]:
+        """Return the models that match and that the caller may see; prompts only when asked for.
+
+        Raises:
+            InvalidFilter, InvalidOrderBy: A text does not parse.
+        """
+        conditions = parse_filter(text, REGISTERED_MODELS)
+        order = parse_order_by(order_by, REGISTERED_MODELS)
+        named = [
+            NamedModel(model.display_name(self._schema), model)
+            for model in await self._registry.models(caller.token)
+            if _asks_for_prompts(conditions) or model.tags.get(_PROMPT_TAG) != "true"
+        ]
+        found = [
+            (values, one)
+            for one in sorted(named, key=lambda one: one.name)
+            if matches(values := registered_model_values(one.name, one.model), conditions)
+        ]
+        return in_order(found, order)
+
+    # Versions
+
+    async def create_version(
+        self,
+        caller: Caller,
+        name: str,
+        *,
+        source: str,
+        run_id: str,
+        model_id: str,
+        run_link: str,
+        description: str,
+        tags: Mapping[str, str],
+    ) -> RegistryVersion:
+        """Register a version: copies the files of its source into the catalog.
+
+        A source of this server is a run's or logged model's artifacts, or another version; of one
+        that lies elsewhere, only where it lies is kept.
+
+        Raises:
+            RegistryNotFound: There is no such model.
+            NotFound: The source is not there.
+            PermissionDenied: The caller may not read the source, or not create versions.
+            InvalidValue: The source is a path of some machine, or has no files.
+        """
+        full_name = full_name_of(name, self._schema)
+        place = source_place(source, self._schema)
+        files = None if place is None else await self._files(caller, place)
+        if files is not None and not files:
+            raise InvalidValue(f"Unable to find a model at the source '{source[:500]}'", "source")
+        own = own_tags(
+            source=source[:1000], model_id=model_id, run_link=run_link[:1000], model_name=name
+        )
+        try:
+            version = await self._registry.create_version(
+                caller.token,
+                full_name,
+                run_id=run_id,
+                comment=description,
+                tags={**tags, **own},
+            )
+        except NotFound:
+            raise _no_model(name) from None
+        try:
+            await self._copy(caller, version, place, files, source)
+        except TesseraError as error:
+            await self._registry.finalize(
+                caller.token, full_name, version.version, failure=error.message or "copy failed"
+            )
+            raise
+        return await self._registry.finalize(caller.token, full_name, version.version)
+
+    async def get_version(self, caller: Caller, name: str, version: int) -> RegistryVersion:
+        """Return a version.
+
+        Raises:
+            RegistryNotFound: There is none, or not for the caller.
+        """
+        full_name = full_name_of(name, self._schema)
+        try:
+            return await self._registry.get_version(caller.token, full_name, version)
+        except NotFound:
+            raise _no_version(name, version) from None
+
+    async def by_alias(self, caller: Caller, name: str, alias: str) -> RegistryVersion:
+        """Return the version that an alias points at.
+
+        Raises:
+            RegistryNotFound: There is no such model or alias.
+        """
+        found = await self.get_model(caller, name)
+        try:
+            return await self._registry.by_alias(
+                caller.token, found.model.full_name, alias_name(alias)
+            )
+        except NotFound:
+            raise RegistryNotFound(f"Registered model alias {alias} not found.") from None
+
+    async def describe_version(
+        self, caller: Caller, name: str, version: int, description: str
+    ) -> RegistryVersion:
+        """Change what a version is said to be."""
+        await self._own(caller, name, version, description=description)
+        return await self.get_version(caller, name, version)
+
+    async def delete_version(self, caller: Caller, name: str, version: int) -> None:
+        """Delete a version with its files."""
+        full_name = full_name_of(name, self._schema)
+        try:
+            await self._registry.delete_version(caller.token, full_name, version)
+        except NotFound:
+            raise _no_version(name, version) from None
+
+    async def move(
+        self, caller: Caller, name: str, version: int, stage: str, *, archive: bool
+    ) -> RegistryVersion:
+        """Move a version to a stage, and those that are there to the archive where asked.
+
+        Raises:
+            InvalidValue: MLflow has no such stage, or versions of it are not archived.
+        """
+        stage = stage_name(stage)
+        if archive and stage not in STAGES[1:3]:
+            raise InvalidValue(
+                "Model version transition cannot archive existing model versions because "
+                f"'{stage}' is not an Active stage. Valid stages are Staging, Production",
+                "stage",
+            )
+        moving = await self.get_version(caller, name, version)
+        if archive:
+            for other in await self._registry.versions(caller.token, moving.full_name):
+                if other.stage == stage and other.version != version:
+                    await self._own(caller, name, other.version, stage=STAGES[3])
+        await self._own(caller, name, version, stage=stage)
+        return await self.get_version(caller, name, version)
+
+    async def find_versions(
+        self, caller: Caller, text: str, order_by: Sequence[str]
+    ) -> list[tuple[str, RegistryVersion]]:
+        """Return versions that match with their models' names, those that changed last first.
+
+        Raises:
+            InvalidFilter, InvalidOrderBy: A text does not parse.
+        """
+        conditions = parse_filter(text, MODEL_VERSIONS)
+        order = parse_order_by(order_by, MODEL_VERSIONS)
+        candidates: list[tuple[str, RegistryVersion]] = []
+        for name, full_name in await self._named(caller, conditions):
+            try:
+                versions = await self._registry.versions(caller.token, full_name)
+            except NotFound:
+                continue
+            candidates += [(name, version) for version in versions]
+        candidates.sort(key=lambda pair: (-pair[1].updated_at, pair[0], -pair[1].version))
+        found = [
+            (values, pair)
+            for pair in candidates
+            if matches(values := registry_version_values(*pair), conditions)
+        ]
+        return in_order(found, order)
+
+    # Tags and aliases
+
+    async def tag(
+        self, caller: Caller, name: str, version: int, *, key: str, value: str | None
+    ) -> None:
+        """Set a tag of a version, or of the model with version 0; None removes it.
+
+        Raises:
+            RegistryNotFound: There is no such thing.
+        """
+        full_name = full_name_of(name, self._schema)
+        new, remove = ({}, [key]) if value is None else ({key: value}, [])
+        try:
+            await self._registry.tag(caller.token, full_name, version, new, remove)
+        except NotFound:
+            raise (_no_version(name, version) if version else _no_model(name)) from None
+
+    async def set_alias(self, caller: Caller, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version."""
+        full_name = full_name_of(name, self._schema)
+        try:
+            await self._registry.set_alias(caller.token, full_name, alias_name(alias), version)
+        except NotFound:
+            raise _no_version(name, version) from None
+
+    async def delete_alias(self, caller: Caller, name: str, alias: str) -> None:
+        """Remove an alias; one that is not there is no error, as in MLflow."""
+        found = await self.get_model(caller, name)
+        lower = alias_name(alias)
+        if lower in found.model.aliases:
+            await self._registry.delete_alias(caller.token, found.model.full_name, lower)
+
+    # Files
+
+    async def files(self, caller: Caller, full_name: str, version: int) -> Sequence[Artifact]:
+        """Return all files of a version, by path."""
+        return await self._registry.files(caller.token, full_name, version)
+
+    def download(
+        self, caller: Caller, full_name: str, version: int, path: str
+    ) -> AsyncIterator[bytes]:
+        """Return the bytes of a version's file in pieces."""
+        return self._registry.download(caller.token, full_name, version, path)
+
+    async def _own(self, caller: Caller, name: str, version: int, **values: str) -> None:
+        full_name = full_name_of(name, self._schema)
+        try:
+            await self._registry.tag(caller.token, full_name, version, own_tags(**values))
+        except NotFound:
+            raise _no_version(name, version) from None
+
+    async def _named(
+        self, caller: Caller, conditions: Sequence[Comparison]
+    ) -> list[tuple[str, str]]:
+        """Return the models whose versions may match: one when the filter names it, or all."""
+        for one in conditions:
+            if one.field.key == "name" and one.operator is Operator.EQUAL:
+                name = str(one.value)
+                return [(name, full_name_of(name, self._schema))]
+        models = await self._registry.models(caller.token)
+        return [
+            (model.display_name(self._schema), model.full_name)
+            for model in models
+            if model.tags.get(_PROMPT_TAG) != "true"
+        ]
+
+    async def _files(self, caller: Caller, place: _Place) -> list[str]:
+        """Return the paths of a source's files, below it."""
+        if place.registered:
+            found = await self._registry.files(caller.token, place.registered, place.version)
+            prefix = f"{place.path}/" if place.path else ""
+            return [one.path.removeprefix(prefix) for one in found if one.path.startswith(prefix)]
+        paths: list[str] = []
+        folders = [place.path]
+        while folders:
+            folder = folders.pop()
+            token = ""
+            while True:
+                page = await self._artifacts.children(
+                    caller.principal,
+                    run_id=place.run_id,
+                    model_id=place.model_id,
+                    path=folder,
+                    limit=_PAGE,
+                    token=token,
+                )
+                folders += [one.path for one in page.artifacts if one.is_directory]
+                paths += [one.path for one in page.artifacts if not one.is_directory]
+                token = page.next_token
+                if not token:
+                    break
+        prefix = f"{place.path}/" if place.path else ""
+        return sorted(path.removeprefix(prefix) for path in paths)
+
+    async def _copy(
+        self,
+        caller: Caller,
+        version: RegistryVersion,
+        place: _Place | None,
+        files: Sequence[str] | None,
+        source: str,
+    ) -> None:
+        if place is None or files is None:
+            await self._upload(caller, version, _SOURCE_FILE, _once(source.encode()))
+            return
+        for path in files:
+            below = f"{place.path}/{path}" if place.path else path
+            if place.registered:
+                chunks = self._registry.download(
+                    caller.token, place.registered, place.version, below
+                )
+            else:
+                chunks = await self._artifacts.download(
+                    caller.principal, run_id=place.run_id, model_id=place.model_id, path=below
+                )
+            await self._upload(caller, version, path, chunks)
+
+    async def _upload(
+        self, caller: Caller, version: RegistryVersion, path: str, chunks: AsyncIterator[bytes]
+    ) -> None:
+        await self._registry.upload(caller.token, version.full_name, version.version, path, chunks)
+
+
+def source_place(source: str, default_schema: str) -> _Place | None:
+    """Return where the files of a source lie on this server; None when they lie elsewhere.
+
+    Raises:
+        InvalidValue: It is a path of some machine, or leaves its place.
+        ArtifactNotFound: It is of this server, and nothing it could have.
+    """
+    if source in _PLACEHOLDERS:
+        return None
+    split = urlsplit(source)
+    if split.scheme in {"mlflow-artifacts", "runs", "models"} and not split.netloc:
+        path = unquote(split.path).strip("/")
+        check_artifact_path(path)
+        return _own_place(split.scheme, path.split("/"), source, default_schema)
+    if _REMOTE.match(source) and ".." not in unquote(source).split("/"):
+        return None
+    raise InvalidValue(
+        f"Invalid model version source: '{source[:500]}'. Use artifacts of a run or logged model "
+        "of this server (runs:/, models:/, mlflow-artifacts:/), or a remote URI.",
+        "source",
+    )
+
+
+def _own_place(scheme: str, parts: Sequence[str], source: str, default_schema: str) -> _Place:
+    match scheme, *parts:
+        case "runs", run_id, *rest:
+            return _Place("/".join(rest), run_id=run_id)
+        case "models", model_id if model_id.startswith("m-"):
+            return _Place(model_id=model_id)
+        case "models", name, version if version.isdigit():
+            registered = full_name_of(name, default_schema)
+            return _Place(registered=registered, version=int(version))
+        case "mlflow-artifacts", "registry", name, version, *rest if version.isdigit():
+            return _Place("/".join(rest), registered=name, version=int(version))
+        case "mlflow-artifacts", _, "models", model_id, "artifacts", *rest:
+            return _Place("/".join(rest), model_id=model_id)
+        case "mlflow-artifacts", _, run_id, "artifacts", *rest:
+            return _Place("/".join(rest), run_id=run_id)
+    raise ArtifactNotFound(f"there is no model at '{source[:500]}'")
+
+
+def _asks_for_prompts(conditions: Sequence[Comparison]) -> bool:
+    return any(
+        one.field.kind is FieldKind.TAG and one.field.key == _PROMPT_TAG for one in conditions
+    )
+
+
+def _no_model(name: str) -> RegistryNotFound:
+    return RegistryNotFound(f"Registered Model with name={name} not found")
+
+
+def _no_version(name: str, version: int) -> RegistryNotFound:
+    return RegistryNotFound(f"Model Version (name={name}, version={version}) not found")
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

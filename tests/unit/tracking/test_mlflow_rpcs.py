@@ -1,0 +1,63 @@
+"""The door's routes and MLflow's descriptors: every rpc is there, and the README tells which."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from services.tracking.mlflow.calls import Method, rpc_routes
+from services.tracking.mlflow.protos import all_rpcs
+from tests.mlflow_door import Door
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def task() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "mlflow_rpcs", ROOT / "infra/tasks/mlflow_rpcs.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_lists_every_rpc_with_its_state(task: ModuleType) -> None:
+    text = task.README.read_text()
+    assert task.with_table(text) == text
+    for rpc in all_rpcs():
+        assert f"| {rpc.name} |" in text
+
+
+def test_every_rpc_has_its_routes_for_clients_and_for_web_pages() -> None:
+    routes = {(route.method, route.path) for route in Door().routes}
+    for rpc in all_rpcs():
+        assert rpc.endpoints
+        assert set(rpc.endpoints) <= routes
+    assert ("POST", "/api/2.0/mlflow/runs/create") in routes
+    assert ("GET", "/ajax-api/3.0/mlflow/traces/{trace_id}") in routes
+
+
+def test_a_method_that_mlflow_does_not_have_is_a_mistake() -> None:
+    async def handle(call: object) -> None: ...
+
+    with pytest.raises(ValueError, match="no rpc MlflowService/fly"):
+        rpc_routes({"MlflowService/fly": Method(handle)})
+
+
+def test_the_messages_load_without_mlflow_itself() -> None:
+    code = (
+        "import sys; from services.tracking.mlflow.protos import all_rpcs; "
+        "assert len(all_rpcs()) > 150; assert 'mlflow' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
