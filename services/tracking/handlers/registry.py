@@ -160,7 +160,9 @@ class Registry:
         Raises:
             InvalidFilter, InvalidOrderBy: A text does not parse.
         """
-        conditions = parse_filter(text, REGISTERED_MODELS)
+        conditions = [
+            one for one in parse_filter(text, REGISTERED_MODELS) if not _excludes_prompts(one)
+        ]
         order = parse_order_by(order_by, REGISTERED_MODELS)
         named = [
             NamedModel(model.display_name(self._schema), model)
@@ -170,7 +172,7 @@ class Registry:
         found = [
             (values, one)
             for one in sorted(named, key=lambda one: one.name)
-            if matches(values := registered_model_values(one.name, one.model), conditions)
+            if matches(values := registered_model_values(one.name, one.model), tuple(conditions))
         ]
         return in_order(found, order)
 
@@ -477,6 +479,19 @@ def _own_place(scheme: str, parts: Sequence[str], source: str, default_schema: s
         case "mlflow-artifacts", _, run_id, "artifacts", *rest:
             return _Place("/".join(rest), run_id=run_id)
     raise ArtifactNotFound(f"there is no model at '{source[:500]}'")
+
+
+def _excludes_prompts(condition: Comparison) -> bool:
+    """Whether it is what MLflow's clients add to each search for models that are no prompts.
+
+    It holds for models without the tag too, unlike every other comparison.
+    """
+    return (
+        condition.field.kind is FieldKind.TAG
+        and condition.field.key == _PROMPT_TAG
+        and condition.operator is Operator.NOT_EQUAL
+        and condition.value == "true"
+    )
 
 
 def _asks_for_prompts(conditions: Sequence[Comparison]) -> bool:

@@ -262,6 +262,8 @@ async def test_models_and_versions_are_searched(door: Door) -> None:
     assert await models(filter="tags.team = 'a'") == ["alpha"]
     assert await models(order_by=["name DESC"]) == ["beta", "alpha"]
     assert await models(filter="tags.`mlflow.prompt.is_prompt` = 'true'") == ["say"]
+    no_prompts = "tag.`mlflow.prompt.is_prompt` != 'true'"
+    assert await models(filter=f"name = 'beta' AND {no_prompts}") == ["beta"]
     page = await door.ok("GET", f"{MODELS}/search", {"max_results": 1})
     assert await models(max_results=5, page_token=page["next_page_token"]) == ["beta"]
 
