@@ -20,7 +20,7 @@ from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.protos import all_rpcs
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.ports import ModelRegistry
+from services.tracking.model_ports import ModelRegistry
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.http.app import HttpApp
 from tessera_kit.http.routes import HttpRoute, RouteTable

@@ -31,7 +31,8 @@ from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.ports import ArtifactStore, ModelRegistry, SpanStore, Store
+from services.tracking.model_ports import ModelRegistry
+from services.tracking.ports import ArtifactStore, SpanStore, Store
 from services.tracking.servicers import TrackingServicer
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay

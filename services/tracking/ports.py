@@ -22,15 +22,14 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage, Micros
-from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.registry import RegisteredModel, RegistryVersion
 from services.tracking.domain.run import Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
+from services.tracking.model_ports import ModelStore
 from tessera_kit.bus.event import Event
 
 __all__ = [
@@ -42,8 +41,6 @@ __all__ = [
     "ExperimentQuery",
     "ExperimentStore",
     "MetricStore",
-    "ModelRegistry",
-    "ModelStore",
     "PointArchive",
     "RequestKey",
     "RunQuery",
@@ -378,37 +375,6 @@ class ScorerStore(Protocol):
         """Forget a version, or all; return how many there were."""
 
 
-class ModelStore(Protocol):
-    """Models that runs log, how runs used and made them, and what is told of runs' data sets."""
-
-    async def get(self, model_id: str) -> LoggedModel | None:
-        """Return the model, deleted or not; None when there is none."""
-
-    async def lock(self, model_id: str) -> LoggedModel | None:
-        """As `get`; until the work ends nobody else locks it."""
-
-    async def add(self, model: LoggedModel) -> None:
-        """Store a new model; its experiment must exist."""
-
-    async def put(self, model: LoggedModel) -> None:
-        """Store the new state of a locked model."""
-
-    async def of_experiments(self, experiment_ids: Collection[str]) -> list[LoggedModel]:
-        """Return the active models of experiments, the newest first."""
-
-    async def link(self, run_id: str, links: Collection[ModelLink]) -> None:
-        """Note which models a run used and made; a link that is there changes nothing."""
-
-    async def links(self, run_ids: Collection[str]) -> dict[str, list[ModelLink]]:
-        """Return the links of runs that have any, by run id, in order."""
-
-    async def describe(self, run_id: str, datasets: Collection[RunDataset]) -> None:
-        """Note what is told of data sets that a run used; a later word replaces an earlier one."""
-
-    async def described(self, run_ids: Collection[str]) -> dict[str, list[RunDataset]]:
-        """Return what is told of runs' data sets, by run id, in order of their names."""
-
-
 class View(Protocol):
     """A look at the store; reads see every work that was committed before the look began."""
 
@@ -549,77 +515,3 @@ class ArtifactStore(Protocol):
 
     async def remove(self, root: ArtifactRoot, path: str) -> None:
         """Remove a file, or a folder with all that is in it; does nothing when there is none."""
-
-
-class ModelRegistry(Protocol):
-    """Registered models, which the catalog owns; every call is made with its caller's token.
-
-    Every method raises what the catalog answers: NotFound, AlreadyExists, PermissionDenied,
-    InvalidArgument, Unavailable.
-    """
-
-    async def create_model(
-        self, token: str, full_name: str, *, description: str, tags: Mapping[str, str]
-    ) -> RegisteredModel:
-        """Register a model."""
-
-    async def get_model(self, token: str, full_name: str) -> RegisteredModel:
-        """Return a model."""
-
-    async def describe_model(self, token: str, full_name: str, description: str) -> RegisteredModel:
-        """Change what a model is said to be for."""
-
-    async def delete_model(self, token: str, full_name: str) -> None:
-        """Delete a model with its versions."""
-
-    async def models(self, token: str) -> list[RegisteredModel]:
-        """Return all models that the caller may see, by name, without their aliases."""
-
-    async def create_version(
-        self, token: str, full_name: str, *, run_id: str, comment: str, tags: Mapping[str, str]
-    ) -> RegistryVersion:
-        """Begin the next version of a model; its files are still to come."""
-
-    async def upload(
-        self, token: str, full_name: str, version: int, path: str, chunks: AsyncIterator[bytes]
-    ) -> None:
-        """Store a file of a pending version."""
-
-    async def finalize(
-        self, token: str, full_name: str, version: int, *, failure: str = ""
-    ) -> RegistryVersion:
-        """End the upload of a version's files; with a failure, the version is not usable."""
-
-    async def get_version(self, token: str, full_name: str, version: int) -> RegistryVersion:
-        """Return a version."""
-
-    async def by_alias(self, token: str, full_name: str, alias: str) -> RegistryVersion:
-        """Return the version that an alias points at."""
-
-    async def versions(self, token: str, full_name: str) -> list[RegistryVersion]:
-        """Return all versions of a model, the newest first."""
-
-    async def delete_version(self, token: str, full_name: str, version: int) -> None:
-        """Delete a version with its files."""
-
-    async def set_alias(self, token: str, full_name: str, alias: str, version: int) -> None:
-        """Point an alias at a version."""
-
-    async def delete_alias(self, token: str, full_name: str, alias: str) -> None:
-        """Remove an alias."""
-
-    async def tag(
-        self,
-        token: str,
-        full_name: str,
-        version: int,
-        new: Mapping[str, str],
-        remove: Collection[str] = (),
-    ) -> None:
-        """Set and remove tags of a version, or of the model itself with version 0."""
-
-    async def files(self, token: str, full_name: str, version: int) -> Sequence[Artifact]:
-        """Return all files of a version, by path."""
-
-    def download(self, token: str, full_name: str, version: int, path: str) -> AsyncIterator[bytes]:
-        """Return a file's bytes in pieces."""

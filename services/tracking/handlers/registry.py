@@ -34,7 +34,7 @@ from services.tracking.domain.search.syntax import (
 )
 from services.tracking.errors import ArtifactNotFound, InvalidValue
 from services.tracking.handlers.artifacts import Artifacts
-from services.tracking.ports import ModelRegistry
+from services.tracking.model_ports import ModelRegistry
 from tessera_kit.errors import AlreadyExists, NotFound, TesseraError
 from tessera_kit.rpc.identity import Principal
 
