@@ -128,7 +128,8 @@ class Dispatcher:
             self._lost(served.runtime_name)
             raise
         finally:
-            exchange.model_ended = perf_counter_ns()
+            exchange.model_ended = ended = perf_counter_ns()
+            served.count(exchange.model_answered, ended - exchange.model_began)
 
 
 def _sticky_key(metadata: Metadata) -> bytes | None:

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 import grpc
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
-from services.inference.domain.signature import TensorSpec
+from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.signature import Role, TensorSpec
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.infer import InferenceHandler
 from services.inference.gateway.routing import Route, RouteTable
+from services.inference.runtime.bundle import MAX_BATCH_ROWS
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import Internal, TesseraError
 from tessera_kit.rpc.authority import Authority
@@ -60,6 +62,8 @@ class InferenceProtocol(grpc.GenericRpcHandler):
             **_method("ServerMetadata", self._server_metadata, messages.ServerMetadataRequest),
             **_method("ModelReady", self._model_ready, messages.ModelReadyRequest),
             **_method("ModelMetadata", self._model_metadata, messages.ModelMetadataRequest),
+            **_method("ModelConfig", self._model_config, messages.ModelConfigRequest),
+            **_method("ModelStatistics", self._model_statistics, messages.ModelStatisticsRequest),
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
@@ -91,6 +95,48 @@ class InferenceProtocol(grpc.GenericRpcHandler):
             inputs=[_tensor(spec) for spec in route.signature.inputs],
             outputs=[_tensor(spec) for spec in route.signature.outputs],
         )
+
+    async def _model_config(self, request: Any, context: Context) -> Any:
+        """What a client must know to ask: names, datatypes, shapes, and whether rows gather."""
+        route = await self._route(request.name, request.version, context)
+        signature = route.signature
+        config = model_config_pb2.ModelConfig(
+            name=route.endpoint.name,
+            platform=_SERVER_NAME,
+            max_batch_size=MAX_BATCH_ROWS if signature.batched else 0,
+        )
+        first = 1 if signature.batched else 0
+        for spec in signature.inputs:
+            config.input.add(
+                name=spec.name,
+                data_type=DATATYPES[spec.datatype].triton,
+                dims=spec.shape[first:],
+                optional=spec.role is Role.METADATA,
+            )
+        for spec in signature.outputs:
+            config.output.add(
+                name=spec.name, data_type=DATATYPES[spec.datatype].triton, dims=spec.shape[first:]
+            )
+        return service_pb2.ModelConfigResponse(config=config)
+
+    async def _model_statistics(self, request: Any, context: Context) -> Any:
+        """Counts of an endpoint's entities since the gateway has them, as it sees them."""
+        route = await self._route(request.name, request.version, context)
+        response = service_pb2.ModelStatisticsResponse()
+        for served in route.entities:
+            if request.version not in ("", str(served.model_version)):
+                continue
+            found = response.model_stats.add(
+                name=route.endpoint.name,
+                version=str(served.model_version),
+                inference_count=served.answered,
+                execution_count=served.answered,
+            )
+            found.inference_stats.success.count = served.answered
+            found.inference_stats.success.ns = served.answered_ns
+            found.inference_stats.fail.count = served.failed
+            found.inference_stats.fail.ns = served.failed_ns
+        return response
 
     async def _route(self, name: str, version: str, context: Context) -> Route:
         metadata = context.invocation_metadata() or ()

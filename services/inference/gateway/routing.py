@@ -29,6 +29,10 @@ class Served:
     __slots__ = (
         "_idle",
         "_in_flight",
+        "answered",
+        "answered_ns",
+        "failed",
+        "failed_ns",
         "gate",
         "model_name",
         "model_version",
@@ -57,6 +61,10 @@ class Served:
         """Most mirrored requests at once, where the entity is a shadow."""
         self.gate = Gate(entity.name, most, entity.max_queue) if most else None
         """Who may be in the runtime at once; None for everybody."""
+        self.answered = self.answered_ns = 0
+        """Requests that the runtime answered, and how long it took for all of them."""
+        self.failed = self.failed_ns = 0
+        """Those that it did not answer."""
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,6 +85,15 @@ class Served:
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()
+
+    def count(self, answered: bool, ns: int) -> None:
+        """Count a request that the runtime took `ns` nanoseconds for."""
+        if answered:
+            self.answered += 1
+            self.answered_ns += ns
+        else:
+            self.failed += 1
+            self.failed_ns += ns
 
     async def drained(self) -> None:
         """Return when no request is on its way."""

@@ -11,11 +11,18 @@ from urllib.parse import unquote
 import grpc
 
 from services.inference.adapters.wire import frames
-from services.inference.adapters.wire.frames import HeaderBlocks, ProtocolError, frame
+from services.inference.adapters.wire.frames import (
+    HeaderBlocks,
+    ProtocolError,
+    frame,
+    frame_head,
+)
+from services.inference.adapters.wire.messages import PREFIX_BYTES, Piece, take_pieces
 
 __all__ = ["CallFailed", "CallRefused", "WireConnection"]
 
-_LARGEST_FRAME: Final = 1 << 20
+_LARGEST_FRAME: Final = 1 << 16
+"""Small, as what is not whole yet is copied when more comes."""
 _REFILL: Final = 1 << 29
 _prefix = struct.Struct(">BI")
 _stream_head = struct.Struct(">IBI")
@@ -46,16 +53,17 @@ class CallRefused(CallFailed):
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("data", "future", "pending", "stream", "timer", "window")
+    __slots__ = ("data", "future", "pending", "size", "stream", "timer", "window")
 
     def __init__(self, stream: int, future: asyncio.Future[bytes], window: int) -> None:
         self.stream = stream
         self.future = future
         self.window = window
         """Bytes that the peer takes on this stream now."""
-        self.pending: bytes = b""
+        self.pending: deque[Piece] = deque()
         """What of the request is not sent yet."""
-        self.data: list[bytes] = []
+        self.size = 0
+        self.data: list[Piece] = []
         """What of the response has come."""
         self.timer: asyncio.TimerHandle | None = None
 
@@ -145,7 +153,9 @@ class WireConnection(asyncio.Protocol):
             self._write(b"".join((head, headers, data, prefix, message)))
         else:
             self._write(head + headers)
-            call.pending = _prefix.pack(0, len(message)) + message
+            call.pending.append(_prefix.pack(0, len(message)))
+            if message:
+                call.pending.append(memoryview(message))
             self._blocked.append(call)
             self._pump()
         return call
@@ -158,7 +168,7 @@ class WireConnection(asyncio.Protocol):
         """Give a call up; the server ends its work."""
         if self._calls.pop(call.stream, None) is None:
             return
-        call.pending = b""
+        call.pending.clear()
         code = frames.ERROR_CANCEL.to_bytes(4, "big")
         self._write(frame(frames.RST_STREAM, 0, call.stream, code))
         self._admit()
@@ -169,12 +179,14 @@ class WireConnection(asyncio.Protocol):
         for _ in range(len(blocked)):
             call = blocked.popleft()
             while call.pending and self._window > 0 and call.window > 0:
-                size = min(len(call.pending), self._frame_size, self._window, call.window)
-                piece, call.pending = call.pending[:size], call.pending[size:]
+                room = min(self._frame_size, self._window, call.window)
+                pieces, size = take_pieces(call.pending, room)
                 self._window -= size
                 call.window -= size
                 flags = 0 if call.pending else frames.END_STREAM
-                self._write(frame(frames.DATA, flags, call.stream, piece))
+                if self._transport is not None:
+                    head = frame_head(frames.DATA, flags, call.stream, size)
+                    self._transport.writelines([head, *pieces])
             if call.pending:
                 blocked.append(call)
 
@@ -194,15 +206,18 @@ class WireConnection(asyncio.Protocol):
         self._admit()
 
     def _deliver(self, call: _Call) -> None:
-        body = call.data[0] if len(call.data) == 1 else b"".join(call.data)
-        if len(body) < 5:
+        data = call.data
+        if data and len(data[0]) < PREFIX_BYTES:
+            data = [b"".join(data)]
+        if not data or len(data[0]) < PREFIX_BYTES:
             self._fail(call, grpc.StatusCode.INTERNAL, "the response holds no message")
             return
-        compressed, length = _prefix.unpack_from(body)
-        if compressed or length != len(body) - 5:
+        compressed, length = _prefix.unpack_from(data[0])
+        data[0] = memoryview(data[0])[PREFIX_BYTES:]
+        if compressed or length != sum(map(len, data)):
             self._fail(call, grpc.StatusCode.INTERNAL, "the response is not one plain message")
         elif not call.future.done():
-            call.future.set_result(body[5:])
+            call.future.set_result(b"".join(data))
 
     @staticmethod
     def _fail(call: _Call, code: grpc.StatusCode, details: str) -> None:
@@ -301,7 +316,8 @@ class WireConnection(asyncio.Protocol):
         if flags & frames.PADDED:
             start, end = frames.unpadded(data, flags, start, end)
         call.data.append(data[start:end])
-        if len(call.data) > 1 and sum(map(len, call.data)) > self._largest_message:
+        call.size += end - start
+        if call.size > self._largest_message + PREFIX_BYTES:
             self._reset(call)
             self._fail(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "the response is too large")
         elif flags & frames.END_STREAM:
@@ -362,7 +378,7 @@ class WireConnection(asyncio.Protocol):
         call = self._calls.pop(stream, None)
         if call is None:
             return
-        call.pending = b""
+        call.pending.clear()
         codes = {
             frames.ERROR_CANCEL: grpc.StatusCode.CANCELLED,
             frames.ERROR_CALM_DOWN: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -378,7 +394,7 @@ class WireConnection(asyncio.Protocol):
         self.usable = False
         for stream in [stream for stream in self._calls if stream > last_stream]:
             call = self._calls.pop(stream)
-            call.pending = b""
+            call.pending.clear()
             self._fail(call, grpc.StatusCode.UNAVAILABLE, "the server is going away")
         for _ in range(len(self._waiting)):
             self._admit()

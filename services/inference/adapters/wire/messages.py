@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
+from collections import deque
 from typing import Final, TypeAlias
 
 import grpc
 
-__all__ = ["PREFIX_BYTES", "InvalidBody", "MessageReader", "decompress", "message_prefix"]
+__all__ = [
+    "PREFIX_BYTES",
+    "InvalidBody",
+    "MessageReader",
+    "decompress",
+    "message_prefix",
+    "take_pieces",
+]
 
 Piece: TypeAlias = bytes | memoryview
 
@@ -17,6 +25,21 @@ _prefix = struct.Struct(">BI")
 PREFIX_BYTES: Final = _prefix.size
 _ON_THE_LOOP: Final = 1 << 18
 """Bytes that are decompressed at once; more of them take a thread."""
+
+
+def take_pieces(pending: deque[Piece], room: int) -> tuple[list[Piece], int]:
+    """Take up to `room` bytes from the start of what is pending, and how many they are."""
+    pieces: list[Piece] = []
+    size = 0
+    while pending and size < room:
+        piece = pending.popleft()
+        if len(piece) > room - size:
+            view = memoryview(piece)
+            pending.appendleft(view[room - size :])
+            piece = view[: room - size]
+        pieces.append(piece)
+        size += len(piece)
+    return pieces, size
 
 
 class InvalidBody(Exception):

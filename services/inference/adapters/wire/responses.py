@@ -19,7 +19,7 @@ from services.inference.adapters.wire.frames import (
     literal_header,
 )
 from services.inference.adapters.wire.heads import Metadata
-from services.inference.adapters.wire.messages import PREFIX_BYTES, Piece, message_prefix
+from services.inference.adapters.wire.messages import PREFIX_BYTES, message_prefix, take_pieces
 
 if TYPE_CHECKING:
     from services.inference.adapters.wire.door import WireDoor
@@ -229,16 +229,7 @@ class Responses(asyncio.Protocol):
 
     def _send_piece(self, call: ServedCall) -> None:
         room = min(self._frame_size, self._send_window, call.send_window)
-        pieces: list[Piece] = []
-        size = 0
-        while call.pending and size < room:
-            piece = call.pending.popleft()
-            if len(piece) > room - size:
-                view = memoryview(piece)
-                call.pending.appendleft(view[room - size :])
-                piece = view[: room - size]
-            pieces.append(piece)
-            size += len(piece)
+        pieces, size = take_pieces(call.pending, room)
         call.pending_bytes -= size
         self._send_window -= size
         call.send_window -= size
