@@ -20,6 +20,8 @@ __all__ = ["LONGEST_CLIENT_ID", "RequestRules"]
 LONGEST_CLIENT_ID: Final = 512
 """Longest `id` that a caller may give a request, in characters."""
 _MOST_PARAMETERS: Final = 64
+_HARMLESS_PARAMETERS: Final = frozenset({"triton_enable_empty_final_response"})
+"""perf_analyzer sends it along; it has a meaning only for streams."""
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
 
 
@@ -187,7 +189,7 @@ def _parameters(parameters: Any) -> Iterator[FieldViolation]:
     if len(parameters) > _MOST_PARAMETERS:
         yield FieldViolation("parameters", f"must be at most {_MOST_PARAMETERS}")
     for name in parameters:
-        if name.startswith(_RESERVED_PARAMETERS):
+        if name.startswith(_RESERVED_PARAMETERS) and name not in _HARMLESS_PARAMETERS:
             yield FieldViolation(f"parameters[{name[:64]!r}]", "is not served")
 
 
