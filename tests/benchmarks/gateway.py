@@ -14,7 +14,8 @@ from devstack import Stack
 from tessera import AsyncClient
 from tessera.catalog.v1 import securable_pb2
 from tessera.client.tensors import write_inputs
-from tests.benchmarks.load import LoadProcess, Target, Window, load_process
+from tests.benchmarks.analyzer import Generator, load_generator
+from tests.benchmarks.load import Target, Window
 from tests.benchmarks.results import Figure, Report, median
 from tests.e2e import models
 from tests.e2e.world import Served, new_user
@@ -75,10 +76,11 @@ async def measure(
         stack.urls["gateway"],
         request_of(served.endpoint),
         await caller_of(client, served.endpoint),
+        served.endpoint,
     )
-    direct = Target(stack.urls["triton_grpc"], request_of(direct_name))
+    direct = Target(stack.urls["triton_grpc"], request_of(direct_name), model=direct_name)
     since = datetime.now(UTC)
-    async with load_process() as load:
+    async with load_generator() as load:
         warm = [await load.run(gateway, 8, WARM_UP_SECONDS)]
         await load.run(direct, 8, WARM_UP_SECONDS)
         windows = await _rounds(load, gateway, direct, tell)
@@ -98,6 +100,7 @@ async def measure(
         ]
         for (side, in_flight), found in windows.items()
     }
+    report.details["gateway"]["generator"] = load.name
     report.details["gateway"]["answered"] = answered
     report.details["gateway"]["rows"] = rows
     for in_flight in IN_FLIGHT:
@@ -117,7 +120,7 @@ async def measure(
 
 
 async def _rounds(
-    load: LoadProcess, gateway: Target, direct: Target, tell: Progress
+    load: Generator, gateway: Target, direct: Target, tell: Progress
 ) -> dict[tuple[str, int], list[Window]]:
     windows: defaultdict[tuple[str, int], list[Window]] = defaultdict(list)
     for number in range(1, ROUNDS + 1):

@@ -32,6 +32,8 @@ class Target:
     address: str
     request: bytes
     token: str = ""
+    model: str = ""
+    """The model's name there, for a generator that makes its requests itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Window:
 
 class LoadProcess:
     """Runs windows in the other process. Made by `load_process`."""
+
+    name = "grpc.aio"
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process

@@ -120,7 +120,15 @@ def test_rows_are_bounded(rules: RequestRules, make_request: Make) -> None:
     assert "at most 16" in violations(rules, make_request(17))["inputs[0] 'x'"]
 
 
-@pytest.mark.parametrize("name", ["sequence_id", "triton_enable_empty_final_response"])
+def test_what_perf_analyzer_sends_along_is_let_through(
+    rules: RequestRules, make_request: Make
+) -> None:
+    request = make_request()
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    rules.check(request)
+
+
+@pytest.mark.parametrize("name", ["sequence_id", "triton_final_response"])
 def test_parameters_of_the_runtime_are_refused(
     rules: RequestRules, make_request: Make, name: str
 ) -> None:
