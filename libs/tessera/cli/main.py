@@ -26,6 +26,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         *("experiments", "runs", "run", "run-tail", "run-metric", "run-export"),
         *("jobs", "job-logs", "cancel"),
     ),
+    "tessera.cli.tracking": ("tracking",),
     "tessera.cli.serving": ("endpoints", "predict", "monitors", "windows", "alerts"),
 }
 """Each module of verbs and the verbs it registers, in the order of `tessera --help`."""

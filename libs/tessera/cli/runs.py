@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from tessera.cli.compare import runs_compare
 from tessera.cli.messages import age, enum_word, rows
 from tessera.cli.output import Column, JsonOption, print_json, print_rows, print_success
 from tessera.client.sync.client import Client
@@ -21,9 +23,22 @@ JobId = Annotated[str, typer.Argument(help="A job's id.")]
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
+    group = typer.Typer(cls=_WithDefault, no_args_is_help=True, help="Find and compare runs.")
+    group.command("list")(runs)
+    group.command("compare")(runs_compare)
+    app.add_typer(group, name="runs", rich_help_panel=_TRACKING)
     for verb in (*_OF_TRACKING, jobs, job_logs, cancel):
         panel = _TRACKING if verb in _OF_TRACKING else _TRAINING
         app.command(verb.__name__.replace("_", "-"), rich_help_panel=panel)(verb)
+
+
+class _WithDefault(TyperGroup):
+    """`tessera runs EXPERIMENT` lists runs, as `tessera runs list EXPERIMENT` does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 def experiments(as_json: JsonOption = False) -> None:
@@ -174,4 +189,4 @@ def _short(value: float | str) -> str:
     return f"{float(value):.6g}"
 
 
-_OF_TRACKING = (experiments, runs, run, run_tail, run_metric, run_export)
+_OF_TRACKING = (experiments, run, run_tail, run_metric, run_export)

@@ -62,12 +62,28 @@ class AsyncTracking:
             request.page_token = page.next_page_token
 
     async def create_run(
-        self, experiment_id: str, *, name: str = "", tags: Mapping[str, str] | None = None
+        self,
+        experiment_id: str,
+        *,
+        name: str = "",
+        tags: Mapping[str, str] | None = None,
+        started_at: datetime | None = None,
+        request_id: str = "",
     ) -> tracking_pb2.Run:
-        """Creates a run, under way from now on."""
+        """Creates a run that is under way.
+
+        Args:
+            experiment_id: The experiment.
+            name: The run's name; made up when empty.
+            tags: Values by name.
+            started_at: When it began; now when None.
+            request_id: A second call with the same one returns the first one's run.
+        """
         request = tracking_service_pb2.CreateRunRequest(
-            experiment_id=experiment_id, name=name, tags=_tags(tags)
+            experiment_id=experiment_id, name=name, tags=_tags(tags), request_id=request_id
         )
+        if started_at is not None:
+            request.started_at.FromDatetime(started_at)
         return (await call(self._stub.CreateRun, request)).run
 
     async def get_run(self, run_id: str) -> tracking_pb2.Run:
@@ -80,10 +96,12 @@ class AsyncTracking:
         self,
         run_id: str,
         status: tracking_pb2.RunStatus.ValueType = tracking_pb2.RUN_STATUS_FINISHED,
+        *,
+        ended_at: datetime | None = None,
     ) -> tracking_pb2.Run:
-        """Ends a run with a final status, now."""
+        """Ends a run with a final status; now when no time is given."""
         run = tracking_pb2.Run(run_id=run_id, status=status)
-        run.ended_at.FromDatetime(datetime.now(UTC))
+        run.ended_at.FromDatetime(ended_at or datetime.now(UTC))
         mask = field_mask_pb2.FieldMask(paths=["status", "ended_at"])
         return (
             await call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,10 +38,28 @@ class Tracking:
         return self._portal.run(self._wrapped.search_experiments(filter))
 
     def create_run(
-        self, experiment_id: str, *, name: str = "", tags: Mapping[str, str] | None = None
+        self,
+        experiment_id: str,
+        *,
+        name: str = "",
+        tags: Mapping[str, str] | None = None,
+        started_at: datetime | None = None,
+        request_id: str = "",
     ) -> tracking_pb2.Run:
-        """Creates a run, under way from now on."""
-        return self._portal.run(self._wrapped.create_run(experiment_id, name=name, tags=tags))
+        """Creates a run that is under way.
+
+        Args:
+            experiment_id: The experiment.
+            name: The run's name; made up when empty.
+            tags: Values by name.
+            started_at: When it began; now when None.
+            request_id: A second call with the same one returns the first one's run.
+        """
+        return self._portal.run(
+            self._wrapped.create_run(
+                experiment_id, name=name, tags=tags, started_at=started_at, request_id=request_id
+            )
+        )
 
     def get_run(self, run_id: str) -> tracking_pb2.Run:
         """Reads a run with its parameters, latest metrics and tags."""
@@ -50,9 +69,11 @@ class Tracking:
         self,
         run_id: str,
         status: tracking_pb2.RunStatus.ValueType = tracking_pb2.RUN_STATUS_FINISHED,
+        *,
+        ended_at: datetime | None = None,
     ) -> tracking_pb2.Run:
-        """Ends a run with a final status, now."""
-        return self._portal.run(self._wrapped.end_run(run_id, status))
+        """Ends a run with a final status; now when no time is given."""
+        return self._portal.run(self._wrapped.end_run(run_id, status, ended_at=ended_at))
 
     def log(
         self,

@@ -1,0 +1,1 @@
+"""Moving experiments between Tessera and an MLflow server or file store; needs `mlflow-skinny`."""
