@@ -27,6 +27,7 @@ from services.tracking.domain.points import Points
 from services.tracking.domain.run import Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
+from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.model_ports import ModelStore
@@ -322,6 +323,20 @@ class SpanStore(Protocol):
         self, experiment_ids: Collection[str], conditions: Filter, *, limit: int
     ) -> set[str] | None:
         """As `matching`, of all traces of experiments; None when more than `limit` match."""
+
+    async def aggregate(
+        self,
+        experiment_ids: Collection[str],
+        query: MetricsQuery,
+        traces: Sequence[TraceKey] | None,
+    ) -> list[DataPoint]:
+        """Return figures of the spans of experiments, by time and dimensions.
+
+        Args:
+            experiment_ids: Whose spans.
+            query: Which figures; checked, and of SPANS. Its conditions of traces are passed over.
+            traces: The only traces whose spans count; None for all.
+        """
 
     async def delete(self, traces: Sequence[TraceKey]) -> None:
         """Forget the spans of traces."""

@@ -20,6 +20,14 @@ from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import TRACES
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
+from services.tracking.domain.traces.metrics import (
+    Aggregation,
+    DataPoint,
+    Figure,
+    MetricsQuery,
+    Subject,
+    check_metrics_query,
+)
 from services.tracking.domain.traces.span import Event, Link, Span, SpanStatus, trace_id_of
 from services.tracking.domain.traces.trace import Trace, TraceState
 from services.tracking.ports import SpanStore, Store, TraceKey, TraceQuery
@@ -388,3 +396,104 @@ class TestSpanStore:
         assert await spans.candidates(["e1"], conditions, limit=2) == ids
         if len(ids) == 2:
             assert await spans.candidates(["e1"], conditions, limit=1) is None
+
+    @pytest.mark.parametrize(
+        ("metric", "figures", "dimensions", "changes", "expected"),
+        [
+            ("span_count", ["COUNT"], [], {}, [({}, [4.0])]),
+            (
+                "span_count",
+                ["COUNT"],
+                ["span_type", "span_status"],
+                {},
+                [
+                    ({"span_type": "CHAIN", "span_status": "OK"}, [2.0]),
+                    ({"span_type": "LLM", "span_status": "ERROR"}, [1.0]),
+                    ({"span_type": "LLM", "span_status": "OK"}, [1.0]),
+                ],
+            ),
+            ("latency", ["AVG", "MIN", "MAX"], [], {}, [({}, [25.0, 10.0, 40.0])]),
+            ("latency", [50.0, 90.0], [], {}, [({}, [25.0, 37.0])]),
+            (
+                "total_cost",
+                ["SUM"],
+                ["span_model_name"],
+                {},
+                [({"span_model_name": "tiny"}, [0.75])],
+            ),
+            (
+                "span_count",
+                ["COUNT"],
+                [],
+                {"interval_seconds": 60},
+                [
+                    ({"time_bucket": "1970-01-01T00:00:00+00:00"}, [2.0]),
+                    ({"time_bucket": "1970-01-01T00:01:00+00:00"}, [2.0]),
+                ],
+            ),
+            ("span_count", ["COUNT"], [], {"end": 50_000_000}, [({}, [2.0])]),
+            ("span_count", ["COUNT"], [], {"start": 50_000_000}, [({}, [2.0])]),
+            ("span_count", ["COUNT"], [], {"spans": "span.type = 'LLM'"}, [({}, [2.0])]),
+            ("span_count", ["COUNT"], [], {"start": 99_000_000}, []),
+            (
+                "latency",
+                ["MAX"],
+                ["span_name"],
+                {"limit": 1, "offset": 1},
+                [({"span_name": "step 2"}, [40.0])],
+            ),
+        ],
+    )
+    async def test_figures(
+        self,
+        spans: SpanStore,
+        metric: str,
+        figures: list[str | float],
+        dimensions: list[str],
+        changes: dict[str, object],
+        expected: list[tuple[dict[str, str], list[float]]],
+    ) -> None:
+        def timed(trace: int, number: int, at: int, millis: int, **more: object) -> Span:
+            began = at * 1_000_000_000
+            ended = began + millis * 1_000_000
+            return a_span(trace, number, started_at=began, ended_at=ended, **more)
+
+        paid = {"mlflow.llm.cost": '{"total_cost": 0.375}', "mlflow.llm.model": "tiny"}
+        llm = {"mlflow.spanType": "LLM", **paid}
+        failed = SpanStatus.ERROR
+        await spans.add(
+            {
+                "e1": [
+                    timed(1, 1, 1, 10),
+                    timed(1, 2, 1, 20, attributes=llm),
+                    timed(2, 1, 61, 30),
+                    timed(2, 2, 61, 40, attributes=llm, status=failed),
+                ],
+                "e2": [timed(3, 1, 1, 99)],
+            }
+        )
+        asked = [
+            Figure(Aggregation(one))
+            if isinstance(one, str)
+            else Figure(Aggregation.PERCENTILE, one)
+            for one in figures
+        ]
+        text = str(changes.get("spans", ""))
+        query = MetricsQuery(
+            subject=Subject.SPANS, metric=metric, figures=asked, dimensions=dimensions
+        )
+        query = replace(query, **{**changes, "spans": parse_filter(text, TRACES)})  # type: ignore[arg-type]
+        check_metrics_query(query)
+        points = await spans.aggregate(["e1"], query, None)
+        assert [(one.dimensions, list(one.values.values())) for one in points] == [
+            (dims, pytest.approx(values)) for dims, values in expected
+        ]
+
+    async def test_figures_of_some_traces(self, spans: SpanStore) -> None:
+        await spans.add({"e1": [a_span(1), a_span(1, 2), a_span(2)]})
+        count = MetricsQuery(
+            subject=Subject.SPANS, metric="span_count", figures=[Figure(Aggregation.COUNT)]
+        )
+        (point,) = await spans.aggregate(["e1"], count, [key(1), key(4)])
+        assert point == DataPoint({}, {"COUNT": 2.0})
+        assert await spans.aggregate(["e1"], count, []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -9,6 +10,12 @@ from services.tracking.adapters.memory_pages import Item, page_of
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.search.evaluate import matches, span_values, trace_values
 from services.tracking.domain.search.syntax import Filter
+from services.tracking.domain.traces.metrics import (
+    DataPoint,
+    MetricsQuery,
+    aggregated,
+    span_measures,
+)
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
 from services.tracking.domain.traces.trace import Trace
@@ -105,6 +112,26 @@ class InMemorySpans:
         ]
         found = await self.matching(keys, conditions)
         return None if len(found) > limit else found
+
+    async def aggregate(
+        self,
+        experiment_ids: Collection[str],
+        query: MetricsQuery,
+        traces: Sequence[TraceKey] | None,
+    ) -> list[DataPoint]:
+        """Return figures of spans, by time and dimensions."""
+        places = None if traces is None else {_place(key) for key in traces}
+        end = math.inf if query.end is None else (query.end // 1000 + 1) * 1000
+        measures = [
+            measure
+            for place, spans in self._all.items()
+            if place[0] in experiment_ids and (places is None or place in places)
+            for span in spans.values()
+            if matches(span_values(span), query.spans)
+            and (query.start or 0) <= span.started_at // 1000 < end
+            for measure in span_measures(query, span)
+        ]
+        return aggregated(query, measures)
 
     async def delete(self, traces: Sequence[TraceKey]) -> None:
         """Forget the spans of traces."""

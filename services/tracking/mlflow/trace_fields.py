@@ -11,15 +11,23 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
+from services.tracking.domain.traces.metrics import (
+    Aggregation,
+    Figure,
+    MetricsQuery,
+    Subject,
+)
 from services.tracking.domain.traces.trace import Trace, TraceState
 from services.tracking.handlers.traces import WholeTrace
 from services.tracking.mlflow.convert import artifact_uri
 from services.tracking.mlflow.errors import InvalidParameter
+from services.tracking.mlflow.values import micros_of_millis
 
 __all__ = [
     "assessment_fields",
     "assessment_of",
     "experiment_of_location",
+    "metrics_query",
     "pairs_of",
     "trace_fields",
     "trace_info_fields",
@@ -122,6 +130,30 @@ def trace_info_v2_fields(trace: Trace) -> dict[str, Any]:
     if trace.duration is not None:
         fields["execution_time_ms"] = trace.duration // 1000
     return fields
+
+
+def metrics_query(asked: Any, limit: int) -> MetricsQuery:
+    """Return what a `QueryTraceMetrics` asks, without its filters."""
+    kinds = asked.DESCRIPTOR.fields_by_name["view_type"].enum_type.values_by_number
+    figures = []
+    for one in asked.aggregations:
+        names = one.DESCRIPTOR.fields_by_name["aggregation_type"].enum_type.values_by_number
+        kind = Aggregation(names[one.aggregation_type].name)
+        figures.append(Figure(kind, one.percentile_value) if one.percentile_value else Figure(kind))
+    return MetricsQuery(
+        subject=Subject(kinds[asked.view_type].name),
+        metric=asked.metric_name,
+        figures=figures,
+        dimensions=list(asked.dimensions),
+        interval_seconds=asked.time_interval_seconds,
+        start=_micros(asked, "start_time_ms"),
+        end=_micros(asked, "end_time_ms"),
+        limit=limit,
+    )
+
+
+def _micros(asked: Any, name: str) -> Micros | None:
+    return micros_of_millis(getattr(asked, name), name) if asked.HasField(name) else None
 
 
 def pairs_of(messages: Iterable[Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from services.tracking.mlflow.trace_fields import (
     assessment_fields,
     assessment_of,
     experiment_of_location,
+    metrics_query,
     pairs_of,
     trace_fields,
     trace_info_fields,
@@ -44,6 +45,7 @@ class TraceMethods:
         self._traces = cases.traces
         self._search = cases.trace_search
         self._assessments = cases.assessments
+        self._trace_metrics = cases.trace_metrics
 
     def methods(self) -> Mapping[str, Method]:
         """Return who answers which rpc."""
@@ -60,6 +62,9 @@ class TraceMethods:
             "MlflowService/deleteTracesV3": Method(self._delete, ("experiment_id",)),
             "MlflowService/linkTracesToRun": Method(self._link_run, ("trace_ids", "run_id")),
             "MlflowService/linkPromptsToTrace": Method(self._link_prompts, by_id),
+            "MlflowService/queryTraceMetrics": Method(
+                self._metrics, ("experiment_ids", "metric_name", "aggregations")
+            ),
             "MlflowService/createAssessment": Method(self._assess, ("assessment",)),
             "MlflowService/GetAssessment": Method(self._assessment, (*by_id, "assessment_id")),
             "MlflowService/updateAssessment": Method(self._reassess, ("assessment", "update_mask")),
@@ -157,6 +162,26 @@ class TraceMethods:
         used = [(one.name, one.version) for one in call.message.prompt_versions]
         await self._traces.link_prompts(call.principal, call.message.trace_id, used)
         return None
+
+    async def _metrics(self, call: Call) -> Answer:
+        asked = call.message
+        page = await self._trace_metrics.query(
+            call.principal,
+            list(asked.experiment_ids),
+            metrics_query(asked, page_bound(call, default=1000, most=1000)),
+            list(asked.filters),
+            asked.page_token,
+        )
+        points = [
+            {
+                "metric_name": asked.metric_name,
+                "dimensions": dict(one.dimensions),
+                "values": dict(one.values),
+            }
+            for one in page.points
+        ]
+        answer: dict[str, Any] = {"data_points": points}
+        return {**answer, "next_page_token": page.next_token} if page.next_token else answer
 
     # Assessments
 

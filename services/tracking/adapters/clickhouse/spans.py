@@ -11,9 +11,11 @@ from contextlib import suppress
 from itertools import groupby
 from typing import Any, Final, Self
 
+from services.tracking.adapters.clickhouse.span_metrics import data_point, metrics_sql
 from services.tracking.adapters.clickhouse.span_rows import COLUMNS, SELECTED, row_of, span_of
 from services.tracking.adapters.clickhouse.tables import Tables
 from services.tracking.domain.search.syntax import SPAN_ATTRIBUTES, Comparison, Filter, Operator
+from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
 from services.tracking.errors import StoreBusy
@@ -137,6 +139,26 @@ class ClickHouseSpans:
         )
         return {trace_id_of(row["TraceId"]) for row in found}
 
+    async def aggregate(
+        self,
+        experiment_ids: Collection[str],
+        query: MetricsQuery,
+        traces: Sequence[TraceKey] | None,
+    ) -> list[DataPoint]:
+        """Return figures of spans, by time and dimensions."""
+        bound: dict[str, Any] = {"experiments": sorted(experiment_ids)}
+        where = [_THEIRS]
+        if traces is not None:
+            bound |= _these(traces)
+            where = [_THESE]
+        for comparison, at in ((">=", query.start), ("<", _behind_milli(query.end))):
+            if at is not None:
+                place = _bind(bound, "Int64", at)
+                where.append(f"toUnixTimestamp64Micro(Timestamp) {comparison} {place}")
+        where += [_condition(one, bound) for one in query.spans]
+        sql = metrics_sql(query, _TABLE, " AND ".join(where))
+        return [data_point(query, row) for row in await self._query(sql, bound)]
+
     async def delete(self, traces: Sequence[TraceKey]) -> None:
         """Forget the spans of traces."""
         if not (bound := _these(traces))["traces"]:
@@ -149,6 +171,11 @@ class ClickHouseSpans:
             return (await self._client.query(sql, bound)).dicts()
         except TableNotFound:
             return []
+
+
+def _behind_milli(at: int | None) -> int | None:
+    """Return the microsecond behind the millisecond of a time, which counts as a whole."""
+    return None if at is None else (at // 1000 + 1) * 1000
 
 
 def _these(traces: Sequence[TraceKey]) -> dict[str, Any]:
