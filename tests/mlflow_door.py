@@ -97,9 +97,11 @@ class Door:
         token: str | None = "",
         content_type: str | None = "application/json",
         query: Any = None,
+        extra: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send one request; `path` is not escaped further."""
-        headers = [(b"content-length", str(len(body)).encode())]
+        """Send one request, with extra headers; `path` is not escaped further."""
+        headers = [(name.encode(), value.encode()) for name, value in (extra or {}).items()]
+        headers += [(b"content-length", str(len(body)).encode())]
         if token is not None:
             headers.append((b"authorization", f"Bearer {token or self._token}".encode()))
         if content_type is not None:

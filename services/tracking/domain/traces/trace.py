@@ -50,6 +50,7 @@ _USER: Final = "mlflow.trace.user"
 _KEY_LIMIT: Final = 250
 _VALUE_LIMIT: Final = 8000
 _ID_LIMIT: Final = 250
+_PREVIEW_LIMIT: Final = 10_000
 
 
 class TraceState(enum.StrEnum):
@@ -142,7 +143,13 @@ def told_by_client(before: Trace | None, told: Trace) -> Trace:
     check_trace_id(told.trace_id)
     check_pairs(told.tags, "tag", "trace_info.tags")
     check_pairs(told.metadata, "metadata", "trace_info.trace_metadata")
-    told = replace(told, finalized=told.state is not TraceState.IN_PROGRESS)
+    check_text(told.client_request_id or "", _ID_LIMIT, "Client request ID", "client_request_id")
+    told = replace(
+        told,
+        finalized=told.state is not TraceState.IN_PROGRESS,
+        request_preview=_beginning(told.request_preview, "request_preview"),
+        response_preview=_beginning(told.response_preview, "response_preview"),
+    )
     if before is None:
         return _linked(told)
     if before.experiment_id != told.experiment_id:
@@ -215,6 +222,12 @@ def with_totals(trace: Trace, usage: Mapping[str, float], cost: Mapping[str, flo
         key: json.dumps(dict(total)) for key, total in ((_USAGE, usage), (_COST, cost)) if total
     }
     return replace(trace, metadata={**trace.metadata, **totals})
+
+
+def _beginning(text: str | None, field: str) -> str | None:
+    if text is None:
+        return None
+    return check_text(text[:_PREVIEW_LIMIT], _PREVIEW_LIMIT, "Preview", field)
 
 
 def _state_of(before: TraceState, told: SpanSummary) -> TraceState:
