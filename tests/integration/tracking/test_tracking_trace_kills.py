@@ -21,7 +21,7 @@ async def door(local_stack: Stack) -> AsyncIterator[aiohttp.ClientSession]:
     await local_stack.start("catalog", "tracking")
     token = Env(local_stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE").reveal()
     async with aiohttp.ClientSession(
-        local_stack.urls["tracking-http"],
+        local_stack.urls["tracking_http"],
         headers={"authorization": f"Bearer {token}"},
         timeout=aiohttp.ClientTimeout(total=30),
     ) as session:
