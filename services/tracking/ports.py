@@ -277,6 +277,9 @@ class PointArchive(Protocol):
 class TraceStore(Protocol):
     """Traces with their tags, metadata, links and assessments; their spans are in a `SpanStore`."""
 
+    async def homes(self, trace_ids: Collection[str]) -> dict[str, str]:
+        """Return the experiments of the traces that there are, by id."""
+
     async def get(self, trace_ids: Collection[str]) -> dict[str, Trace]:
         """Return the traces that there are, by id."""
 

@@ -95,6 +95,7 @@ async def given(store: Store, *traces: Trace) -> None:
                     etag="first",
                 )
             )
+        await work.traces.lock([one.trace_id for one in traces])
         await work.traces.put(traces)
         await work.commit()
 
@@ -150,6 +151,20 @@ class TestTraceStore:
         async with store.read() as view:
             assert (await view.traces.get([after.trace_id]))[after.trace_id] == after
         assert numbers(await found(store, "run_id = 'r1'")) == []
+
+    async def test_parts_that_change_alone_and_twice_in_one_work(self, store: Store) -> None:
+        trace = a_trace(metadata={"a": "b"}, runs=frozenset({"r1"}))
+        await given(store, trace, a_trace(2))
+        with_tag = replace(trace, tags={"new": "tag"})
+        ended = replace(with_tag, duration=5, assessments=(said(trace, "x", 1),))
+        async with store.write() as work:
+            await work.traces.lock([trace.trace_id, a_trace(2).trace_id])
+            await work.traces.put([with_tag, a_trace(2)])
+            await work.traces.put([ended])
+            await work.commit()
+        async with store.read() as view:
+            assert await view.traces.get([trace.trace_id]) == {trace.trace_id: ended}
+            assert await view.traces.homes([trace.trace_id, "none"]) == {trace.trace_id: "e1"}
 
     async def test_what_is_not_committed_is_not_there(self, store: Store) -> None:
         await given(store)

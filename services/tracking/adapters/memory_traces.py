@@ -30,6 +30,10 @@ class InMemoryTraces:
     def __init__(self, traces: dict[str, Trace]) -> None:
         self._all = traces
 
+    async def homes(self, trace_ids: Collection[str]) -> dict[str, str]:
+        """Return the experiments of the traces that there are, by id."""
+        return {one: self._all[one].experiment_id for one in trace_ids if one in self._all}
+
     async def get(self, trace_ids: Collection[str]) -> dict[str, Trace]:
         """Return the traces that there are, by id."""
         return {one: self._all[one] for one in trace_ids if one in self._all}

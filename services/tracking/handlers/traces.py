@@ -385,10 +385,8 @@ class Traces:
     ) -> dict[str, str]:
         """Return the experiment of each trace; the caller may write all of them."""
         async with self._store.read() as view:
-            known = await view.traces.get(trace_ids)
-        homes = {
-            one: known[one].experiment_id if one in known else experiment_id for one in trace_ids
-        }
+            known = await view.traces.homes(trace_ids)
+        homes = {one: known.get(one, experiment_id) for one in trace_ids}
         for home in sorted(set(homes.values()) - {experiment_id}):
             await self._access.write(principal, home)
         return homes

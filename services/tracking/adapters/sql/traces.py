@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,7 +33,7 @@ __all__ = ["SqlTraces"]
 
 # PostgreSQL takes 32,767 parameters in a statement, SQLite by default as many.
 _AT_ONCE = 500
-_PARTS = (TRACE_TAGS, TRACE_METADATA, TRACE_LINKS, ASSESSMENTS)
+_RowsOf = Callable[[Trace], list[dict[str, Any]]]
 
 
 class SqlTraces:
@@ -41,6 +41,17 @@ class SqlTraces:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self._before: dict[str, Trace] = {}
+        """Locked traces as they are stored."""
+
+    async def homes(self, trace_ids: Collection[str]) -> dict[str, str]:
+        """Return the experiments of the traces that there are, by id."""
+        found: dict[str, str] = {}
+        for some in _parts(sorted(set(trace_ids))):
+            statement = sa.select(TRACES.c.trace_id, TRACES.c.experiment_id)
+            rows = await self._session.execute(statement.where(TRACES.c.trace_id.in_(some)))
+            found.update((row.trace_id, row.experiment_id) for row in rows)
+        return found
 
     async def get(self, trace_ids: Collection[str]) -> dict[str, Trace]:
         """Return the traces that there are, by id."""
@@ -56,7 +67,9 @@ class SqlTraces:
             for trace_id in sorted(set(trace_ids)):
                 key = sa.func.hashtextextended(trace_id, 0)
                 await self._session.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-        return await self.get(trace_ids)
+        found = await self.get(trace_ids)
+        self._before.update(found)
+        return found
 
     async def find(self, query: TraceQuery) -> list[Trace]:
         """Return traces in order."""
@@ -74,34 +87,32 @@ class SqlTraces:
         return list((await self._session.execute(statement)).scalars())
 
     async def put(self, traces: Sequence[Trace]) -> None:
-        """Store the new state of locked traces."""
-        await self.delete([one.trace_id for one in traces])
-        await self._insert(TRACES, [_row(one) for one in traces])
-        for table, pairs in ((TRACE_TAGS, "tags"), (TRACE_METADATA, "metadata")):
-            await self._insert(
-                table,
-                [
-                    {"trace_id": one.trace_id, "key": key, "value": value}
-                    for one in traces
-                    for key, value in getattr(one, pairs).items()
-                ],
-            )
-        await self._insert(
-            TRACE_LINKS,
-            [
-                {"trace_id": one.trace_id, "kind": kind, "value": value}
-                for one in traces
-                for kind, values in (("run", one.runs), ("prompt", one.prompts))
-                for value in sorted(values)
-            ],
-        )
-        await self._insert(ASSESSMENTS, [_said(said) for one in traces for said in one.assessments])
+        """Store the new state of locked traces; what did not change is not written."""
+        new = [one for one in traces if one.trace_id not in self._before]
+        await self._insert(TRACES, [_row(one) for one in new])
+        for trace in traces:
+            before = self._before.get(trace.trace_id)
+            if before is not None and _row(before) != _row(trace):
+                own = TRACES.c.trace_id == trace.trace_id
+                await self._session.execute(sa.update(TRACES).where(own).values(_row(trace)))
+        for table, rows_of in _PARTS.items():
+            changed = [one for one in traces if rows_of(one) != self._rows_before(one, rows_of)]
+            for some in _parts([one.trace_id for one in changed if one.trace_id in self._before]):
+                await self._session.execute(sa.delete(table).where(table.c.trace_id.in_(some)))
+            await self._insert(table, [row for one in changed for row in rows_of(one)])
+        self._before.update((one.trace_id, one) for one in traces)
+
+    def _rows_before(self, trace: Trace, rows_of: _RowsOf) -> list[dict[str, Any]]:
+        before = self._before.get(trace.trace_id)
+        return [] if before is None else rows_of(before)
 
     async def delete(self, trace_ids: Collection[str]) -> None:
         """Forget locked traces and all that is said of them."""
         for some in _parts(sorted(set(trace_ids))):
             for table in (*_PARTS, TRACES):
                 await self._session.execute(sa.delete(table).where(table.c.trace_id.in_(some)))
+        for trace_id in trace_ids:
+            self._before.pop(trace_id, None)
 
     async def _insert(self, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
         if rows:
@@ -180,17 +191,48 @@ def _trace(row: Any, **parts: Any) -> Trace:
     )
 
 
-def _said(assessment: Assessment) -> dict[str, Any]:
-    return {
-        "trace_id": assessment.trace_id,
-        "assessment_id": assessment.assessment_id,
-        "kind": str(assessment.kind),
-        "name": assessment.name,
-        "text": text_of(assessment.value),
-        "number": number_of(assessment.value),
-        "created_at": assessment.created_at,
-        "document": json.dumps(asdict(assessment), ensure_ascii=False),
-    }
+def _tags(trace: Trace) -> list[dict[str, Any]]:
+    return _pairs(trace, trace.tags)
+
+
+def _metadata(trace: Trace) -> list[dict[str, Any]]:
+    return _pairs(trace, trace.metadata)
+
+
+def _pairs(trace: Trace, pairs: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"trace_id": trace.trace_id, "key": key, "value": pairs[key]} for key in sorted(pairs)]
+
+
+def _links(trace: Trace) -> list[dict[str, Any]]:
+    return [
+        {"trace_id": trace.trace_id, "kind": kind, "value": value}
+        for kind, values in (("run", trace.runs), ("prompt", trace.prompts))
+        for value in sorted(values)
+    ]
+
+
+def _assessments(trace: Trace) -> list[dict[str, Any]]:
+    return [
+        {
+            "trace_id": trace.trace_id,
+            "assessment_id": one.assessment_id,
+            "kind": str(one.kind),
+            "name": one.name,
+            "text": text_of(one.value),
+            "number": number_of(one.value),
+            "created_at": one.created_at,
+            "document": json.dumps(asdict(one), ensure_ascii=False),
+        }
+        for one in trace.assessments
+    ]
+
+
+_PARTS: dict[sa.Table, _RowsOf] = {
+    TRACE_TAGS: _tags,
+    TRACE_METADATA: _metadata,
+    TRACE_LINKS: _links,
+    ASSESSMENTS: _assessments,
+}
 
 
 def _assessment(document: str) -> Assessment:
