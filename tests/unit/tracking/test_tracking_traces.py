@@ -3,139 +3,34 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.tracking.adapters.memory import InMemoryStore
-from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.domain.search.parser import parse_filter
 from services.tracking.domain.search.syntax import TRACES
-from services.tracking.domain.traces.assessment import (
-    Assessment,
-    AssessmentChange,
-    AssessmentKind,
-)
-from services.tracking.domain.traces.metrics import (
-    Aggregation,
-    Figure,
-    MetricsQuery,
-    Subject,
-)
+from services.tracking.domain.traces.assessment import AssessmentChange, AssessmentKind
 from services.tracking.domain.traces.span import Span, SpanStatus, trace_id_of
-from services.tracking.domain.traces.trace import Trace, TraceState
+from services.tracking.domain.traces.trace import TraceState
 from services.tracking.errors import (
     AssessmentNotFound,
     ExperimentNotFound,
     InvalidFilter,
     InvalidKey,
-    InvalidSpans,
     InvalidUpdate,
     InvalidValue,
     RunNotFound,
     TagNotFound,
     TraceNotFound,
 )
-from services.tracking.handlers.access import Access
-from services.tracking.handlers.assessments import Assessments
-from services.tracking.handlers.experiments import Experiments
-from services.tracking.handlers.runs import Runs
-from services.tracking.handlers.trace_metrics import TraceMetrics
-from services.tracking.handlers.trace_search import TraceSearch
-from services.tracking.handlers.traces import Traces
-from services.tracking.otlp import decode_export, inflate, spans_in
-from tessera.catalog.v1 import securable_pb2
-from tessera_kit.clock import SystemClock
-from tessera_kit.errors import InvalidArgument, PermissionDenied
-from tessera_kit.rpc.authority import InMemoryAuthority
-from tessera_kit.rpc.identity import Principal
+from tessera_kit.errors import PermissionDenied
 from tessera_kit.rpc.pages import InvalidPageToken
-
-ADA, BOB = Principal("ada"), Principal("bob")
-SECOND = 1_000_000
-NANO = 1_000_000_000
-AN_ID = trace_id_of(f"{1:032x}")
-
-
-@dataclass(frozen=True)
-class World:
-    traces: Traces
-    assessments: Assessments
-    search: TraceSearch
-    metrics: TraceMetrics
-    experiments: Experiments
-    runs: Runs
-    spans: InMemorySpans
-    experiment_id: str
-
-    async def found(self, text: str = "", **asked: object) -> list[str]:
-        page = await self.search.traces(
-            ADA,
-            **{
-                "experiment_ids": [self.experiment_id],
-                "text": text,
-                "order_by": [],
-                "size": 100,
-                "token": "",
-                **asked,
-            },  # type: ignore[arg-type]
-        )
-        return [one.trace_id for one in page.traces]
+from tests.trace_world import ADA, AN_ID, BOB, NANO, SECOND, World, a_span, a_trace, a_world, said
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    authority = InMemoryAuthority()
-    for principal in (ADA, BOB):
-        authority.add_principal(principal, f"token-{principal.name}")
-        authority.grant(
-            principal.name,
-            [securable_pb2.PRIVILEGE_CREATE_EXPERIMENT],
-            securable_pb2.SECURABLE_TYPE_METASTORE,
-            "metastore",
-        )
-    store, spans, clock = InMemoryStore(), InMemorySpans(), SystemClock()
-    access = Access(authority, store)
-    experiments = Experiments(store, access, clock, artifact_root="s3://bucket/tracking")
-    made = await experiments.create(ADA, name="chats", tags={}, request_id="")
-    traces = Traces(store, spans, access, clock)
-    yield World(
-        traces=traces,
-        assessments=Assessments(store, traces, clock),
-        search=TraceSearch(store, spans, access),
-        metrics=TraceMetrics(store, spans, access),
-        experiments=experiments,
-        runs=Runs(store, access, clock),
-        spans=spans,
-        experiment_id=made.experiment_id,
-    )
-
-
-def a_span(trace: int = 1, number: int = 1, parent: int = 0, **changes: object) -> Span:
-    made = Span(
-        trace_id=f"{trace:032x}",
-        span_id=f"{number:016x}",
-        parent_id=f"{parent:016x}" if parent else "",
-        name="chat" if number == 1 else f"step {number}",
-        started_at=number * NANO,
-        ended_at=10 * NANO,
-        status=SpanStatus.OK,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def a_trace(world: World, trace_id: str = AN_ID, **changes: object) -> Trace:
-    made = Trace(
-        trace_id=trace_id,
-        experiment_id=world.experiment_id,
-        requested_at=2 * SECOND,
-        duration=SECOND,
-        state=TraceState.OK,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+async def world() -> World:
+    return await a_world()
 
 
 class TestWhatSpansTell:
@@ -314,19 +209,6 @@ class TestChanges:
             await world.traces.delete(ADA, "none", until=1)
 
 
-def said(name: str = "helpful", value: object = True, **changes: object) -> Assessment:
-    made = Assessment(
-        assessment_id="",
-        trace_id=AN_ID,
-        name=name,
-        kind=AssessmentKind.FEEDBACK,
-        value=value,
-        created_at=1,
-        updated_at=1,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
 class TestAssessments:
     async def test_their_life(self, world: World) -> None:
         await world.traces.start(ADA, a_trace(world))
@@ -412,223 +294,3 @@ class TestSearch:
     def test_filters_that_do_not_parse(self, text: str, words: str) -> None:
         with pytest.raises(InvalidFilter, match=words.replace("(", r"\(")):
             parse_filter(text, TRACES)
-
-
-class TestFigures:
-    async def asked(
-        self, world: World, metric: str, *figures: Figure, **changes: object
-    ) -> list[tuple[dict[str, str], dict[str, float]]]:
-        filters = changes.pop("filters", [])
-        subject = Subject(str(changes.pop("subject", "TRACES")))
-        query = MetricsQuery(subject=subject, metric=metric, figures=figures)
-        page = await world.metrics.query(
-            ADA,
-            [world.experiment_id],
-            replace(query, **changes),  # type: ignore[arg-type]
-            filters,  # type: ignore[arg-type]
-            "",
-        )
-        return [(dict(one.dimensions), dict(one.values)) for one in page.points]
-
-    @pytest.fixture
-    async def told(self, world: World) -> World:
-        for number in range(1, 5):
-            trace_id = trace_id_of(f"{number:032x}")
-            usage = {"input_tokens": number * 10, "output_tokens": 1, "total_tokens": 7}
-            await world.traces.start(
-                ADA,
-                a_trace(
-                    world,
-                    trace_id,
-                    requested_at=number * 30 * SECOND,
-                    duration=number * SECOND,
-                    state=TraceState.ERROR if number == 4 else TraceState.OK,
-                    tags={"mlflow.traceName": "odd" if number % 2 else "even"},
-                    metadata={
-                        "mlflow.trace.session": f"s{number // 2}",
-                        "mlflow.trace.tokenUsage": json.dumps(usage),
-                    },
-                ),
-            )
-            value = "yes" if number > 1 else "no"
-            await world.assessments.create(ADA, replace(said(value=value), trace_id=trace_id))
-        return world
-
-    async def test_of_traces(self, told: World) -> None:
-        count = Figure(Aggregation.COUNT)
-        assert await self.asked(told, "trace_count", count) == [({}, {"COUNT": 4.0})]
-        assert await self.asked(
-            told, "trace_count", count, dimensions=["trace_name"], filters=["trace.status = 'OK'"]
-        ) == [({"trace_name": "even"}, {"COUNT": 1.0}), ({"trace_name": "odd"}, {"COUNT": 2.0})]
-        assert await self.asked(told, "session_count", count) == [({}, {"COUNT": 3.0})]
-        assert await self.asked(
-            told,
-            "latency",
-            Figure(Aggregation.AVG),
-            Figure(Aggregation.PERCENTILE, 50.0),
-            filters=["trace.tag.mlflow.traceName = 'even'"],
-        ) == [({}, {"AVG": 3000.0, "P50.0": 3000.0})]
-        assert await self.asked(
-            told, "input_tokens", Figure(Aggregation.SUM), interval_seconds=60
-        ) == [
-            ({"time_bucket": "1970-01-01T00:00:00+00:00"}, {"SUM": 10.0}),
-            ({"time_bucket": "1970-01-01T00:01:00+00:00"}, {"SUM": 50.0}),
-            ({"time_bucket": "1970-01-01T00:02:00+00:00"}, {"SUM": 40.0}),
-        ]
-        assert await self.asked(told, "trace_count", count, start=60 * SECOND, end=90 * SECOND) == [
-            ({}, {"COUNT": 2.0})
-        ]
-
-    async def test_of_assessments(self, told: World) -> None:
-        assert await self.asked(
-            told,
-            "assessment_value",
-            Figure(Aggregation.AVG),
-            subject="ASSESSMENTS",
-            filters=["assessment.name = 'helpful'", "trace.status = 'OK'"],
-        ) == [({}, {"AVG": pytest.approx(2 / 3)})]
-        assert await self.asked(
-            told,
-            "assessment_count",
-            Figure(Aggregation.COUNT),
-            subject="ASSESSMENTS",
-            dimensions=["assessment_value"],
-        ) == [
-            ({"assessment_value": "no"}, {"COUNT": 1.0}),
-            (
-                {"assessment_value": "yes"},
-                {"COUNT": 3.0},
-            ),
-        ]
-
-    async def test_of_spans_of_the_traces_that_are_meant(self, told: World) -> None:
-        await told.traces.add_spans(
-            ADA, told.experiment_id, [a_span(1), a_span(1, 2, 1), a_span(2)]
-        )
-        assert await self.asked(
-            told,
-            "span_count",
-            Figure(Aggregation.COUNT),
-            subject="SPANS",
-            filters=["trace.tag.mlflow.traceName = 'odd'"],
-        ) == [({}, {"COUNT": 2.0})]
-
-    @pytest.mark.parametrize(
-        ("metric", "aggregation", "changes"),
-        [
-            ("nope", "COUNT", {}),
-            ("trace_count", "SUM", {}),
-            ("trace_count", "COUNT", {"dimensions": ["span_name"]}),
-            ("latency", "AVG", {"filters": ["span.name = 'x'"]}),
-            ("latency", "AVG", {"filters": ["assessment.name = 'x'"]}),
-            ("latency", "AVG", {"filters": ["trace.tag.x LIKE 'x'"]}),
-            ("latency", "AVG", {"interval_seconds": -1}),
-        ],
-    )
-    async def test_figures_that_there_are_not(
-        self, world: World, metric: str, aggregation: str, changes: dict[str, object]
-    ) -> None:
-        with pytest.raises(InvalidArgument):
-            await self.asked(world, metric, Figure(Aggregation(aggregation)), **changes)
-
-
-class TestOtlp:
-    def test_json_and_protobuf_are_read_alike(self) -> None:
-        told = {
-            "resourceSpans": [
-                {
-                    "resource": {
-                        "attributes": [{"key": "service.name", "value": {"stringValue": "app"}}]
-                    },
-                    "scopeSpans": [
-                        {
-                            "scope": {"name": "lib", "version": "1"},
-                            "spans": [
-                                {
-                                    "traceId": "5B8EFFF798038103D269B633813FC60C",
-                                    "spanId": "eee19b7ec3c1b174",
-                                    "parentSpanId": "eee19b7ec3c1b173",
-                                    "name": "I'm",
-                                    "startTimeUnixNano": "1544712660000000001",
-                                    "endTimeUnixNano": "1544712661000000002",
-                                    "kind": 3,
-                                    "status": {"code": 2, "message": "no"},
-                                    "attributes": [
-                                        {"key": "n", "value": {"intValue": "5"}},
-                                        {"key": "b", "value": {"boolValue": True}},
-                                        {
-                                            "key": "l",
-                                            "value": {
-                                                "arrayValue": {"values": [{"doubleValue": 1.5}]}
-                                            },
-                                        },
-                                    ],
-                                    "unknown": 1,
-                                }
-                            ],
-                        }
-                    ],
-                }
-            ]
-        }
-        request = decode_export(json.dumps(told).encode(), "application/json; charset=utf-8")
-        (span,) = spans_in(request)
-        assert span.trace_id == "5b8efff798038103d269b633813fc60c"
-        assert (span.span_id, span.parent_id) == ("eee19b7ec3c1b174", "eee19b7ec3c1b173")
-        assert (span.started_at, span.duration) == (1544712660000000001, 1_000_000_001)
-        assert (span.kind, span.status, span.status_message) == ("Client", "Error", "no")
-        assert span.attributes == {"n": "5", "b": "true", "l": "[1.5]"}
-        assert span.resource == {"service.name": "app"}
-        again = decode_export(request.SerializeToString(), "application/x-protobuf")
-        assert spans_in(again) == [span]
-
-    @pytest.mark.parametrize(
-        ("body", "content_type"),
-        [
-            (b"{}", "text/plain"),
-            (b"{}", "application/json"),
-            (b"[1]", "application/json"),
-            (b"{", "application/json"),
-            (b'{"resourceSpans": 5}', "application/json"),
-            (b"\xff\xff", "application/x-protobuf"),
-            (b"", "application/x-protobuf"),
-        ],
-    )
-    def test_what_is_no_export_is_refused(self, body: bytes, content_type: str) -> None:
-        with pytest.raises(InvalidSpans):
-            decode_export(body, content_type)
-
-    @pytest.mark.parametrize(
-        "span",
-        [
-            {"traceId": "", "spanId": "eee19b7ec3c1b174"},
-            {"traceId": "0" * 32, "spanId": "eee19b7ec3c1b174"},
-            {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "ee"},
-            {
-                "traceId": "5b8efff798038103d269b633813fc60c",
-                "spanId": "eee19b7ec3c1b174",
-                "endTimeUnixNano": str(2**63),
-            },
-        ],
-    )
-    def test_spans_without_ids_or_times_are_refused(self, span: dict[str, str]) -> None:
-        body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
-        with pytest.raises(InvalidSpans):
-            spans_in(decode_export(body.encode(), "application/json"))
-
-    def test_bodies_may_be_compressed(self) -> None:
-        import gzip
-        import zlib
-
-        plain = ExportTraceServiceRequest().SerializeToString() + b"x" * 100
-        assert inflate(gzip.compress(plain), "gzip") == plain
-        assert inflate(zlib.compress(plain), "deflate") == plain
-        assert inflate(plain, "") == plain
-        for body, encoding in (
-            (b"none", "gzip"),
-            (gzip.compress(plain)[:-9], "gzip"),
-            (plain, "br"),
-            (b64encode(plain), "deflate"),
-        ):
-            with pytest.raises(InvalidSpans):
-                inflate(body, encoding)
