@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from devstack import Stack
+from services.catalog.domain.privileges import Privilege
+from services.catalog.servicers.bindings import bindings
+from services.tracking.adapters.catalog import CatalogRegistry
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.objects import ObjectArtifacts
@@ -21,14 +26,17 @@ from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.app import use_cases
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from tessera.catalog.v1 import securable_pb2
-from tessera_kit.config import ClickHouseConfig, HttpConfig
+from tessera.catalog.v1 import authorization_service_pb2 as auth
+from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
+from tessera_kit.config import ClickHouseConfig, HttpConfig, RpcConfig, Secret
 from tessera_kit.http.server import build_http_server
-from tessera_kit.rpc.authority import InMemoryAuthority
-from tessera_kit.rpc.identity import Principal
+from tessera_kit.rpc.catalog_authority import CatalogAuthority
+from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.server import build_server
 from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
 from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
+from tests.catalog_world import ADMIN_TOKEN, SERVICE_TOKEN, World, let_pass
 from tests.helpers import unique_name
 from tests.tracking_database import fresh_database
 
@@ -36,7 +44,6 @@ from tests.tracking_database import fresh_database
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Value = TypeVar("Value")
-InThread = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +54,49 @@ async def spans_database(stack: Stack) -> AsyncIterator[ClickHouse]:
         await client.command(f"DROP DATABASE IF EXISTS {quote_identifier(config.database)}")
 
 
+@dataclass(frozen=True)
+class Server:
+    """The MLflow door, before a catalog: `ada` may create experiments and models, `bob` nothing."""
+
+    address: str
+    tokens: Mapping[str, str]
+
+
+@asynccontextmanager
+async def catalog() -> AsyncIterator[tuple[CatalogAuthority, CatalogRegistry, Mapping[str, str]]]:
+    """A catalog behind its own door, with tokens of its users."""
+    world = World()
+    await world.begin()
+    config = RpcConfig(listen="127.0.0.1:0", drain_seconds=0.1)
+    server = build_server(config, bindings(world.cases), authenticator=world.cases.tokens)
+    await server.start()
+    try:
+        async with (
+            open_channel(server.address, token=Secret(SERVICE_TOKEN)) as own,
+            open_channel(server.address) as bare,
+        ):
+            tokens = {}
+            for name in ("ada", "bob"):
+                await world.user(name)
+                stub: Any = auth_rpc.AuthorizationServiceStub(bare)  # type: ignore[arg-type]
+                made = await stub.CreateToken(
+                    auth.CreateTokenRequest(principal=name),
+                    metadata=(("authorization", f"Bearer {ADMIN_TOKEN}"),),
+                )
+                tokens[name] = made.secret
+            await let_pass(world, "ada", [Privilege.CREATE_MODEL, Privilege.CREATE_EXPERIMENT])
+            yield CatalogAuthority(own), CatalogRegistry(bare), tokens
+    finally:
+        await server.stop()
+
+
 @pytest.fixture(scope="module")
-async def address(
+async def server(
     spans_database: ClickHouse, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[str]:
-    """The MLflow door; `ada` may create experiments."""
-    authority = InMemoryAuthority()
-    authority.add_principal(Principal("ada"), "token-ada")
-    authority.add_principal(Principal("bob"), "token-bob")
-    create = securable_pb2.PRIVILEGE_CREATE_EXPERIMENT
-    authority.grant("ada", [create], securable_pb2.SECURABLE_TYPE_METASTORE, "metastore")
+) -> AsyncIterator[Server]:
     folder: Path = tmp_path_factory.mktemp("tracking")
     async with (
+        catalog() as (authority, registry, tokens),
         Database(await fresh_database(folder)) as database,
         ClickHouseSpans(spans_database) as spans,
     ):
@@ -68,33 +106,34 @@ async def address(
             spans,
             authority,
             artifact_root="s3://test/tracking",
+            registry=registry,
         )
         await cases.experiments.ensure_default()
-        server = build_http_server(
+        http = build_http_server(
             HttpConfig(listen="127.0.0.1:0"),
             mlflow_routes(cases),
             authenticator=authority,
             render=mlflow_error,
         )
-        await server.start()
+        await http.start()
         try:
-            yield server.address
+            yield Server(http.address, tokens)
         finally:
-            await server.stop()
+            await http.stop()
             await cases.log.close()
 
 
 @pytest.fixture
-def mlflow(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def mlflow(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The client, unmodified, told where the server is and which token to send."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", server.tokens["ada"])
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     import mlflow
 
-    mlflow.set_tracking_uri(address)
+    mlflow.set_tracking_uri(server.address)
     yield mlflow
 
 
@@ -318,6 +357,61 @@ async def test_evaluation_data_sets_keep_one_example_per_input(mlflow: Any) -> N
     }
 
 
+async def test_evaluate_scores_traces_of_a_data_set(mlflow: Any) -> None:
+    def scenario() -> dict[str, Any]:
+        from mlflow.genai import datasets
+        from mlflow.genai.scorers import RegexMatch, scorer
+
+        experiment = mlflow.set_experiment(unique_name("evaluated"))
+        dataset = datasets.create_dataset(
+            name=unique_name("examples"), experiment_id=[experiment.experiment_id]
+        )
+        dataset.merge_records(
+            [
+                {"inputs": {"question": f"{number} + 1"}, "expectations": {"sum": number + 1}}
+                for number in range(3)
+            ]
+        )
+        # The same inputs again are the same example.
+        dataset.merge_records([{"inputs": {"question": "1 + 1"}, "expectations": {"words": "two"}}])
+
+        @scorer
+        def is_right(outputs: str, expectations: dict[str, Any]) -> bool:
+            return outputs == str(expectations["sum"])
+
+        @mlflow.trace
+        def predict(question: str) -> str:
+            number = int(question.split()[0])
+            return str(number + 1 if number else 7)
+
+        again = datasets.get_dataset(dataset_id=dataset.dataset_id)
+        evaluated = mlflow.genai.evaluate(
+            data=again,
+            predict_fn=predict,
+            scorers=[is_right, RegexMatch(pattern=r"^\d+$")],
+        )
+        traces = mlflow.search_traces(
+            locations=[experiment.experiment_id],
+            filter_string="feedback.is_right = 'true'",
+            return_type="list",
+        )
+        return {
+            "metrics": evaluated.metrics,
+            "right": len(traces),
+            "records": again.to_df()["inputs"].tolist(),
+            "words": [one.get("words") for one in again.to_df()["expectations"]],
+            "rows": len(evaluated.result_df),
+        }
+
+    result = await ran(scenario)
+    assert result["metrics"]["is_right/mean"] == pytest.approx(2 / 3)
+    assert result["metrics"]["regex_match/mean"] == 1.0
+    assert result["right"] == 2
+    assert result["rows"] == 3
+    assert sorted(one["question"] for one in result["records"]) == ["0 + 1", "1 + 1", "2 + 1"]
+    assert sorted(one or "" for one in result["words"]) == ["", "", "two"]
+
+
 async def test_scorers_are_registered_in_versions(mlflow: Any) -> None:
     def scenario() -> dict[str, Any]:
         from mlflow.genai.scorers import (
@@ -354,15 +448,69 @@ async def test_scorers_are_registered_in_versions(mlflow: Any) -> None:
     }
 
 
-async def test_the_opentelemetry_exporter_sends_here(mlflow: Any, address: str) -> None:
+async def test_prompts_have_versions_and_aliases_and_are_linked_to_traces(mlflow: Any) -> None:
+    def scenario() -> dict[str, Any]:
+        experiment = mlflow.set_experiment(unique_name("prompted")).experiment_id
+        name = unique_name("greet")
+        mlflow.genai.register_prompt(
+            name=name, template="Hello {{who}}", commit_message="first", tags={"tone": "plain"}
+        )
+        second = mlflow.genai.register_prompt(
+            name=name,
+            template=[
+                {"role": "system", "content": "Be kind"},
+                {"role": "user", "content": "Greet {{who}}"},
+            ],
+        )
+        mlflow.genai.set_prompt_alias(name, alias="production", version=1)
+        plain = mlflow.genai.load_prompt(f"prompts:/{name}@production")
+        mlflow.genai.set_prompt_alias(name, alias="production", version=2)
+        chat = mlflow.genai.load_prompt(f"prompts:/{name}@production")
+
+        @mlflow.trace
+        def greet() -> str:
+            return mlflow.genai.load_prompt(f"prompts:/{name}/1").format(who="Ada")
+
+        greet()
+        trace_id = mlflow.get_last_active_trace_id()
+        found = mlflow.search_traces(
+            locations=[experiment], filter_string=f"prompt = '{name}/1'", return_type="list"
+        )
+        mlflow.genai.set_prompt_version_tag(name, version=1, key="reviewed", value="yes")
+        again = mlflow.genai.load_prompt(name, version=1)
+        mlflow.genai.delete_prompt_alias(name, alias="production")
+        with pytest.raises(mlflow.exceptions.MlflowException):
+            mlflow.genai.load_prompt(f"prompts:/{name}@production", cache_ttl_seconds=0)
+        return {
+            "plain": (plain.version, plain.template, plain.format(who="you")),
+            "chat": (chat.version, chat.format(who="you")[1]["content"]),
+            "second": second.version,
+            "tags": {key: again.tags.get(key) for key in ("tone", "reviewed")},
+            "message": again.commit_message,
+            "listed": name in [one.name for one in mlflow.genai.search_prompts()],
+            "linked": [one.info.trace_id for one in found] == [trace_id],
+        }
+
+    assert await ran(scenario) == {
+        "plain": (1, "Hello {{who}}", "Hello you"),
+        "chat": (2, "Greet you"),
+        "second": 2,
+        "tags": {"tone": "plain", "reviewed": "yes"},
+        "message": "first",
+        "listed": True,
+        "linked": True,
+    }
+
+
+async def test_the_opentelemetry_exporter_sends_here(mlflow: Any, server: Server) -> None:
     experiment = await ran(lambda: mlflow.set_experiment(unique_name("otel")))
 
     def scenario() -> str:
         exporter = OTLPSpanExporter(
-            f"{address}/v1/traces",
+            f"{server.address}/v1/traces",
             headers={
                 "x-mlflow-experiment-id": experiment.experiment_id,
-                "authorization": "Bearer token-ada",
+                "authorization": f"Bearer {server.tokens['ada']}",
             },
         )
         provider = TracerProvider(resource=Resource({"service.name": "agent"}))
@@ -418,7 +566,7 @@ async def test_grafana_finds_the_spans_in_the_exporter_s_table(
 
 
 async def test_whoever_lacks_grants_sees_and_changes_nothing(
-    mlflow: Any, monkeypatch: pytest.MonkeyPatch
+    mlflow: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> tuple[str, str]:
         experiment = mlflow.set_experiment(unique_name("private"))
@@ -427,7 +575,7 @@ async def test_whoever_lacks_grants_sees_and_changes_nothing(
         return experiment.experiment_id, span.trace_id
 
     experiment_id, trace_id = await ran(made)
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-bob")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", server.tokens["bob"])
 
     def scenario() -> list[str]:
         client = mlflow.MlflowClient()
