@@ -27,6 +27,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         *("jobs", "job-logs", "cancel"),
     ),
     "tessera.cli.tracking": ("tracking",),
+    "tessera.cli.traces": ("traces",),
     "tessera.cli.serving": ("endpoints", "predict", "monitors", "windows", "alerts"),
 }
 """Each module of verbs and the verbs it registers, in the order of `tessera --help`."""

@@ -12,6 +12,8 @@ from typing import Any, Self
 from tessera_kit.config import ConfigError, Env, Secret
 
 _DOORS = ("catalog", "tracking", "training", "inference", "monitoring", "gateway")
+_VARIABLES = {"kafka": "TESSERA_KAFKA_BOOTSTRAP", "tracking_http": "TESSERA_TRACKING_HTTP_URL"}
+"""Doors that are named otherwise than gRPC targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +34,22 @@ class Settings:
     """gRPC target of the gateway, which speaks the Open Inference Protocol."""
     kafka: str
     """Kafka's bootstrap servers, for those who produce events."""
+    tracking_http: str
+    """URL of tracking's HTTP door, which speaks MLflow's REST."""
     token: Secret | None
     """The caller's token; None for doors that need none."""
     ca_file: Path | None = None
     """Certificates to trust when the doors speak TLS; None for doors that do not."""
 
     def door(self, name: str) -> str:
-        """The target of a door, or the bootstrap servers of `kafka`.
+        """The target of a door, the bootstrap servers of `kafka`, the URL of `tracking_http`.
 
         Raises:
             ConfigError: It is not known; the text names the variable that sets it.
         """
         if target := str(getattr(self, name)):
             return target
-        variable = (
-            "TESSERA_KAFKA_BOOTSTRAP" if name == "kafka" else f"TESSERA_{name.upper()}_TARGET"
-        )
+        variable = _VARIABLES.get(name, f"TESSERA_{name.upper()}_TARGET")
         raise ConfigError(f"the door {name} of the platform is not known; set {variable}")
 
     @classmethod
@@ -67,7 +69,7 @@ class Settings:
         doors = {
             door: env.string(f"TESSERA_{door.upper()}_TARGET", known.get(door)) for door in _DOORS
         }
-        doors["kafka"] = env.string("TESSERA_KAFKA_BOOTSTRAP", known.get("kafka"))
+        doors |= {door: env.string(name, known.get(door)) for door, name in _VARIABLES.items()}
         if not any(doors.values()):
             raise ConfigError(
                 f"no stack is known in {home} and the environment names no door of one "

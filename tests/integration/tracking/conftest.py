@@ -26,6 +26,10 @@ from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database
 
+from .mlflow_server import mlflow, mlflow_server, spans_database
+
+__all__ = ["authority", "mlflow", "mlflow_server", "service", "spans_database"]
+
 
 @dataclass(frozen=True)
 class Service:

@@ -1,13 +1,9 @@
-"""Traces, evaluations and scorers through MLflow's own client and OpenTelemetry's own exporter."""
+"""Traces through MLflow's own client and OpenTelemetry's own exporter."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -15,131 +11,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from devstack import Stack
-from services.catalog.domain.privileges import Privilege
-from services.catalog.servicers.bindings import bindings
-from services.tracking.adapters.catalog import CatalogRegistry
-from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
-from services.tracking.adapters.memory import InMemoryPoints
-from services.tracking.adapters.objects import ObjectArtifacts
-from services.tracking.adapters.sql.store import SqlStore
-from services.tracking.app import use_cases
-from services.tracking.mlflow.errors import mlflow_error
-from services.tracking.mlflow.routes import mlflow_routes
-from tessera.catalog.v1 import authorization_service_pb2 as auth
-from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
-from tessera_kit.config import ClickHouseConfig, HttpConfig, RpcConfig, Secret
-from tessera_kit.http.server import build_http_server
-from tessera_kit.rpc.catalog_authority import CatalogAuthority
-from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.server import build_server
-from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
-from tessera_kit.store.objects import InMemoryObjectStore
-from tessera_kit.store.sql import Database
-from tests.catalog_world import ADMIN_TOKEN, SERVICE_TOKEN, World, let_pass
+from tessera.cli.main import main
+from tessera_kit.store.clickhouse import ClickHouse
 from tests.helpers import unique_name
-from tests.tracking_database import fresh_database
+
+from .mlflow_server import Server, ran
 
 # MLflow and what it imports warn of themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-Value = TypeVar("Value")
-
-
-@pytest.fixture(scope="module")
-async def spans_database(stack: Stack) -> AsyncIterator[ClickHouse]:
-    config = ClickHouseConfig.from_env(stack.environment, database=unique_name("tracking"))
-    async with ClickHouse(config) as client:
-        yield client
-        await client.command(f"DROP DATABASE IF EXISTS {quote_identifier(config.database)}")
-
-
-@dataclass(frozen=True)
-class Server:
-    """The MLflow door, before a catalog: `ada` may create experiments and models, `bob` nothing."""
-
-    address: str
-    tokens: Mapping[str, str]
-
-
-@asynccontextmanager
-async def catalog() -> AsyncIterator[tuple[CatalogAuthority, CatalogRegistry, Mapping[str, str]]]:
-    """A catalog behind its own door, with tokens of its users."""
-    world = World()
-    await world.begin()
-    config = RpcConfig(listen="127.0.0.1:0", drain_seconds=0.1)
-    server = build_server(config, bindings(world.cases), authenticator=world.cases.tokens)
-    await server.start()
-    try:
-        async with (
-            open_channel(server.address, token=Secret(SERVICE_TOKEN)) as own,
-            open_channel(server.address) as bare,
-        ):
-            tokens = {}
-            for name in ("ada", "bob"):
-                await world.user(name)
-                stub: Any = auth_rpc.AuthorizationServiceStub(bare)  # type: ignore[arg-type]
-                made = await stub.CreateToken(
-                    auth.CreateTokenRequest(principal=name),
-                    metadata=(("authorization", f"Bearer {ADMIN_TOKEN}"),),
-                )
-                tokens[name] = made.secret
-            await let_pass(world, "ada", [Privilege.CREATE_MODEL, Privilege.CREATE_EXPERIMENT])
-            yield CatalogAuthority(own), CatalogRegistry(bare), tokens
-    finally:
-        await server.stop()
-
-
-@pytest.fixture(scope="module")
-async def server(
-    spans_database: ClickHouse, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Server]:
-    folder: Path = tmp_path_factory.mktemp("tracking")
-    async with (
-        catalog() as (authority, registry, tokens),
-        Database(await fresh_database(folder)) as database,
-        ClickHouseSpans(spans_database) as spans,
-    ):
-        cases = use_cases(
-            SqlStore(database, InMemoryPoints()),
-            ObjectArtifacts(InMemoryObjectStore()),
-            spans,
-            authority,
-            artifact_root="s3://test/tracking",
-            registry=registry,
-        )
-        await cases.experiments.ensure_default()
-        http = build_http_server(
-            HttpConfig(listen="127.0.0.1:0"),
-            mlflow_routes(cases),
-            authenticator=authority,
-            render=mlflow_error,
-        )
-        await http.start()
-        try:
-            yield Server(http.address, tokens)
-        finally:
-            await http.stop()
-            await cases.log.close()
-
-
-@pytest.fixture
-def mlflow(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The client, unmodified, told where the server is and which token to send."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", server.tokens["ada"])
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    import mlflow
-
-    mlflow.set_tracking_uri(server.address)
-    yield mlflow
-
-
-async def ran(scenario: Callable[[], Value]) -> Value:
-    """Run what blocks in a thread, while the server answers on the loop."""
-    return await asyncio.to_thread(scenario)
 
 
 async def test_nested_spans_of_decorated_functions_are_read_back(mlflow: Any) -> None:
@@ -297,220 +176,15 @@ async def test_feedback_and_expectations_live_with_the_trace(mlflow: Any) -> Non
     assert said["answer"].value == {"text": "42"}
 
 
-async def test_evaluation_data_sets_keep_one_example_per_input(mlflow: Any) -> None:
-    def scenario() -> dict[str, Any]:
-        from mlflow.genai import datasets
-
-        experiment = mlflow.set_experiment(unique_name("evaluated")).experiment_id
-        name = unique_name("examples")
-        made = datasets.create_dataset(name=name, experiment_id=[experiment], tags={"a": "1"})
-        with mlflow.start_span("asked") as span:
-            span.set_inputs({"question": "from a trace"})
-            span.set_outputs("an answer")
-        made.merge_records(
-            [
-                {"inputs": {"question": f"{number} + 1"}, "expectations": {"sum": number + 1}}
-                for number in range(3)
-            ]
-        )
-        made.merge_records([{"inputs": {"question": "1 + 1"}, "expectations": {"words": "two"}}])
-        made.merge_records(
-            mlflow.search_traces(locations=[experiment], return_type="list", max_results=10)
-        )
-        (found,) = datasets.search_datasets(
-            experiment_ids=experiment, filter_string=f"name = '{name}' AND tags.a = '1'"
-        )
-        frame = found.to_df()
-        gone = [frame["dataset_record_id"][0]]
-        result = {
-            "same": found.dataset_id == made.dataset_id,
-            "expected": {
-                one["question"]: expected
-                for one, expected in zip(frame["inputs"], frame["expectations"], strict=True)
-            },
-            "schema": found.schema,
-            "deleted": made.delete_records(gone),
-            "left": len(datasets.get_dataset(dataset_id=made.dataset_id).to_df()),
-        }
-        datasets.set_dataset_tags(dataset_id=made.dataset_id, tags={"b": "2"})
-        datasets.delete_dataset_tag(dataset_id=made.dataset_id, key="a")
-        result["tags"] = set(datasets.get_dataset(dataset_id=made.dataset_id).tags) & {"a", "b"}
-        datasets.delete_dataset(dataset_id=made.dataset_id)
-        with pytest.raises(mlflow.exceptions.MlflowException) as caught:
-            datasets.get_dataset(dataset_id=made.dataset_id)
-        return {**result, "gone": caught.value.error_code}
-
-    result = await ran(scenario)
-    schema = result.pop("schema")
-    assert '"sum": "integer"' in schema
-    assert '"words": "string"' in schema
-    expected = result.pop("expected")
-    assert expected["1 + 1"] == {"sum": 2, "words": "two"}
-    assert expected["0 + 1"] == {"sum": 1}
-    assert "from a trace" in expected
-    assert result == {
-        "same": True,
-        "deleted": 1,
-        "left": 3,
-        "tags": {"b"},
-        "gone": "RESOURCE_DOES_NOT_EXIST",
-    }
-
-
-async def test_evaluate_scores_traces_of_a_data_set(mlflow: Any) -> None:
-    def scenario() -> dict[str, Any]:
-        from mlflow.genai import datasets
-        from mlflow.genai.scorers import RegexMatch, scorer
-
-        experiment = mlflow.set_experiment(unique_name("evaluated"))
-        dataset = datasets.create_dataset(
-            name=unique_name("examples"), experiment_id=[experiment.experiment_id]
-        )
-        dataset.merge_records(
-            [
-                {"inputs": {"question": f"{number} + 1"}, "expectations": {"sum": number + 1}}
-                for number in range(3)
-            ]
-        )
-        # The same inputs again are the same example.
-        dataset.merge_records([{"inputs": {"question": "1 + 1"}, "expectations": {"words": "two"}}])
-
-        @scorer
-        def is_right(outputs: str, expectations: dict[str, Any]) -> bool:
-            return outputs == str(expectations["sum"])
-
-        @mlflow.trace
-        def predict(question: str) -> str:
-            number = int(question.split()[0])
-            return str(number + 1 if number else 7)
-
-        again = datasets.get_dataset(dataset_id=dataset.dataset_id)
-        evaluated = mlflow.genai.evaluate(
-            data=again,
-            predict_fn=predict,
-            scorers=[is_right, RegexMatch(pattern=r"^\d+$")],
-        )
-        traces = mlflow.search_traces(
-            locations=[experiment.experiment_id],
-            filter_string="feedback.is_right = 'true'",
-            return_type="list",
-        )
-        return {
-            "metrics": evaluated.metrics,
-            "right": len(traces),
-            "records": again.to_df()["inputs"].tolist(),
-            "words": [one.get("words") for one in again.to_df()["expectations"]],
-            "rows": len(evaluated.result_df),
-        }
-
-    result = await ran(scenario)
-    assert result["metrics"]["is_right/mean"] == pytest.approx(2 / 3)
-    assert result["metrics"]["regex_match/mean"] == 1.0
-    assert result["right"] == 2
-    assert result["rows"] == 3
-    assert sorted(one["question"] for one in result["records"]) == ["0 + 1", "1 + 1", "2 + 1"]
-    assert sorted(one or "" for one in result["words"]) == ["", "", "two"]
-
-
-async def test_scorers_are_registered_in_versions(mlflow: Any) -> None:
-    def scenario() -> dict[str, Any]:
-        from mlflow.genai.scorers import (
-            RegexMatch,
-            delete_scorer,
-            get_scorer,
-            list_scorers,
-        )
-        from mlflow.genai.scorers.registry import list_scorer_versions
-
-        experiment = mlflow.set_experiment(unique_name("scored")).experiment_id
-        RegexMatch(name="digits", pattern=r"\d").register(experiment_id=experiment)
-        RegexMatch(name="digits", pattern=r"\d+").register(experiment_id=experiment)
-        RegexMatch(name="letters", pattern="a").register(experiment_id=experiment)
-        result = {
-            "names": sorted(one.name for one in list_scorers(experiment_id=experiment)),
-            "versions": [
-                version
-                for _, version in list_scorer_versions(name="digits", experiment_id=experiment)
-            ],
-            "latest": get_scorer(name="digits", experiment_id=experiment).pattern,
-            "first": get_scorer(name="digits", version=1, experiment_id=experiment).pattern,
-        }
-        delete_scorer(name="digits", version=2, experiment_id=experiment)
-        result["left"] = get_scorer(name="digits", experiment_id=experiment).pattern
-        return result
-
-    assert await ran(scenario) == {
-        "names": ["digits", "letters"],
-        "versions": [1, 2],
-        "latest": r"\d+",
-        "first": r"\d",
-        "left": r"\d",
-    }
-
-
-async def test_prompts_have_versions_and_aliases_and_are_linked_to_traces(mlflow: Any) -> None:
-    def scenario() -> dict[str, Any]:
-        experiment = mlflow.set_experiment(unique_name("prompted")).experiment_id
-        name = unique_name("greet")
-        mlflow.genai.register_prompt(
-            name=name, template="Hello {{who}}", commit_message="first", tags={"tone": "plain"}
-        )
-        second = mlflow.genai.register_prompt(
-            name=name,
-            template=[
-                {"role": "system", "content": "Be kind"},
-                {"role": "user", "content": "Greet {{who}}"},
-            ],
-        )
-        mlflow.genai.set_prompt_alias(name, alias="production", version=1)
-        plain = mlflow.genai.load_prompt(f"prompts:/{name}@production")
-        mlflow.genai.set_prompt_alias(name, alias="production", version=2)
-        chat = mlflow.genai.load_prompt(f"prompts:/{name}@production")
-
-        @mlflow.trace
-        def greet() -> str:
-            return mlflow.genai.load_prompt(f"prompts:/{name}/1").format(who="Ada")
-
-        greet()
-        trace_id = mlflow.get_last_active_trace_id()
-        found = mlflow.search_traces(
-            locations=[experiment], filter_string=f"prompt = '{name}/1'", return_type="list"
-        )
-        mlflow.genai.set_prompt_version_tag(name, version=1, key="reviewed", value="yes")
-        again = mlflow.genai.load_prompt(name, version=1)
-        mlflow.genai.delete_prompt_alias(name, alias="production")
-        with pytest.raises(mlflow.exceptions.MlflowException):
-            mlflow.genai.load_prompt(f"prompts:/{name}@production", cache_ttl_seconds=0)
-        return {
-            "plain": (plain.version, plain.template, plain.format(who="you")),
-            "chat": (chat.version, chat.format(who="you")[1]["content"]),
-            "second": second.version,
-            "tags": {key: again.tags.get(key) for key in ("tone", "reviewed")},
-            "message": again.commit_message,
-            "listed": name in [one.name for one in mlflow.genai.search_prompts()],
-            "linked": [one.info.trace_id for one in found] == [trace_id],
-        }
-
-    assert await ran(scenario) == {
-        "plain": (1, "Hello {{who}}", "Hello you"),
-        "chat": (2, "Greet you"),
-        "second": 2,
-        "tags": {"tone": "plain", "reviewed": "yes"},
-        "message": "first",
-        "listed": True,
-        "linked": True,
-    }
-
-
-async def test_the_opentelemetry_exporter_sends_here(mlflow: Any, server: Server) -> None:
+async def test_the_opentelemetry_exporter_sends_here(mlflow: Any, mlflow_server: Server) -> None:
     experiment = await ran(lambda: mlflow.set_experiment(unique_name("otel")))
 
     def scenario() -> str:
         exporter = OTLPSpanExporter(
-            f"{server.address}/v1/traces",
+            f"{mlflow_server.address}/v1/traces",
             headers={
                 "x-mlflow-experiment-id": experiment.experiment_id,
-                "authorization": f"Bearer {server.tokens['ada']}",
+                "authorization": f"Bearer {mlflow_server.tokens['ada']}",
             },
         )
         provider = TracerProvider(resource=Resource({"service.name": "agent"}))
@@ -565,8 +239,42 @@ async def test_grafana_finds_the_spans_in_the_exporter_s_table(
     assert {row["operationName"] for row in shown.dicts()} == {"shown", "below"}
 
 
+async def test_the_command_line_shows_a_trace_as_a_waterfall(
+    mlflow: Any,
+    mlflow_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def scenario() -> str:
+        mlflow.set_experiment(unique_name("shown"))
+        with mlflow.start_span("answer") as span, mlflow.start_span("retrieve"):
+            pass
+        return str(span.trace_id)
+
+    trace_id = await ran(scenario)
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    monkeypatch.setenv("TESSERA_TRACKING_HTTP_URL", mlflow_server.address)
+    monkeypatch.setenv("TESSERA_TOKEN", mlflow_server.tokens["ada"])
+
+    def command(*words: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["traces", "show", *words])
+        return int(ended.value.code or 0)
+
+    assert await ran(lambda: command(trace_id)) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("answer") < shown.index("  retrieve")
+    assert "━" in shown
+    file = tmp_path / "trace.html"
+    assert await ran(lambda: command(trace_id, "--html", str(file))) == 0
+    assert "retrieve" in file.read_text()
+    assert await ran(lambda: command("tr-none")) == 1
+    assert "not found" in capsys.readouterr().err
+
+
 async def test_whoever_lacks_grants_sees_and_changes_nothing(
-    mlflow: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+    mlflow: Any, mlflow_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> tuple[str, str]:
         experiment = mlflow.set_experiment(unique_name("private"))
@@ -575,7 +283,7 @@ async def test_whoever_lacks_grants_sees_and_changes_nothing(
         return experiment.experiment_id, span.trace_id
 
     experiment_id, trace_id = await ran(made)
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", server.tokens["bob"])
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", mlflow_server.tokens["bob"])
 
     def scenario() -> list[str]:
         client = mlflow.MlflowClient()

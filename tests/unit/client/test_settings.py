@@ -16,6 +16,7 @@ DOORS = {
     "monitoring": "127.0.0.1:5",
     "gateway": "127.0.0.1:6",
     "kafka": "127.0.0.1:7",
+    "tracking_http": "http://127.0.0.1:8",
 }
 
 
