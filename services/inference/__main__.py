@@ -11,10 +11,14 @@ from services.inference.config import Config, SinkConfig
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
+_SINK_NICENESS = 5
+
 
 async def main(arguments: list[str]) -> None:
     """Run one of the two processes until SIGTERM."""
     if arguments == ["sink"]:
+        # Where both run on one machine that is busy, requests come before their rows.
+        os.nice(_SINK_NICENESS)
         sink = SinkConfig.from_env(os.environ)
         async with telemetry(sink.telemetry, "inference-sink"), build_sink(sink) as app:
             await serve(app.servers, app.background)

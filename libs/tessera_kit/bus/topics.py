@@ -184,7 +184,8 @@ TOPICS: tuple[Topic, ...] = (
         partitions=4,
         retention_hours=_DAY,
         messages=(inference_events_pb2.PayloadRecord,),
-        key="the tessera_request_id: requests spread evenly, a repeated one meets its first copy",
+        key="what a repeated record has again, so that it meets its first copy: the gateway's "
+        "spool segment; a producer elsewhere sends the tessera_request_id",
         max_message_bytes=16 << 20,
     ),
     Topic(

@@ -30,7 +30,9 @@ class SpoolShipper:
     """Reads batches from the spool and publishes them; one batch is on its way at a time.
 
     A batch whose acknowledgement did not come is published again: the sink writes each request id
-    once.
+    once. Records are keyed by their spool segment, so that a batch is one partition's (the broker
+    and its object store work once for it, and not once per partition) and what is published again
+    meets its first copy.
 
     Args:
         spool: Opened.
@@ -70,7 +72,8 @@ class SpoolShipper:
         start = self._spool.shipped
         batch = self._spool.read(start, max_bytes=_BATCH_BYTES, max_records=_BATCH_RECORDS)
         if batch.records:
-            await self._publish([_record(data) for data in batch.records])
+            key = b"spool-%d" % batch.end.segment
+            await self._publish([_record(data, key) for data in batch.records])
             self._shipped.inc(len(batch.records))
         self._spool.ship(batch.end)
         self._many = self._spool.pending_bytes >= _BATCH_BYTES // 2
@@ -86,7 +89,7 @@ class SpoolShipper:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _record(data: bytes) -> Record:
+def _record(data: bytes, key: bytes) -> Record:
     payload = inference_events_pb2.PayloadRecord.FromString(data)
     request_id = payload.tessera_request_id.encode()
     headers = [
@@ -99,4 +102,4 @@ def _record(data: bytes) -> Record:
     if payload.trace_id and payload.span_id:
         text = f"00-{payload.trace_id}-{payload.span_id.hex()}-{payload.trace_flags:02x}"
         headers.append(("traceparent", text.encode()))
-    return Record(PAYLOAD_TOPIC, request_id, data, tuple(headers))
+    return Record(PAYLOAD_TOPIC, key, data, tuple(headers))
