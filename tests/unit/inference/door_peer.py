@@ -155,6 +155,7 @@ class Peer:
             names = {"window": frames.SETTING_WINDOW}
             given = {names[name]: value for name, value in settings.items()}
             self.send(frames.PREFACE + frame(frames.SETTINGS, 0, 0, frames.settings_payload(given)))
+            self.connection.flush()
             self.wire.sent.clear()
 
     def send(self, data: bytes) -> None:
@@ -173,6 +174,7 @@ class Peer:
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
         """What the door has sent since the last look: kind, flags, stream, payload."""
+        self.connection.flush()
         data = bytes(self.wire.sent)
         self.wire.sent.clear()
         for kind, flags, stream, start, end in frames.read_frames(data, 1 << 24):

@@ -8,6 +8,7 @@ import grpc
 
 from services.inference.adapters.wire import frames
 from services.inference.adapters.wire.frames import ProtocolError, frame
+from services.inference.adapters.wire.outgoing import Outgoing
 from services.inference.adapters.wire.requests import Requests
 from services.inference.adapters.wire.responses import DRAIN_PING, LARGEST_SENT
 
@@ -32,6 +33,7 @@ class CallerConnection(Requests):
     def connection_made(self, transport: Any) -> None:
         """Introduce ourselves, unless there are too many connections or TLS was told otherwise."""
         self._transport = transport
+        self._outgoing = Outgoing(transport, self._loop)
         if not self._door.enter(self):
             transport.abort()
             return
@@ -56,6 +58,7 @@ class CallerConnection(Requests):
     def connection_lost(self, error: Exception | None) -> None:
         """Cancel every call."""
         self._transport = None
+        self._outgoing.drop()
         self._buffer = b""
         for call in list(self._calls.values()):
             self._drop(call)

@@ -18,6 +18,7 @@ from services.inference.adapters.wire.frames import (
     frame_head,
 )
 from services.inference.adapters.wire.messages import PREFIX_BYTES, Piece, take_pieces
+from services.inference.adapters.wire.outgoing import Outgoing
 
 __all__ = ["CallFailed", "CallRefused", "WireConnection"]
 
@@ -93,6 +94,7 @@ class WireConnection(asyncio.Protocol):
         )
         self._timeout_name = frames.encode_headers([("grpc-timeout", "")])[:-1]
         self._transport: asyncio.WriteTransport | None = None
+        self._outgoing = Outgoing(None, self._loop)
         self._calls: dict[int, _Call] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._blocked: deque[_Call] = deque()
@@ -186,7 +188,7 @@ class WireConnection(asyncio.Protocol):
                 flags = 0 if call.pending else frames.END_STREAM
                 if self._transport is not None:
                     head = frame_head(frames.DATA, flags, call.stream, size)
-                    self._transport.writelines([head, *pieces])
+                    self._outgoing.writelines([head, *pieces])
             if call.pending:
                 blocked.append(call)
 
@@ -236,6 +238,7 @@ class WireConnection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Introduce ourselves: no header table, no pushes, windows that never close."""
         self._transport = transport
+        self._outgoing = Outgoing(transport, self._loop)
         settings = {
             frames.SETTING_TABLE_SIZE: 0,
             frames.SETTING_ENABLE_PUSH: 0,
@@ -253,6 +256,7 @@ class WireConnection(asyncio.Protocol):
         """Fail every call."""
         self.usable = False
         self._transport = None
+        self._outgoing.drop()
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self._fail(call, grpc.StatusCode.UNAVAILABLE, "the connection broke")
@@ -277,6 +281,7 @@ class WireConnection(asyncio.Protocol):
         """Close the connection; running calls fail."""
         self.usable = False
         if self._transport is not None:
+            self._outgoing.flush()
             self._transport.close()
 
     @property
@@ -401,4 +406,4 @@ class WireConnection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(data)
+            self._outgoing.write(data)

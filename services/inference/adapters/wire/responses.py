@@ -20,6 +20,7 @@ from services.inference.adapters.wire.frames import (
 )
 from services.inference.adapters.wire.heads import Metadata
 from services.inference.adapters.wire.messages import PREFIX_BYTES, message_prefix, take_pieces
+from services.inference.adapters.wire.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from services.inference.adapters.wire.door import WireDoor
@@ -58,6 +59,7 @@ class Responses(asyncio.Protocol):
         self._limits = door.limits
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
+        self._outgoing = Outgoing(None, self._loop)
         self._calls: dict[int, ServedCall] = {}
         self._ending = 0
         self._blocked: deque[ServedCall] = deque()
@@ -98,6 +100,11 @@ class Responses(asyncio.Protocol):
         self._write(go_away(self._last_stream, frames.ERROR_NONE))
         self._close_if_done()
 
+    def flush(self) -> None:
+        """Send what waits for the end of this turn of the loop."""
+        if self._transport is not None:
+            self._outgoing.flush()
+
     def abort(self) -> None:
         """Break the connection; its calls are cancelled."""
         if self._transport is not None:
@@ -133,7 +140,7 @@ class Responses(asyncio.Protocol):
             stream = call.stream
             pack = frames.HEAD.pack
             end = frames.END_HEADERS | frames.END_STREAM
-            self._transport.write(
+            self._outgoing.write(
                 b"".join(
                     (
                         pack(len(_INITIAL) << 8 | frames.HEADERS, frames.END_HEADERS, stream),
@@ -239,7 +246,7 @@ class Responses(asyncio.Protocol):
         call.held -= min(call.held, size)
         head = frame_head(frames.DATA, 0, call.stream, size)
         if self._transport is not None:
-            self._transport.writelines([head, *pieces])
+            self._outgoing.writelines([head, *pieces])
 
     def _finish_sending(self, call: ServedCall) -> None:
         block = call.trailers or b""
@@ -295,6 +302,7 @@ class Responses(asyncio.Protocol):
         for call in list(self._calls.values()):
             self._drop(call)
         if self._transport is not None:
+            self._outgoing.flush()
             self._transport.close()
 
     def _close_if_done(self) -> None:
@@ -309,7 +317,7 @@ class Responses(asyncio.Protocol):
             self._closing_since = self._loop.time()
             self._transport.abort()
             return
-        self._transport.write(data)
+        self._outgoing.write(data)
 
 
 def go_away(last_stream: int, code: int, text: str = "") -> bytes:
