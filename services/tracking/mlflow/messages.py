@@ -116,7 +116,10 @@ def _parse(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         # Python's clients write NaN and Infinity as JavaScript does, which orjson refuses.
-        return json.loads(body)
+        parsed = json.loads(body)
+        # It also refuses half a surrogate pair, which is no text that could be kept.
+        json.dumps(parsed, ensure_ascii=False).encode()
+        return parsed
 
 
 def missing(name: str) -> InvalidParameter:
