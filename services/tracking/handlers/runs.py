@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
 
+from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.naming import random_run_name
@@ -25,8 +27,10 @@ from services.tracking.errors import (
 )
 from services.tracking.events import run_ended, run_started
 from services.tracking.handlers.access import Access
+from services.tracking.handlers.group_commit import GroupCommit
 from services.tracking.ports import RequestKey, Store, Work
 from tessera_kit.clock import Clock
+from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag, new_id
 from tessera_kit.rpc.identity import Principal
 
@@ -34,6 +38,21 @@ __all__ = ["Runs"]
 
 _CREATE = "CreateRun"
 _MOST_KNOWN = 100_000
+_GROUP = 256
+
+
+@dataclass(slots=True)
+class _Creation:
+    """A run that is to be created; once that is done, it has it."""
+
+    principal: str
+    experiment_id: str
+    name: str
+    started_at: Micros | None
+    tags: Mapping[str, str]
+    request_id: str
+    context: Context = field(default_factory=copy_context)
+    run: Run | None = None
 
 
 class Runs:
@@ -50,6 +69,7 @@ class Runs:
         self._access = access
         self._clock = clock
         self._known_experiments: set[str] = set()
+        self._creations = GroupCommit(self._create_all, weight=lambda _: 1, limit=_GROUP)
 
     async def create(
         self,
@@ -71,31 +91,83 @@ class Runs:
         """
         check_run_name(name)
         await self._may_create(principal, experiment_id)
-        request = RequestKey(principal.name, _CREATE, request_id)
+        creation = _Creation(
+            principal=principal.name,
+            experiment_id=experiment_id,
+            name=name or random_run_name(),
+            started_at=started_at,
+            tags=dict(sorted(tags.items())),
+            request_id=request_id,
+        )
+        await self._creations.submit(creation)
+        if creation.run is None:
+            raise RuntimeError("a creation that was applied has a run")
+        return creation.run
+
+    async def close(self) -> None:
+        """Wait until all that was accepted is stored."""
+        await self._creations.close()
+
+    async def _create_all(self, creations: Sequence[_Creation]) -> list[TesseraError | None]:
+        """Create runs of concurrent callers in one transaction."""
+        outcomes: list[TesseraError | None] = []
+        made: dict[RequestKey, Run] = {}
         async with self._store.write() as work:
-            experiment = await work.experiments.lock(experiment_id, shared=True)
-            if experiment is None:
-                raise _no_experiment(experiment_id)
-            run_id = new_id()
-            known = await work.claim(request, run_id) if request_id else None
-            before = None if known is None else await work.runs.get(known)
+            experiments: dict[str, Experiment | None] = {}
+            # In one order for all, so that no two transactions wait for each other.
+            for experiment_id in sorted({one.experiment_id for one in creations}):
+                found = await work.experiments.lock(experiment_id, shared=True)
+                experiments[experiment_id] = found
+            for one in creations:
+                try:
+                    one.run = await self._created(work, one, experiments[one.experiment_id], made)
+                except TesseraError as error:
+                    outcomes.append(error)
+                else:
+                    outcomes.append(None)
+            await work.commit()
+        return outcomes
+
+    async def _created(
+        self,
+        work: Work,
+        asked: _Creation,
+        experiment: Experiment | None,
+        made: dict[RequestKey, Run],
+    ) -> Run:
+        """Create one run, or return the one that its request created before."""
+        if experiment is None:
+            raise _no_experiment(asked.experiment_id)
+        request = RequestKey(asked.principal, _CREATE, asked.request_id)
+        if request in made:
+            return made[request]
+        run_id = new_id()
+        before = await _run_of(work, request)
+        if before is not None:
+            return before
+        if experiment.stage is not LifecycleStage.ACTIVE:
+            raise ExperimentNotActive(asked.experiment_id)
+        if asked.request_id and await work.claim(request, run_id) is not None:
+            # Another process was faster, a moment ago.
+            before = await _run_of(work, request)
             if before is not None:
                 return before
-            if experiment.stage is not LifecycleStage.ACTIVE:
-                raise ExperimentNotActive(experiment_id)
-            info = RunInfo(
-                run_id=run_id,
-                experiment_id=experiment_id,
-                name=name or random_run_name(),
-                started_at=micros_of(self._clock.now()) if started_at is None else started_at,
-                artifact_location=f"{experiment.artifact_location}/{run_id}/artifacts",
-                created_by=principal.name,
-                etag=new_etag(),
-            )
-            run = Run(info, tags=dict(sorted(tags.items())))
-            await work.runs.add(info, run.tags)
-            work.publish(run_started(run))
-            await work.commit()
+        now = micros_of(self._clock.now())
+        info = RunInfo(
+            run_id=run_id,
+            experiment_id=asked.experiment_id,
+            name=asked.name,
+            started_at=now if asked.started_at is None else asked.started_at,
+            artifact_location=f"{experiment.artifact_location}/{run_id}/artifacts",
+            created_by=asked.principal,
+            etag=new_etag(),
+        )
+        run = Run(info, tags=asked.tags)
+        await work.runs.add(info, run.tags)
+        # In the context of the call, whose trace the event belongs to.
+        asked.context.run(lambda: work.publish(run_started(run)))
+        if asked.request_id:
+            made[request] = run
         return run
 
     async def get(self, principal: Principal, run_id: str) -> Run:
@@ -225,6 +297,12 @@ class Runs:
             moved = move_run(await _locked(work, run_id), stage, etag=new_etag())
             await work.runs.put(moved)
             await work.commit()
+
+
+async def _run_of(work: Work, request: RequestKey) -> Run | None:
+    """Return the run that a request created before; None when it created none."""
+    known = await work.result_of(request) if request.request_id else None
+    return None if known is None else await work.runs.get(known)
 
 
 async def _locked(work: Work, run_id: str) -> RunInfo:

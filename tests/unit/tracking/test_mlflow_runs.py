@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -98,6 +99,20 @@ async def test_a_run_is_created_with_its_name_in_both_places(door: Door) -> None
         "tags": [{"key": "mlflow.runName", "value": "b"}],
     }
     assert (await door.call("POST", "runs/create", both)).error == INVALID
+
+
+async def test_runs_that_are_created_at_once_share_a_commit_and_not_a_fate(door: Door) -> None:
+    gone = await door.experiment("gone")
+    await door.ok("POST", "experiments/delete", {"experiment_id": gone})
+    asked = ["0", gone, "0", "none", "0"] * 8
+    answers = await asyncio.gather(
+        *(door.call("POST", "runs/create", {"experiment_id": one}) for one in asked)
+    )
+    assert [answer.status for answer in answers] == [200, 400, 200, 404, 200] * 8
+    made = {answer.json()["run"]["info"]["run_id"] for answer in answers if answer.status == 200}
+    assert len(made) == 24
+    told = [event.key for event in door.store.told]
+    assert sorted(told) == sorted(made)
 
 
 async def test_a_name_is_changed_in_both_places(door: Door) -> None:
