@@ -8,6 +8,8 @@ from services.catalog.convert.securables import key_to_proto, securable_to_proto
 from services.catalog.domain.lineage import LineageEdge
 from services.catalog.domain.models import ModelVersion
 from services.catalog.domain.securables import Entity, SecurableKey
+from tessera.catalog.v1.model_pb2 import ModelVersion as ModelVersionMessage
+from tessera.catalog.v1.securable_pb2 import Securable
 from tessera.events.v1 import catalog_events_pb2 as events
 from tessera_kit.bus.event import Event, new_event
 
@@ -22,17 +24,22 @@ __all__ = [
 ]
 
 SOURCE = "tessera/catalog"
+_LARGEST = 900_000
 
 
 def securable_created(entity: Entity, principal: str) -> Event:
     """An object was created."""
-    data = events.SecurableCreated(securable=securable_to_proto(entity), principal=principal)
+    told = securable_to_proto(entity)
+    _fit(told)
+    data = events.SecurableCreated(securable=told, principal=principal)
     return new_event(data, source=SOURCE, key=entity.key.full_name)
 
 
 def securable_updated(entity: Entity, principal: str) -> Event:
     """An object was changed."""
-    data = events.SecurableUpdated(securable=securable_to_proto(entity), principal=principal)
+    told = securable_to_proto(entity)
+    _fit(told)
+    data = events.SecurableUpdated(securable=told, principal=principal)
     return new_event(data, source=SOURCE, key=entity.key.full_name)
 
 
@@ -52,9 +59,9 @@ def access_changed(principal: str = "", key: SecurableKey | None = None) -> Even
 
 def version_changed(version: ModelVersion, aliases: list[str], principal: str) -> Event:
     """A model version was created or changed its status."""
-    data = events.ModelVersionStatusChanged(
-        model_version=version_to_proto(version, aliases), principal=principal
-    )
+    told = version_to_proto(version, aliases)
+    _fit(told)
+    data = events.ModelVersionStatusChanged(model_version=told, principal=principal)
     return new_event(data, source=SOURCE, key=version.model_name)
 
 
@@ -70,3 +77,9 @@ def lineage_observed(edge: LineageEdge) -> Event:
     """Something was made from something."""
     data = events.LineageObserved(edges=[edge_to_proto(edge)])
     return new_event(data, source=SOURCE, key=f"{edge.target.type.name}/{edge.target.name}")
+
+
+def _fit(told: ModelVersionMessage | Securable) -> None:
+    """Leave the tags out where a record of the topic could not hold them: it has 1 MiB in all."""
+    if told.ByteSize() > _LARGEST:
+        told.ClearField("tags")

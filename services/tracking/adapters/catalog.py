@@ -25,7 +25,7 @@ from tessera_kit.rpc.status import error_from_rpc
 
 __all__ = ["CatalogRegistry"]
 
-_PAGE: Final = 1000
+_PAGE: Final = 100
 _PIECE: Final = 1 << 20
 _UPLOAD_SECONDS: Final = 3600.0
 _MODEL: Final = securable_pb2.SECURABLE_TYPE_MODEL

@@ -214,6 +214,10 @@ async def test_aliases_tags_and_descriptions_of_versions(door: Door) -> None:
     found = (await door.ok("GET", f"{VERSIONS}/get", place))["model_version"]
     assert found["tags"] == [{"key": "b", "value": "2"}]
     assert found["description"] == "good"
+    long = {**place, "key": "text", "value": "x" * 100_000}
+    await door.ok("POST", f"{VERSIONS}/set-tag", long)
+    answer = await door.call("POST", f"{VERSIONS}/set-tag", {**long, "value": "x" * 100_001})
+    assert answer.error == INVALID
     own = {**place, "key": "tessera.mlflow.source", "value": "s3://mine"}
     assert (await door.call("POST", f"{VERSIONS}/set-tag", own)).error == INVALID
     await door.ok("DELETE", f"{VERSIONS}/delete", place)

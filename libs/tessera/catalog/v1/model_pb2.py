@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etessera/catalog/v1/model.proto\x12\x12tessera.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\xb4\x03\n\x0fRegisteredModel\x12\x1c\n\tfull_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\r\n\x05owner\x18\x03 \x01(\t\x12L\n\x04tags\x18\x04 \x03(\x0b\x32-.tessera.catalog.v1.RegisteredModel.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x12\x41\n\x07\x61liases\x18\x05 \x03(\x0b\x32\x30.tessera.catalog.v1.RegisteredModel.AliasesEntry\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x82\x04\n\x0cModelVersion\x12\x1d\n\nmodel_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x06status\x18\x03 \x01(\x0e\x32&.tessera.catalog.v1.ModelVersionStatus\x12\x1f\n\x0estatus_message\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x16\n\x06run_id\x18\x05 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x12\x18\n\x10storage_location\x18\x06 \x01(\t\x12\x18\n\x07\x63omment\x18\x07 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12I\n\x04tags\x18\x08 \x03(\x0b\x32*.tessera.catalog.v1.ModelVersion.TagsEntryB\x0f\x8a\xb5\x18\x0b\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xe8\x07\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x12\n\nsize_bytes\x18\x0e \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x08\x46ileInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x0bmodified_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb7\x01\n\x12ModelVersionStatus\x12$\n MODEL_VERSION_STATUS_UNSPECIFIED\x10\x00\x12-\n)MODEL_VERSION_STATUS_PENDING_REGISTRATION\x10\x01\x12\x1e\n\x1aMODEL_VERSION_STATUS_READY\x10\x02\x12,\n(MODEL_VERSION_STATUS_FAILED_REGISTRATION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etessera/catalog/v1/model.proto\x12\x12tessera.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"\xb5\x03\n\x0fRegisteredModel\x12\x1c\n\tfull_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12\x18\n\x07\x63omment\x18\x02 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\r\n\x05owner\x18\x03 \x01(\t\x12M\n\x04tags\x18\x04 \x03(\x0b\x32-.tessera.catalog.v1.RegisteredModel.TagsEntryB\x10\x8a\xb5\x18\x0c\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xa0\x8d\x06\x12\x41\n\x07\x61liases\x18\x05 \x03(\x0b\x32\x30.tessera.catalog.v1.RegisteredModel.AliasesEntry\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x83\x04\n\x0cModelVersion\x12\x1d\n\nmodel_name\x18\x01 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x90\x01\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x06status\x18\x03 \x01(\x0e\x32&.tessera.catalog.v1.ModelVersionStatus\x12\x1f\n\x0estatus_message\x18\x04 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12\x16\n\x06run_id\x18\x05 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\x12\x18\n\x10storage_location\x18\x06 \x01(\t\x12\x18\n\x07\x63omment\x18\x07 \x01(\tB\x07\x8a\xb5\x18\x03\x18\x80 \x12J\n\x04tags\x18\x08 \x03(\x0b\x32*.tessera.catalog.v1.ModelVersion.TagsEntryB\x10\x8a\xb5\x18\x0c\x98\x01\x64\xa0\x01\xff\x01\xa8\x01\xa0\x8d\x06\x12\x0f\n\x07\x61liases\x18\t \x03(\t\x12\x12\n\ncreated_by\x18\n \x01(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x12\n\nsize_bytes\x18\x0e \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x08\x46ileInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x0bmodified_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xb7\x01\n\x12ModelVersionStatus\x12$\n MODEL_VERSION_STATUS_UNSPECIFIED\x10\x00\x12-\n)MODEL_VERSION_STATUS_PENDING_REGISTRATION\x10\x01\x12\x1e\n\x1aMODEL_VERSION_STATUS_READY\x10\x02\x12,\n(MODEL_VERSION_STATUS_FAILED_REGISTRATION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTEREDMODEL'].fields_by_name['comment']._loaded_options = None
   _globals['_REGISTEREDMODEL'].fields_by_name['comment']._serialized_options = b'\212\265\030\003\030\200 '
   _globals['_REGISTEREDMODEL'].fields_by_name['tags']._loaded_options = None
-  _globals['_REGISTEREDMODEL'].fields_by_name['tags']._serialized_options = b'\212\265\030\013\230\001d\240\001\377\001\250\001\350\007'
+  _globals['_REGISTEREDMODEL'].fields_by_name['tags']._serialized_options = b'\212\265\030\014\230\001d\240\001\377\001\250\001\240\215\006'
   _globals['_MODELVERSION_TAGSENTRY']._loaded_options = None
   _globals['_MODELVERSION_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION'].fields_by_name['model_name']._loaded_options = None
@@ -54,19 +54,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION'].fields_by_name['comment']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['comment']._serialized_options = b'\212\265\030\003\030\200 '
   _globals['_MODELVERSION'].fields_by_name['tags']._loaded_options = None
-  _globals['_MODELVERSION'].fields_by_name['tags']._serialized_options = b'\212\265\030\013\230\001d\240\001\377\001\250\001\350\007'
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1184
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1367
+  _globals['_MODELVERSION'].fields_by_name['tags']._serialized_options = b'\212\265\030\014\230\001d\240\001\377\001\250\001\240\215\006'
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1186
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1369
   _globals['_REGISTEREDMODEL']._serialized_start=117
-  _globals['_REGISTEREDMODEL']._serialized_end=553
-  _globals['_REGISTEREDMODEL_TAGSENTRY']._serialized_start=462
-  _globals['_REGISTEREDMODEL_TAGSENTRY']._serialized_end=505
-  _globals['_REGISTEREDMODEL_ALIASESENTRY']._serialized_start=507
-  _globals['_REGISTEREDMODEL_ALIASESENTRY']._serialized_end=553
-  _globals['_MODELVERSION']._serialized_start=556
-  _globals['_MODELVERSION']._serialized_end=1070
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=462
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=505
-  _globals['_FILEINFO']._serialized_start=1072
-  _globals['_FILEINFO']._serialized_end=1181
+  _globals['_REGISTEREDMODEL']._serialized_end=554
+  _globals['_REGISTEREDMODEL_TAGSENTRY']._serialized_start=463
+  _globals['_REGISTEREDMODEL_TAGSENTRY']._serialized_end=506
+  _globals['_REGISTEREDMODEL_ALIASESENTRY']._serialized_start=508
+  _globals['_REGISTEREDMODEL_ALIASESENTRY']._serialized_end=554
+  _globals['_MODELVERSION']._serialized_start=557
+  _globals['_MODELVERSION']._serialized_end=1072
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=463
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=506
+  _globals['_FILEINFO']._serialized_start=1074
+  _globals['_FILEINFO']._serialized_end=1183
 # @@protoc_insertion_point(module_scope)
