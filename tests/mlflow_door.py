@@ -61,6 +61,7 @@ class Door:
         token: str = ALICE,
     ) -> None:
         self.authority = authority or _two_people()
+        self.registry = registry
         self._token = token
         self.store = InMemoryStore()
         self._objects = InMemoryObjectStore()

@@ -148,6 +148,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         await cases.experiments.ensure_default()
         stack.push_async_callback(cases.log.close)
         stack.push_async_callback(cases.runs.close)
+        if cases.registry is not None:
+            stack.push_async_callback(cases.registry.close)
         yield App(
             servers=(
                 build_server(config.rpc, [binding(cases)], authenticator=authority),

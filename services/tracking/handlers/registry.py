@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,14 +39,17 @@ from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.model_ports import ModelRegistry
 from tessera_kit.errors import AlreadyExists, NotFound, TesseraError
 from tessera_kit.rpc.identity import Principal
+from tessera_kit.tasks import detached_task
 
 __all__ = ["Caller", "NamedModel", "Registry", "RegistryNotFound", "source_place"]
 
+_log = logging.getLogger(__name__)
 _PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
 _SOURCE_FILE: Final = "SOURCE"
 _REMOTE: Final = re.compile(r"(?:s3a?|gs|abfss?|wasbs?|https?|dbfs|hdfs|viewfs)://", re.IGNORECASE)
 _PLACEHOLDERS: Final = frozenset({"dummy-source", "prompt-template"})
 _PAGE: Final = 1000
+_COPIES_AT_ONCE: Final = 4
 
 
 class RegistryNotFound(NotFound):
@@ -88,14 +93,30 @@ class Registry:
         registry: The catalog's models.
         artifacts: The files of runs and logged models, which versions are made of.
         default_schema: Where plain names land, as `main.default`.
+        soon_seconds: How long a version's creation waits for its files to be copied; then it is
+            answered as pending, and becomes ready later.
     """
 
     def __init__(
-        self, registry: ModelRegistry, artifacts: Artifacts, *, default_schema: str
+        self,
+        registry: ModelRegistry,
+        artifacts: Artifacts,
+        *,
+        default_schema: str,
+        soon_seconds: float = 20.0,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
         self._schema = default_schema
+        self._soon_seconds = soon_seconds
+        self._copies: set[asyncio.Task[RegistryVersion]] = set()
+        self._at_once = asyncio.Semaphore(_COPIES_AT_ONCE)
+
+    async def close(self) -> None:
+        """End the copies that are under way; their versions are marked as failed."""
+        for copy in self._copies:
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
 
     # Models
 
@@ -219,14 +240,14 @@ class Registry:
             )
         except NotFound:
             raise _no_model(name) from None
-        try:
-            await self._copy(caller, version, place, files, source)
-        except TesseraError as error:
-            await self._registry.finalize(
-                caller.token, full_name, version.version, failure=error.message or "copy failed"
-            )
-            raise
-        return await self._registry.finalize(caller.token, full_name, version.version)
+        # Clients ask again until it is ready, and wait less long for the answer itself.
+        copy = detached_task(
+            self._filled(caller, version, place, files, source), name="registry-copy"
+        )
+        self._copies.add(copy)
+        copy.add_done_callback(self._copied)
+        done, _ = await asyncio.wait({copy}, timeout=self._soon_seconds)
+        return copy.result() if done else version
 
     async def get_version(self, caller: Caller, name: str, version: int) -> RegistryVersion:
         """Return a version.
@@ -410,6 +431,30 @@ class Registry:
                     break
         prefix = f"{place.path}/" if place.path else ""
         return sorted(path.removeprefix(prefix) for path in paths)
+
+    def _copied(self, copy: asyncio.Task[RegistryVersion]) -> None:
+        self._copies.discard(copy)
+        if not copy.cancelled() and (error := copy.exception()) is not None:
+            _log.warning("files of a model version were not copied: %s", error)
+
+    async def _filled(
+        self,
+        caller: Caller,
+        version: RegistryVersion,
+        place: _Place | None,
+        files: Sequence[str] | None,
+        source: str,
+    ) -> RegistryVersion:
+        """Copy a version's files and end its upload."""
+        name, number = version.full_name, version.version
+        try:
+            async with self._at_once:
+                await self._copy(caller, version, place, files, source)
+        except BaseException as error:
+            told = error.message if isinstance(error, TesseraError) else "the copy was interrupted"
+            await self._registry.finalize(caller.token, name, number, failure=told)
+            raise
+        return await self._registry.finalize(caller.token, name, number)
 
     async def _copy(
         self,

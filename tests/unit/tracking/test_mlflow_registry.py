@@ -10,6 +10,7 @@ import pytest
 from services.catalog.domain.privileges import Privilege
 from services.catalog.servicers.bindings import bindings
 from services.tracking.adapters.catalog import CatalogRegistry
+from services.tracking.handlers.registry import Caller, Registry
 from tessera.catalog.v1 import authorization_service_pb2 as auth
 from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
 from tessera_kit.config import RpcConfig, Secret
@@ -17,6 +18,7 @@ from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.server import build_server
 from tests.catalog_world import ADMIN_TOKEN, SERVICE_TOKEN, World, let_pass, schema
+from tests.helpers import eventually
 from tests.mlflow_door import Door
 
 INVALID = (400, "INVALID_PARAMETER_VALUE")
@@ -312,3 +314,30 @@ async def test_an_experiment_s_files_are_not_registered_by_who_may_not_read_them
     asked = {"name": "his", "source": f"runs:/{run_id}/", "run_id": run_id}
     answer = await door.call("POST", f"{VERSIONS}/create", asked, **bob)
     assert answer.error == (403, "PERMISSION_DENIED")
+
+
+async def test_a_version_whose_copy_takes_long_is_ready_later(
+    door: Door, world: World, tokens: dict[str, str]
+) -> None:
+    await registered(door)
+    run_id, uri = await source(door)
+    assert door.registry is not None
+    registry = Registry(
+        door.registry, door.cases.artifacts, default_schema="main.default", soon_seconds=0.0
+    )
+    caller = Caller(await world.caller("alice"), tokens["alice"])
+    version = await registry.create_version(
+        caller, "net", source=uri, run_id=run_id, model_id="", run_link="", description="", tags={}
+    )
+    assert not version.is_ready
+
+    async def ready() -> bool:
+        return (await registry.get_version(caller, "net", 1)).is_ready
+
+    await eventually(ready)
+    other = await registry.create_version(
+        caller, "net", source=uri, run_id=run_id, model_id="", run_link="", description="", tags={}
+    )
+    await registry.close()
+    found = await registry.get_version(caller, "net", other.version)
+    assert found.failed or found.is_ready
