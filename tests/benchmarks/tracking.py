@@ -1,173 +1,344 @@
-"""Tracking: points and batches per second through its gRPC door, and how long searches take."""
+"""Tracking beside `mlflow server`: the same calls to both, in turns; and the native door."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
-import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
+import numpy as np
+from mlflow.tracking import MlflowClient
 
 from devstack import Stack
+from devstack.child import memory_of
+from tessera import AsyncClient
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import Env
 from tessera_kit.rpc.client import open_channel
-from tests.benchmarks.results import Figure, Report, quantile
+from tests.benchmarks.mlflow_server import MlflowServer, mlflow_server
+from tests.benchmarks.rest import Connection, Window, connections, window
+from tests.benchmarks.results import Figure, Report, median, quantile
+from tests.benchmarks.tracking_rows import fill_mlflow, fill_mlflow_history, fill_tessera
+from tests.e2e.world import settings_of
 from tests.helpers import unique_name
 
-CALLS: Final = 500
+ROUNDS: Final = 3
+WINDOW_SECONDS: Final = 1.0
 CONNECTIONS: Final = 16
 BATCH: Final = 1000
-BATCHES: Final = 60
-RUNS: Final = 10_000
-SEARCHES: Final = 30
-_AT_ONCE: Final = 64
-_SEARCHES: Final[dict[str, tuple[str, list[str]]]] = {
-    "newest first": ("", []),
-    "by metric": ("metrics.m1 > 0.99", []),
-    "by metric, parameter, status": (
-        "metrics.m1 > 0.5 AND params.p1 = '3' AND attributes.status = 'RUNNING'",
-        [],
-    ),
-    "ordered by metric": ("", ["metrics.m2 DESC"]),
-    "by metric and tag, ordered": ("metrics.m1 > 0.5 AND tags.team = 'a'", ["metrics.m2 DESC"]),
-}
+RUNS: Final = 100_000
+SEARCHES: Final = {"tessera": 30, "mlflow": 2}
+HISTORY: Final = 1_000_000
+BUCKETS: Final = 2500
+STREAMED: Final = 5_000_000
+_MESSAGE: Final = 10_000
+_API: Final = "/api/2.0/mlflow"
+_NOW: Final = 1_700_000_000_000
+_MIB: Final = 1 << 20
+
 Progress = Callable[[str], None]
-Stub = rpc.TrackingServiceStub
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two servers, as MLflow's clients see it."""
+
+    name: str
+    client: MlflowClient
+    callers: Sequence[Connection]
+
+    async def new_run(self, experiment_id: str = "0") -> str:
+        """Create a run; return its id."""
+        made = await self.callers[0].call(f"{_API}/runs/create", experiment_id=experiment_id)
+        return str(made["run"]["info"]["run_id"])
+
+    async def new_experiment(self) -> str:
+        """Create an experiment; return its id."""
+        made = await self.callers[0].call(f"{_API}/experiments/create", name=unique_name("bench"))
+        return str(made["experiment_id"])
 
 
 async def measure(stack: Stack, report: Report, tell: Progress) -> None:
-    """Acknowledged writes by one caller and by several, then searches over many runs."""
-    details: dict[str, object] = {}
+    """Both servers in turns, then what the native door alone can do."""
+    details: dict[str, Any] = {}
     report.details["tracking"] = details
+    token = Env(stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE").reveal()
+    # The unmodified client's own way of signing in; MLflow's server does not look at it.
+    os.environ["MLFLOW_TRACKING_TOKEN"] = token
+    tell("tracking: starting mlflow server ...")
     async with AsyncExitStack() as opened:
-        channels = [await opened.enter_async_context(_channel(stack)) for _ in range(CONNECTIONS)]
-        callers = [rpc.TrackingServiceStub(channel) for channel in channels]
-        tell("tracking: single points ...")
-        await _singles(callers, report, details)
-        tell("tracking: batches ...")
-        await _batches(callers[0], report, details)
-        tell(f"tracking: {RUNS:,} runs to search in ...")
-        await _searches(callers[0], report, details)
-
-
-def _channel(stack: Stack) -> grpc.aio.Channel:
-    token = Env(stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE")
-    return open_channel(stack.urls["tracking"], token=token)
-
-
-async def _singles(callers: Sequence[Stub], report: Report, details: dict[str, object]) -> None:
-    run_id = await _new_run(callers[0], "0")
-    for step in range(50):
-        await _log(callers[0], run_id, [_metric("warm", step, 0.0)])
-    times: list[float] = []
-    began = perf_counter()
-    for step in range(CALLS):
-        sent = perf_counter()
-        await _log(callers[0], run_id, [_metric("loss", step, 0.5)])
-        times.append(perf_counter() - sent)
-    alone = CALLS / (perf_counter() - began)
-
-    async def write(number: int) -> None:
-        for step in range(CALLS // 5):
-            await _log(callers[number], run_id, [_metric(f"loss{number}", step, 0.5)])
-
-    began = perf_counter()
-    await asyncio.gather(*(write(number) for number in range(CONNECTIONS)))
-    together = CONNECTIONS * (CALLS // 5) / (perf_counter() - began)
-    details["single_seconds"] = times
-    note = f"p50 {1e3 * quantile(times, 0.5):.2f} ms, p99 {1e3 * quantile(times, 0.99):.2f} ms"
-    one = f"1 point, {CONNECTIONS} connections, one run"
-    report.figures += [
-        Figure("tracking", "LogBatch of 1 point, one after another", alone, "calls/s", note=note),
-        Figure("tracking", f"LogBatch of {one}", together, "calls/s"),
-    ]
-
-
-async def _batches(caller: Stub, report: Report, details: dict[str, object]) -> None:
-    for name, at_once in (("one after another", 1), (f"{_AT_ONCE} in flight", _AT_ONCE)):
-        run_id = await _new_run(caller, "0")
-        batches = [
-            [_metric(f"m{n % 10}", part * 100 + n // 10, 0.1 * n) for n in range(BATCH)]
-            for part in range(BATCHES)
-        ]
-        began = perf_counter()
-        await _bounded(at_once, [partial(_log, caller, run_id, one) for one in batches])
-        seconds = perf_counter() - began
-        details[f"batches_{at_once}_seconds"] = seconds
-        rate = BATCHES * BATCH / seconds
-        what = f"LogBatch of {BATCH:,} points, {name}"
-        report.figures.append(Figure("tracking", what, rate, "points/s"))
-
-
-async def _searches(caller: Stub, report: Report, details: dict[str, object]) -> None:
-    chance = random.Random(1)  # noqa: S311 - the same runs every time
-    request = api.CreateExperimentRequest(experiment=pb.Experiment(name=unique_name("bench")))
-    experiment_id = (await caller.CreateExperiment(request)).experiment.experiment_id
-
-    async def fill(number: int) -> None:
-        tags = [pb.Tag(key="team", value="ab"[number % 2])]
-        run_id = await _new_run(caller, experiment_id, tags)
-        await caller.LogBatch(
-            api.LogBatchRequest(
-                run_id=run_id,
-                metrics=[_metric(f"m{n}", 1, chance.random()) for n in range(10)],
-                params=[pb.Param(key=f"p{n}", value=str(chance.randrange(8))) for n in range(5)],
+        peer = await opened.enter_async_context(mlflow_server())
+        urls = {"tessera": stack.urls["tracking_http"], "mlflow": peer.url}
+        sides = [
+            Side(
+                name,
+                MlflowClient(tracking_uri=url),
+                opened.enter_context(connections(url, token, CONNECTIONS)),
             )
+            for name, url in urls.items()
+        ]
+        for name, load in _LOADS.items():
+            tell(f"tracking: {name} ...")
+            await _in_turns(name, load, sides, report, details)
+        if stack.is_local:
+            await _searches(stack, peer, sides, report, details, tell)
+        await _native(stack, peer, sides[1], report, details, tell)
+
+
+# The same calls to both
+
+
+async def _in_turns(
+    name: str,
+    load: Callable[[Side], Awaitable[Window]],
+    sides: Sequence[Side],
+    report: Report,
+    details: dict[str, Any],
+) -> None:
+    rates: dict[str, list[float]] = {side.name: [] for side in sides}
+    scale = BATCH if name.startswith("log_batch") else 1
+    for _ in range(ROUNDS):
+        for side in sides:
+            rates[side.name].append(scale * (await load(side)).per_second)
+    details[name] = rates
+    ours, theirs = median(rates["tessera"]), median(rates["mlflow"])
+    unit = "metrics/s" if scale > 1 else "runs/s" if name.startswith("new run") else "calls/s"
+    report.figures.append(
+        Figure("tracking", name, ours, unit, peer=theirs, peer_name="mlflow server")
+    )
+
+
+async def _unmodified(side: Side) -> Window:
+    run_id = await side.new_run()
+
+    def write(number: int) -> None:
+        side.client.log_metric(run_id, "loss", 0.5, step=number)
+
+    await asyncio.to_thread(write, 0)
+    return await window([lambda number: asyncio.to_thread(write, number + 1)], 2 * WINDOW_SECONDS)
+
+
+async def _singles(side: Side) -> Window:
+    run_id = await side.new_run()
+
+    def writer(place: int, caller: Connection) -> Callable[[int], Awaitable[object]]:
+        return lambda number: caller.call(
+            f"{_API}/runs/log-metric",
+            run_id=run_id,
+            key=f"loss{place}",
+            value=0.5,
+            timestamp=_NOW,
+            step=number,
         )
 
-    began = perf_counter()
-    await _bounded(_AT_ONCE, [partial(fill, number) for number in range(RUNS)])
-    rate = RUNS / (perf_counter() - began)
-    report.figures.append(
-        Figure("tracking", "runs created and logged to", rate, "runs/s", note="2 calls each")
-    )
-    for name, (text, order) in _SEARCHES.items():
-        search = api.SearchRunsRequest(experiment_ids=[experiment_id], filter=text, order_by=order)
-        times = []
-        for _ in range(SEARCHES):
+    callers = [writer(place, caller) for place, caller in enumerate(side.callers)]
+    return await window(callers, WINDOW_SECONDS)
+
+
+async def _batches(side: Side) -> Window:
+    run_id = await side.new_run()
+
+    def writer(place: int, caller: Connection) -> Callable[[int], Awaitable[object]]:
+        metrics = [
+            {"key": f"m{n % 10}", "value": 0.1 * n, "timestamp": _NOW + n, "step": n // 10}
+            for n in range(BATCH)
+        ]
+        text = json.dumps({"run_id": run_id, "metrics": metrics})
+
+        def write(number: int) -> Awaitable[object]:
+            # Other names each time: other points.
+            body = text.replace('"key": "m', f'"key": "c{place}.{number}.')
+            return caller.post(f"{_API}/runs/log-batch", body.encode())
+
+        return write
+
+    callers = [writer(place, caller) for place, caller in enumerate(side.callers[:4])]
+    return await window(callers, WINDOW_SECONDS)
+
+
+async def _new_runs(side: Side) -> Window:
+    caller = side.callers[0]
+
+    async def write(_number: int) -> None:
+        run_id = await side.new_run()
+        await caller.call(f"{_API}/runs/log-parameter", run_id=run_id, key="p", value="1")
+        await caller.call(
+            f"{_API}/runs/log-metric", run_id=run_id, key="m", value=1.0, timestamp=_NOW, step=0
+        )
+
+    return await window([write], WINDOW_SECONDS)
+
+
+_LOADS: Final[dict[str, Callable[[Side], Awaitable[Window]]]] = {
+    "log_metric, one unmodified client": _unmodified,
+    f"log_metric, {CONNECTIONS} connections, one run": _singles,
+    f"log_batch of {BATCH:,}, 4 connections": _batches,
+    "new run with a parameter and a metric": _new_runs,
+}
+
+
+# Searches over many runs
+
+
+async def _searches(
+    stack: Stack,
+    peer: MlflowServer,
+    sides: Sequence[Side],
+    report: Report,
+    details: dict[str, Any],
+    tell: Progress,
+) -> None:
+    tell(f"tracking: {RUNS:,} runs to search in ...")
+    experiments = {side.name: await side.new_experiment() for side in sides}
+    url = Path(stack.home.data("tracking")) / "tracking.db"
+    await asyncio.to_thread(fill_tessera, url, experiments["tessera"], RUNS)
+    await asyncio.to_thread(fill_mlflow, peer.database, experiments["mlflow"], RUNS)
+    name = f"search {RUNS:,} runs by a metric, ordered by another, p95"
+    tell(f"tracking: {name} ...")
+    times: dict[str, list[float]] = {}
+    for side in sides:
+        times[side.name] = []
+        for _ in range(SEARCHES[side.name]):
             sent = perf_counter()
-            await caller.SearchRuns(search)
+            found = await side.callers[0].call(
+                f"{_API}/runs/search",
+                experiment_ids=[experiments[side.name]],
+                filter="metrics.m1 > 0.5",
+                order_by=["metrics.m2 DESC"],
+                max_results=100,
+            )
+            times[side.name].append(perf_counter() - sent)
+            assert len(found["runs"]) == 100
+    details[name] = times
+    report.figures.append(
+        Figure(
+            "tracking",
+            name,
+            1e3 * quantile(times["tessera"], 0.95),
+            "ms",
+            peer=1e3 * quantile(times["mlflow"], 0.95),
+            peer_name="mlflow server",
+            higher_is_better=False,
+            note=f"p50 {1e3 * median(times['tessera']):.0f} ms",
+        )
+    )
+
+
+# The native door
+
+
+async def _native(
+    stack: Stack,
+    peer: MlflowServer,
+    theirs: Side,
+    report: Report,
+    details: dict[str, Any],
+    tell: Progress,
+) -> None:
+    token = Env(stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE")
+    async with (
+        AsyncClient(settings_of(stack)) as client,
+        open_channel(stack.urls["tracking"], token=token) as channel,
+    ):
+        stub = rpc.TrackingServiceStub(channel)
+        tell(f"tracking: {STREAMED:,} points through the native stream ...")
+        run_id = (await client.tracking.create_run("0")).run_id
+        messages = [_message(run_id, number) for number in range(HISTORY // _MESSAGE)]
+        before = _memory(stack)
+        seconds = [await _streamed(stub, messages)]
+        for part in range(1, STREAMED // HISTORY):
+            other = (await client.tracking.create_run("0")).run_id
+            for message in messages:
+                message.run_id = other
+            seconds.append(await _streamed(stub, messages))
+            details[f"memory_after_{part + 1}_million"] = _memory(stack)
+        after = _memory(stack)
+        rates = [HISTORY / one for one in seconds]
+        details["stream_points_per_second"] = rates
+        await client.tracking.downsample(run_id, "loss", buckets=BUCKETS)
+        times = []
+        for _ in range(10):
+            sent = perf_counter()
+            assert len(await client.tracking.downsample(run_id, "loss", buckets=BUCKETS)) == BUCKETS
             times.append(perf_counter() - sent)
-        details[f"search_seconds_{name}"] = times
+    peer_time = await _bulk_interval(peer, theirs, tell)
+    details["downsample_seconds"] = times
+    report.figures += [
+        Figure("tracking", "native stream, points as columns", median(rates), "points/s"),
+        Figure(
+            "tracking",
+            f"history of {HISTORY:,} points in {BUCKETS:,}, p50",
+            1e3 * median(times),
+            "ms",
+            peer=1e3 * peer_time,
+            peer_name="get-history-bulk-interval",
+            higher_is_better=False,
+            note=f"p95 {1e3 * quantile(times, 0.95):.0f} ms; peer: every n-th point",
+        ),
+    ]
+    if stack.is_local:
+        note = f"{before / _MIB:.0f} MiB before"
         report.figures.append(
             Figure(
                 "tracking",
-                f"search {RUNS:,} runs, {name}, p95",
-                1e3 * quantile(times, 0.95),
-                "ms",
+                f"memory of the service after {STREAMED:,} points, RSS",
+                after / _MIB,
+                "MiB",
+                peer=memory_of(peer.pid).rss / _MIB,
+                peer_name="mlflow server",
                 higher_is_better=False,
-                note=f"p50 {1e3 * quantile(times, 0.5):.1f} ms, pages of 100 whole runs",
+                note=note,
             )
         )
 
 
-async def _bounded(at_once: int, work: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Does all of it, so many at a time."""
-    left = iter(work)
-
-    async def take() -> None:
-        for one in left:
-            await one()
-
-    await asyncio.gather(*(take() for _ in range(at_once)))
-
-
-async def _new_run(caller: Stub, experiment_id: str, tags: Sequence[pb.Tag] = ()) -> str:
-    request = api.CreateRunRequest(experiment_id=experiment_id, tags=tags)
-    return (await caller.CreateRun(request)).run.run_id
+def _message(run_id: str, number: int) -> api.StreamMetricsRequest:
+    steps = np.arange(number * _MESSAGE, (number + 1) * _MESSAGE)
+    series = pb.MetricSeries(
+        key="loss",
+        steps=steps.tolist(),
+        times_us=(steps + _NOW * 1000).tolist(),
+        values=np.exp(-steps / 1e5).tolist(),
+    )
+    return api.StreamMetricsRequest(run_id=run_id, series=[series], sequence=number + 1)
 
 
-async def _log(caller: Stub, run_id: str, metrics: Sequence[pb.Metric]) -> None:
-    await caller.LogBatch(api.LogBatchRequest(run_id=run_id, metrics=metrics))
+async def _streamed(
+    stub: rpc.TrackingServiceStub, messages: Sequence[api.StreamMetricsRequest]
+) -> float:
+    began = perf_counter()
+    call = stub.StreamMetrics(iter(messages))
+    durable = 0
+    async for answer in call:
+        durable = answer.durable_sequence
+    assert durable == len(messages)
+    return perf_counter() - began
 
 
-def _metric(key: str, step: int, value: float) -> pb.Metric:
-    return pb.Metric(key=key, step=step, value=value, timestamp=Timestamp(seconds=1_700_000_000))
+def _memory(stack: Stack) -> int:
+    if not stack.is_local:
+        return 0
+    [process] = [one for one in stack.state().processes if one.name == "tracking"]
+    return memory_of(process.pid).rss if process.pid else 0
+
+
+async def _bulk_interval(peer: MlflowServer, theirs: Side, tell: Progress) -> float:
+    tell(f"tracking: {HISTORY:,} points in MLflow's database ...")
+    run_id = await theirs.new_run()
+    await asyncio.to_thread(fill_mlflow_history, peer.database, run_id, "loss", HISTORY)
+    path = "/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval"
+    query = f"?run_ids={run_id}&metric_key=loss&max_results={BUCKETS}"
+    times = []
+    for _ in range(3):
+        sent = perf_counter()
+        await theirs.callers[0].get(path + query)
+        times.append(perf_counter() - sent)
+    return median(times)

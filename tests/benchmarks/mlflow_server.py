@@ -1,0 +1,69 @@
+"""MLflow's own server beside the platform: the newest that is installed, SQLite, its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers import eventually
+
+_START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class MlflowServer:
+    """A server that runs."""
+
+    url: str
+    database: Path
+    pid: int
+
+
+@asynccontextmanager
+async def mlflow_server() -> AsyncIterator[MlflowServer]:
+    """Start a server in a folder of its own, wait until it answers, and stop it at the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="tessera-bench-mlflow-") as name:
+        folder = Path(name)
+        database = folder / "mlflow.db"
+        words = ["server", "--host", "127.0.0.1", "--port", str(port)]
+        words += ["--backend-store-uri", f"sqlite:///{database}"]
+        words += ["--artifacts-destination", str(folder / "artifacts")]
+        with (folder / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "mlflow", *words),
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+            )
+            try:
+                await eventually(lambda: _answers(port), _START_SECONDS, interval=0.2)
+                yield MlflowServer(f"http://127.0.0.1:{port}", database, process.pid)
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                await process.wait()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /health HTTP/1.0\r\nhost: localhost\r\n\r\n")
+        return b" 200 " in await reader.readline()
+    except ConnectionError:
+        return False
+    finally:
+        writer.close()
