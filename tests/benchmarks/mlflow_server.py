@@ -51,7 +51,8 @@ async def mlflow_server() -> AsyncIterator[MlflowServer]:
                 await eventually(lambda: _answers(port), _START_SECONDS, interval=0.2)
                 yield MlflowServer(f"http://127.0.0.1:{port}", database, process.pid)
             finally:
-                os.killpg(process.pid, signal.SIGTERM)
+                # Not asked: its workers would finish searches that take minutes first.
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
 

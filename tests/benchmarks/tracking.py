@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +36,8 @@ WINDOW_SECONDS: Final = 1.0
 CONNECTIONS: Final = 16
 BATCH: Final = 1000
 RUNS: Final = 100_000
-SEARCHES: Final = {"tessera": 30, "mlflow": 2}
+SEARCHES: Final = {"tessera": 30, "mlflow": 1}
+PATIENCE_SECONDS: Final = 40.0
 HISTORY: Final = 1_000_000
 BUCKETS: Final = 2500
 STREAMED: Final = 5_000_000
@@ -88,9 +90,10 @@ async def measure(stack: Stack, report: Report, tell: Progress) -> None:
         for name, load in _LOADS.items():
             tell(f"tracking: {name} ...")
             await _in_turns(name, load, sides, report, details)
-        if stack.is_local:
-            await _searches(stack, peer, sides, report, details, tell)
         await _native(stack, peer, sides[1], report, details, tell)
+        if stack.is_local:
+            # Last: a search that is given up goes on in MLflow's server.
+            await _searches(stack, peer, sides, report, details, tell)
 
 
 # The same calls to both
@@ -208,15 +211,11 @@ async def _searches(
         times[side.name] = []
         for _ in range(SEARCHES[side.name]):
             sent = perf_counter()
-            found = await side.callers[0].call(
-                f"{_API}/runs/search",
-                experiment_ids=[experiments[side.name]],
-                filter="metrics.m1 > 0.5",
-                order_by=["metrics.m2 DESC"],
-                max_results=100,
-            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await _search(side, experiments[side.name])
             times[side.name].append(perf_counter() - sent)
-            assert len(found["runs"]) == 100
+    given_up = max(times["mlflow"]) >= PATIENCE_SECONDS
     details[name] = times
     report.figures.append(
         Figure(
@@ -227,9 +226,21 @@ async def _searches(
             peer=1e3 * quantile(times["mlflow"], 0.95),
             peer_name="mlflow server",
             higher_is_better=False,
-            note=f"p50 {1e3 * median(times['tessera']):.0f} ms",
+            note=f"p50 {1e3 * median(times['tessera']):.0f} ms"
+            + ("; the peer's was given up then" if given_up else ""),
         )
     )
+
+
+async def _search(side: Side, experiment_id: str) -> None:
+    found = await side.callers[0].call(
+        f"{_API}/runs/search",
+        experiment_ids=[experiment_id],
+        filter="metrics.m1 > 0.5",
+        order_by=["metrics.m2 DESC"],
+        max_results=100,
+    )
+    assert len(found["runs"]) == 100
 
 
 # The native door
