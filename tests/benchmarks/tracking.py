@@ -265,8 +265,10 @@ async def _native(
         messages = [_message(run_id, number) for number in range(HISTORY // _MESSAGE)]
         before = _memory(stack)
         seconds = [await _streamed(stub, messages)]
+        runs = [run_id]
         for part in range(1, STREAMED // HISTORY):
             other = (await client.tracking.create_run("0")).run_id
+            runs.append(other)
             for message in messages:
                 message.run_id = other
             seconds.append(await _streamed(stub, messages))
@@ -274,7 +276,9 @@ async def _native(
         after = _memory(stack)
         rates = [HISTORY / one for one in seconds]
         details["stream_points_per_second"] = rates
-        await client.tracking.downsample(run_id, "loss", buckets=BUCKETS)
+        for one in runs:
+            # Which waits until ClickHouse has all points of the run.
+            await client.tracking.downsample(one, "loss", buckets=BUCKETS)
         times = []
         for _ in range(10):
             sent = perf_counter()

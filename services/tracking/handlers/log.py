@@ -28,7 +28,7 @@ __all__ = ["RunLog", "StreamedPoints"]
 
 _GROUP_WEIGHT: Final = 50_000
 _CALL_WEIGHT: Final = 20
-_IN_FLIGHT_POINTS: Final = 200_000
+_IN_FLIGHT_POINTS: Final = 100_000
 _IN_FLIGHT_MESSAGES: Final = 256
 
 

@@ -24,7 +24,7 @@ __all__ = ["PointCarrier"]
 
 _log = logging.getLogger(__name__)
 
-_BATCH_POINTS = 250_000
+_BATCH_POINTS = 100_000
 _BATCH_ROWS = 20_000
 _LIST = 500
 
