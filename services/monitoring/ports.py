@@ -347,6 +347,9 @@ class Store(Protocol):
     async def closed_before(self, monitor_id: str, start_us: int) -> WindowRecord | None:
         """The latest closed window with rows that starts before a time."""
 
+    async def closed_after(self, monitor_id: str, start_us: int) -> WindowRecord | None:
+        """The earliest closed window with rows that starts after a time."""
+
     async def dirty_windows(self) -> dict[str, list[WindowRecord]]:
         """Closed windows that labels came for since they were computed, by monitor name."""
 

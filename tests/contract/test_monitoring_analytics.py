@@ -74,6 +74,9 @@ def jobs(monitor: Monitor, touches: Sequence[Touch], revision: int = 1) -> list[
     ]
 
 
+PRESENCE = ("non_null_columns_delta.added", "non_null_columns_delta.missing")
+
+
 class AnalyticsContract:
     async def computed(
         self, world: AnalyticsWorld, monitor: Monitor, revision: int = 1
@@ -288,6 +291,43 @@ class AnalyticsContract:
         assert drifted.keys() == {"distance", "carrier"}
         assert all(value > 0 for value in drifted.values())
         assert values[FIRST]["row_count"] == {":table": 100}
+
+    async def test_columns_that_fall_silent_or_begin_to_speak_are_counted(
+        self, world: AnalyticsWorld
+    ) -> None:
+        spoken: list[dict[str, list[Any]]] = [
+            {"x": [1.0], "y": [2.0], "z": [None]},
+            {"x": [None], "y": [3.0], "z": [4.0]},
+            {"x": [None], "y": [None], "z": [4.0]},
+        ]
+        requests = [
+            a_request(day, SPRING + DAY * day, inputs=inputs) for day, inputs in enumerate(spoken)
+        ]
+        types = {"x": "Nullable(Float64)", "z": "Nullable(Float64)"}
+        baseline = await world.table(types, [{"x": 1.0, "z": None}, {"x": 2.0, "z": None}])
+        monitor = await world.metric_tables(
+            a_monitor(
+                columns=("x", "y", "z"),
+                source=await world.inference_table(requests),
+                baseline=Baseline("main.flights.train", physical=baseline),
+            )
+        )
+        rows = await self.computed(world, monitor)
+        found = {
+            (row.drift_type, row.start_us - FIRST): [] for row in rows if row.metric in PRESENCE
+        }
+        for metric in PRESENCE:
+            for row in rows:
+                if row.metric == metric:
+                    assert row.column == ":table"
+                    found[row.drift_type, row.start_us - FIRST].append(row.value)
+        assert found == {
+            ("CONSECUTIVE", DAY_US): [1, 1],
+            ("CONSECUTIVE", 2 * DAY_US): [0, 1],
+            ("BASELINE", 0): [0, 0],
+            ("BASELINE", DAY_US): [1, 1],
+            ("BASELINE", 2 * DAY_US): [1, 1],
+        }
 
     async def test_slices_are_profiled_by_themselves(self, world: AnalyticsWorld) -> None:
         monitor = await world.metric_tables(

@@ -39,6 +39,7 @@ from tessera_kit.bus.tables import OUTBOX
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.databases import fresh_postgres, fresh_sqlite
 from tests.monitoring_world import DAY, NOW, a_monitor, inference
 
 
@@ -266,6 +267,22 @@ class StoreContract:
         assert await store.closed_before(monitor.id, 10) == closed
         assert await store.closed_before(monitor.id, 0) is None
 
+    async def test_the_closed_window_after(self, store: Store) -> None:
+        monitor = a_monitor()
+        await stored(store, monitor)
+        closed = WindowRecord(0, 10, WindowState.CLOSED, 5, 0, 1, NOW)
+        records = [
+            closed,
+            replace(closed, start_us=10, end_us=20, state=WindowState.OPEN),
+            replace(closed, start_us=20, end_us=30, row_count=0),
+            replace(closed, start_us=30, end_us=40),
+            replace(closed, start_us=40, end_us=50),
+        ]
+        await save(store, monitor, records, computed=True)
+        assert await store.closed_after(monitor.id, -1) == closed
+        assert await store.closed_after(monitor.id, 0) == records[3]
+        assert await store.closed_after(monitor.id, 40) is None
+
     async def test_verdicts(self, store: Store) -> None:
         monitor = a_monitor()
         await stored(store, monitor)
@@ -353,10 +370,14 @@ class TestMemory(StoreContract):
 
 
 class TestSql(StoreContract):
-    @pytest.fixture
-    async def database(self, tmp_path: Path) -> AsyncIterator[Database]:
-        config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path / 'monitoring.db'}")
-        await migrate(config.url, "monitoring")
+    @pytest.fixture(params=["sqlite", "postgresql"])
+    async def database(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> AsyncIterator[Database]:
+        if request.param == "sqlite":
+            config = await fresh_sqlite(tmp_path, "monitoring")
+        else:
+            config = await fresh_postgres(request.getfixturevalue("postgres_url"), "monitoring")
         async with Database(config) as database:
             self.database = database
             yield database

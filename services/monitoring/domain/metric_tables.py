@@ -109,7 +109,11 @@ DRIFT_TABLE: Final = TableShape(
         *_SUBJECT,
         *_REVISION,
         *(
-            TableColumn(metric.field, _NUMBER, "Of the column, against what it is compared with.")
+            TableColumn(
+                metric.field,
+                _NUMBER,
+                f"Of the {metric.scope.value}, against what it is compared with.",
+            )
             for metric in DRIFT_METRICS
         ),
     ),

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "COLUMN_DRIFT",
     "DRIFT_METRICS",
     "METRICS",
     "PROFILE_METRICS",
     "TABLE_COLUMN",
+    "WINDOW_DRIFT",
     "DriftType",
     "Metric",
     "MetricTable",
@@ -64,10 +66,8 @@ def _profile(scope: Scope, *names: str) -> tuple[Metric, ...]:
     return tuple(Metric(name, name, MetricTable.PROFILE, scope) for name in names)
 
 
-def _drift(*names: str) -> tuple[Metric, ...]:
-    return tuple(
-        Metric(name, name.replace(".", "_"), MetricTable.DRIFT, Scope.COLUMN) for name in names
-    )
+def _drift(scope: Scope, *names: str) -> tuple[Metric, ...]:
+    return tuple(Metric(name, name.replace(".", "_"), MetricTable.DRIFT, scope) for name in names)
 
 
 PROFILE_METRICS: Final = (
@@ -82,7 +82,8 @@ PROFILE_METRICS: Final = (
     *_profile(Scope.WINDOW, "mean_squared_error", "root_mean_squared_error"),
     *_profile(Scope.WINDOW, "mean_absolute_error", "mean_absolute_percentage_error", "r2_score"),
 )
-DRIFT_METRICS: Final = _drift(
+COLUMN_DRIFT: Final = _drift(
+    Scope.COLUMN,
     "count_delta",
     "avg_delta",
     "percent_null_delta",
@@ -98,5 +99,9 @@ DRIFT_METRICS: Final = _drift(
     "chi_squared_test.statistic",
     "chi_squared_test.pvalue",
 )
+WINDOW_DRIFT: Final = _drift(
+    Scope.WINDOW, "non_null_columns_delta.added", "non_null_columns_delta.missing"
+)
+DRIFT_METRICS: Final = (*COLUMN_DRIFT, *WINDOW_DRIFT)
 METRICS: Final = {metric.name: metric for metric in (*PROFILE_METRICS, *DRIFT_METRICS)}
 """Every metric by its public name."""

@@ -95,10 +95,16 @@ class WindowComputer:
     ) -> list[WindowRecord]:
         """Compute windows and tell of them. The caller holds the monitor's lock.
 
+        A closed window after one of them is computed too, as its drift from the window before has
+        changed.
+
         Args:
             monitor: The monitor.
             orders: Which windows; each start once.
             quality_only: Whether only labels changed.
+
+        Returns:
+            The windows of the orders, by start.
 
         Raises:
             PermissionDenied: The creator may not read the tables any more.
@@ -106,11 +112,25 @@ class WindowComputer:
         """
         await self._access.require_creator(monitor)
         done = []
-        ordered = sorted(orders, key=lambda order: order.start_us)
+        asked = {order.start_us for order in orders}
+        after = [] if quality_only else await self._after(monitor, asked)
+        ordered = sorted((*orders, *after), key=lambda order: order.start_us)
         for begin in range(0, len(ordered), _WINDOWS_AT_A_TIME):
             part = ordered[begin : begin + _WINDOWS_AT_A_TIME]
             done += await self._compute_part(monitor, part, quality_only)
-        return done
+        return [record for record in done if record.start_us in asked]
+
+    async def _after(self, monitor: Monitor, starts: set[int]) -> list[WindowOrder]:
+        """The closed windows that are compared with windows of these starts, and are not of them.
+
+        Their own rows stay as they were, so that those after them need not be computed.
+        """
+        found: dict[int, WindowOrder] = {}
+        for start in starts:
+            after = await self._store.closed_after(monitor.id, start)
+            if after is not None and after.start_us not in starts:
+                found[after.start_us] = WindowOrder(after.start_us, WindowState.CLOSED)
+        return list(found.values())
 
     async def _compute_part(
         self, monitor: Monitor, orders: Sequence[WindowOrder], quality_only: bool

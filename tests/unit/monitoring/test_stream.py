@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.monitoring.domain.monitor import AlertRule, Comparison
+from services.monitoring.domain.monitor import AlertRule, Comparison, Monitor
 from services.monitoring.domain.windows import WindowState, microseconds
 from services.monitoring.handlers.stream import merge_batches
+from services.monitoring.ports import MetricQuery
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import monitoring_events_pb2
 from tessera_kit.errors import Unavailable
@@ -184,3 +185,46 @@ def test_batches_of_one_table_are_joined(world: ServiceWorld) -> None:
         "main.flights.delay_payload": world.written(rows[:3]).batch,
         "a.b.c": world.written(rows[3:]).batch,
     }
+
+
+async def consecutive(world: ServiceWorld, monitor: Monitor, start_us: int) -> dict[str, float]:
+    """How much a window's column x drifted from the window before it."""
+    query = MetricQuery(columns=("x",), start_us=start_us, end_us=start_us + 1)
+    rows = await world.memory.list_metrics(monitor, query)
+    return {row.metric: row.value for row in rows if row.drift_type == "CONSECUTIVE"}
+
+
+async def test_late_rows_correct_the_drift_of_the_window_after(world: ServiceWorld) -> None:
+    monitor = await world.create()
+    days = [SPRING + DAY * day for day in range(4)]
+    await world.write(*(a_request(index, day) for index, day in enumerate(days)))
+    second = FIRST + DAY_US
+    assert (await consecutive(world, monitor, second))["avg_delta"] == 1 - 0
+    await world.write(a_request(8, SPRING))
+    found = await consecutive(world, monitor, second)
+    assert (found["avg_delta"], found["count_delta"]) == (1 - 4, 1 - 2)
+    revisions = [window.revision for window in await world.windows(monitor)]
+    # The late window, the one after it, and nobody else.
+    assert revisions == [2, 2, 1, 0]
+
+
+async def test_a_window_that_comes_between_is_what_the_next_is_compared_with(
+    world: ServiceWorld,
+) -> None:
+    monitor = await world.create()
+    await world.write(*(a_request(n, SPRING + DAY * n) for n in (0, 2, 3)))
+    third = FIRST + 2 * DAY_US
+    assert (await consecutive(world, monitor, third))["avg_delta"] == 2 - 0
+    await world.write(a_request(1, SPRING + DAY))
+    assert (await consecutive(world, monitor, third))["avg_delta"] == 2 - 1
+
+
+async def test_the_correction_is_judged(world: ServiceWorld) -> None:
+    rule = AlertRule("shift", "avg_delta", Comparison.GREATER, 5.0, columns=("x",))
+    await world.create(alert_rules=(rule,))
+    await world.write(*(a_request(n, SPRING + DAY * n) for n in (10, 11, 12)))
+    assert world.told(monitoring_events_pb2.AlertChanged) == []
+    late = a_request(0, SPRING + DAY * 10, inputs={"x": [-100.0]})
+    await world.write(late)
+    (alert,) = world.told(monitoring_events_pb2.AlertChanged)
+    assert alert.alert.window_start.ToMicroseconds() == FIRST + 11 * DAY_US

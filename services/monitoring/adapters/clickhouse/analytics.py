@@ -12,6 +12,7 @@ from services.monitoring.adapters.clickhouse.drift import drift_select
 from services.monitoring.adapters.clickhouse.engine import Engine, Query, Result, quote
 from services.monitoring.adapters.clickhouse.rows import sampled_rows
 from services.monitoring.domain.columns import RowSchema
+from services.monitoring.domain.metrics import Scope
 from services.monitoring.domain.monitor import Monitor, PhysicalTable
 from services.monitoring.domain.schemas import baseline_schema, inference_schema, table_schema
 from services.monitoring.domain.windows import RequestRange, Touch, WindowRecord
@@ -166,16 +167,18 @@ class ClickHouseAnalytics:
         before = {job.start_us: job.before_us for job in jobs if job.before_us is not None}
         if not before and baseline_slices is None:
             return
-        select = drift_select(
-            self._database,
-            monitor.id,
-            starts=list(revisions),
-            before=before,
-            baseline_slices=baseline_slices,
-        )
-        await self._command(
-            metric_rows.drift_insert(monitor, select, revisions, now), _DRIFT_SETTINGS
-        )
+        for scope in Scope:
+            select = drift_select(
+                self._database,
+                monitor.id,
+                scope,
+                starts=list(revisions),
+                before=before,
+                baseline_slices=baseline_slices,
+            )
+            await self._command(
+                metric_rows.drift_insert(monitor, select, scope, revisions, now), _DRIFT_SETTINGS
+            )
 
     async def compute_quality(
         self, monitor: Monitor, schema: RowSchema, jobs: Sequence[WindowJob], now: datetime

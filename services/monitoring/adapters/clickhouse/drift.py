@@ -13,6 +13,10 @@ Everything is computed from two distributions, each as distinct values and their
 - `tv_distance`, `l_infinity_distance`: half the sum, and the largest, of the shares' differences.
 - `chi_squared_test`: of the two-row table of counts by category, without continuity correction
   (scipy.stats.chi2_contingency(correction=False)).
+
+Of a window as a whole, `non_null_columns_delta`: how many columns have values and had none, or were
+not there, in what it is compared with (`added`), and the other way round (`missing`). Columns that
+the baseline's table does not have, or that are not watched any more, do not count.
 """
 
 from __future__ import annotations
@@ -22,9 +26,25 @@ from typing import Final
 
 from services.monitoring.adapters.clickhouse.engine import Query, layers, quote
 from services.monitoring.adapters.clickhouse.profile import BASELINE, COLUMN_PROFILES, INPUT
-from services.monitoring.domain.metrics import DRIFT_METRICS, DriftType
+from services.monitoring.domain.metrics import (
+    COLUMN_DRIFT,
+    TABLE_COLUMN,
+    WINDOW_DRIFT,
+    DriftType,
+    Scope,
+)
 
 __all__ = ["drift_select"]
+
+# Of a window as a whole: the columns that it has, and those of them that have values.
+_PRESENCE: Final = {
+    "window_start": "window_start",
+    "window_end": "any(window_end)",
+    "slice_key": "slice_key",
+    "slice_value": "slice_value",
+    "known": "groupArray(column_name)",
+    "present": "groupArrayIf(column_name, count > 0)",
+}
 
 _FIELDS: Final = (
     *("window_start", "window_end", "slice_key", "slice_value", "column_name", "data_type"),
@@ -37,6 +57,7 @@ _LEAST_SHARE: Final = 1e-4
 def drift_select(
     database: str,
     monitor_id: str,
+    scope: Scope,
     *,
     starts: Sequence[int],
     before: Mapping[int, int],
@@ -47,6 +68,7 @@ def drift_select(
     Args:
         database: The service's own database.
         monitor_id: The monitor.
+        scope: Whether the drift of their columns is selected, or of each as a whole.
         starts: The windows.
         before: The start of the window before, for each window that has one.
         baseline_slices: The slicing columns that the baseline was sliced by too; other slices are
@@ -64,6 +86,7 @@ def drift_select(
             _pairs(
                 database,
                 DriftType.BASELINE,
+                scope,
                 at="toInt64(0)",
                 key=f"if({known}, w_slice_key, '')",
                 value=f"if({known}, w_slice_value, '')",
@@ -72,15 +95,19 @@ def drift_select(
     if before or not pairs:
         at = "transform(w_window_start, {after:Array(Int64)}, {before:Array(Int64)}, toInt64(-1))"
         pairs.append(
-            _pairs(database, DriftType.CONSECUTIVE, at=at, key="w_slice_key", value="w_slice_value")
+            _pairs(
+                *(database, DriftType.CONSECUTIVE, scope),
+                at=at,
+                key="w_slice_key",
+                value="w_slice_value",
+            )
         )
-    metrics = ", ".join(f"{_METRICS[metric.name]} AS {metric.field}" for metric in DRIFT_METRICS)
+    compared = " UNION ALL ".join(pairs)
     return Query(
         "SELECT w_window_start AS window_start, w_window_end AS window_end, "
         "r_window_start AS window_cmp_start, r_window_end AS window_cmp_end, drift_type, "
-        "w_slice_key AS slice_key, w_slice_value AS slice_value, w_column_name AS column_name, "
-        f"w_data_type AS data_type, {metrics} "
-        f"FROM ({_distances(_shares(' UNION ALL '.join(pairs)))})",
+        "w_slice_key AS slice_key, w_slice_value AS slice_value, "
+        + (_of_columns(compared) if scope is Scope.COLUMN else _of_windows(compared)),
         {
             "monitor_id": monitor_id,
             "starts": list(starts),
@@ -92,24 +119,60 @@ def drift_select(
     )
 
 
-def _pairs(database: str, drift_type: DriftType, *, at: str, key: str, value: str) -> str:
+def _of_columns(pairs: str) -> str:
+    metrics = ", ".join(f"{_METRICS[metric.name]} AS {metric.field}" for metric in COLUMN_DRIFT)
+    return (
+        "w_column_name AS column_name, "
+        f"w_data_type AS data_type, {metrics} FROM ({_distances(_shares(pairs))})"
+    )
+
+
+def _of_windows(pairs: str) -> str:
+    both = "length(arrayIntersect(w_counted, r_counted))"
+    counted = layers(
+        pairs,
+        {
+            "w_counted": (
+                f"if(drift_type = '{DriftType.BASELINE.value}', "
+                "arrayIntersect(w_present, r_known), w_present)"
+            ),
+            "r_counted": "arrayIntersect(r_present, w_known)",
+        },
+    )
+    sides = zip(WINDOW_DRIFT, ("w", "r"), strict=True)
+    metrics = ", ".join(
+        f"toFloat64(length({side}_counted) - {both}) AS {metric.field}" for metric, side in sides
+    )
+    return f"'{TABLE_COLUMN}' AS column_name, 'table' AS data_type, {metrics} FROM ({counted})"
+
+
+def _pairs(
+    database: str, drift_type: DriftType, scope: Scope, *, at: str, key: str, value: str
+) -> str:
     """Rows of a window's profile `w_…` beside the profile `r_…` that it is compared with."""
-    source = f"{quote(database)}.{COLUMN_PROFILES}"
-    mine = ", ".join(f"{name} AS w_{name}" for name in _FIELDS)
-    other = ", ".join(f"{name} AS r_{name}" for name in _FIELDS)
     baseline = drift_type is DriftType.BASELINE
     compared = "window_start = 0" if baseline else "window_start IN {before:Array(Int64)}"
+    mine = _side(database, scope, "w", "window_start IN {starts:Array(Int64)}", INPUT)
+    other = _side(database, scope, "r", compared, BASELINE if baseline else INPUT)
+    alike = " AND w.w_column_name = r.r_column_name AND w.w_data_type = r.r_data_type"
     return (
-        f"SELECT *, '{drift_type.value}' AS drift_type FROM (SELECT {mine}, {at} AS at, "
-        f"{key} AS at_key, {value} AS at_value FROM {source} "
-        f"WHERE monitor_id = {{monitor_id:String}} AND log_type = '{INPUT}' "
-        "AND window_start IN {starts:Array(Int64)}) AS w "
-        f"INNER JOIN (SELECT {other} FROM {source} "
-        f"WHERE monitor_id = {{monitor_id:String}} AND {compared} "
-        f"AND log_type = '{BASELINE if baseline else INPUT}') AS r "
+        f"SELECT *, '{drift_type.value}' AS drift_type FROM (SELECT *, {at} AS at, "
+        f"{key} AS at_key, {value} AS at_value FROM ({mine})) AS w "
+        f"INNER JOIN ({other}) AS r "
         "ON w.at = r.r_window_start AND w.at_key = r.r_slice_key "
-        "AND w.at_value = r.r_slice_value AND w.w_column_name = r.r_column_name "
-        "AND w.w_data_type = r.r_data_type"
+        f"AND w.at_value = r.r_slice_value{alike if scope is Scope.COLUMN else ''}"
+    )
+
+
+def _side(database: str, scope: Scope, prefix: str, condition: str, log_type: str) -> str:
+    """Profiles with each field's name behind a prefix."""
+    fields = {name: name for name in _FIELDS} if scope is Scope.COLUMN else _PRESENCE
+    named = ", ".join(f"{value} AS {prefix}_{name}" for name, value in fields.items())
+    grouped = "" if scope is Scope.COLUMN else " GROUP BY window_start, slice_key, slice_value"
+    return (
+        f"SELECT {named} FROM {quote(database)}.{COLUMN_PROFILES} "
+        f"WHERE monitor_id = {{monitor_id:String}} AND {condition} "
+        f"AND log_type = '{log_type}'{grouped}"
     )
 
 
@@ -218,7 +281,7 @@ _KOLMOGOROV = (
 )
 # The upper tail of the chi-squared distribution with whole degrees of freedom, as a finite sum.
 _CHI_TAIL = (
-    "multiIf(freedom < 1 OR chi <= 0, 1., freedom % 2 = 0, "
+    "multiIf(freedom < 1 OR chi / 2 <= 0, 1., freedom % 2 = 0, "
     "arraySum(i -> exp(-chi / 2 + i * log(chi / 2) - lgamma(i + 1)), "
     "range(toUInt64(greatest(intDiv(freedom, 2), 0)))), "
     "erfc(sqrt(chi / 2)) + "

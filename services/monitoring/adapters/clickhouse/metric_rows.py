@@ -16,6 +16,7 @@ from services.monitoring.domain.metrics import (
     DriftType,
     Metric,
     MetricTable,
+    Scope,
 )
 from services.monitoring.domain.monitor import Monitor, PhysicalTable
 from services.monitoring.domain.windows import microseconds
@@ -136,9 +137,9 @@ def profile_insert_select(
 
 
 def drift_insert(
-    monitor: Monitor, drift: Query, revisions: Mapping[int, int], now: datetime
+    monitor: Monitor, drift: Query, scope: Scope, revisions: Mapping[int, int], now: datetime
 ) -> Query:
-    """The INSERT of drift into the monitor's table of drift metrics."""
+    """The INSERT of drift of a scope into the monitor's table of drift metrics."""
     columns, parameters = _common(monitor, now)
     columns |= {
         "window_cmp_start": _time("window_cmp_start"),
@@ -147,7 +148,7 @@ def drift_insert(
         "revision": (
             "transform(window_start, {starts:Array(Int64)}, {revisions:Array(Int64)}, toInt64(0))"
         ),
-        **{metric.field: metric.field for metric in DRIFT_METRICS},
+        **{metric.field: metric.field for metric in DRIFT_METRICS if metric.scope is scope},
     }
     return Query(
         f"INSERT INTO {_place(monitor.drift_table)} ({', '.join(columns)}) "

@@ -193,6 +193,17 @@ class InMemoryAnalytics:
                 self._keep_drift(
                     monitor, job, (column, key, value), sample, reference, "CONSECUTIVE"
                 )
+        for start, key, value in {place[:3] for place in samples}:
+            at = (key, value) if key in (baseline_slices or ()) else ("", "")
+            mine = _of_slot(kept.samples, (start, key, value))
+            job = by_start[start]
+            if baseline_slices is not None:
+                other = _of_slot(kept.baseline, at)
+                shared = {name: mine[name] for name in mine if name in other}
+                self._keep_presence(monitor, job, (key, value), shared, other, "BASELINE")
+            if job.before_us is not None:
+                other = _of_slot(kept.samples, (job.before_us, key, value))
+                self._keep_presence(monitor, job, (key, value), mine, other, "CONSECUTIVE")
         return await self.compute_quality(monitor, schema, jobs, now)
 
     async def compute_quality(
@@ -302,6 +313,25 @@ class InMemoryAnalytics:
     ) -> None:
         if reference is not None and reference.numeric is sample.numeric:
             self._keep(monitor, job, subject, statistics.drift(sample, reference), drift)
+
+    def _keep_presence(
+        self,
+        monitor: Monitor,
+        job: WindowJob,
+        slot: tuple[str, str],
+        mine: Mapping[str, Sample],
+        other: Mapping[str, Sample],
+        drift: str,
+    ) -> None:
+        if other:
+            now = {name for name, sample in mine.items() if sample.present}
+            then = {name for name, sample in other.items() if sample.present and name in mine}
+            added, missing = (float(len(names)) for names in (now - then, then - now))
+            found = {
+                "non_null_columns_delta.added": added,
+                "non_null_columns_delta.missing": missing,
+            }
+            self._keep(monitor, job, (TABLE_COLUMN, *slot), found, drift)
 
     def _quality(self, monitor: Monitor, rows: Sequence[_Row]) -> Mapping[str, float]:
         profile = monitor.inference
@@ -461,6 +491,11 @@ def _samples(rows: Iterable[_Row], schema: RowSchema) -> dict[tuple[int, str, st
             for column, cell in zip(schema.columns, row.values, strict=True):
                 gathered[row.start_us, key, value, column.name].append(cell)
     return {place: Sample(kinds[place[3]], values) for place, values in gathered.items()}
+
+
+def _of_slot(samples: Mapping[Any, Sample], slot: tuple[Any, ...]) -> dict[str, Sample]:
+    """The samples of a window and slice, or of a slice of the baseline, by column."""
+    return {place[-1]: sample for place, sample in samples.items() if place[:-1] == slot}
 
 
 def _place(row: MetricRow) -> tuple[int, str, str, str, str, str]:

@@ -182,9 +182,9 @@ def kolmogorov_tail(x: float) -> float:
 
 def chi_squared_tail(x: float, freedom: int) -> float:
     """The chance that a chi-squared variable of whole degrees of freedom exceeds `x`."""
-    if freedom < 1 or x <= 0:
-        return 1.0
     half = x / 2
+    if freedom < 1 or half <= 0:
+        return 1.0
     if freedom % 2 == 0:
         powers, first = [float(i) for i in range(freedom // 2)], 0.0
     else:

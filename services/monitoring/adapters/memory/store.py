@@ -107,15 +107,20 @@ class InMemoryStore:
 
     async def closed_before(self, monitor_id: str, start_us: int) -> WindowRecord | None:
         """The latest closed window with rows that starts before a time."""
-        found = [
-            record
-            for (ident, start), record in self._tables.windows.items()
-            if ident == monitor_id
-            and start < start_us
-            and record.state is WindowState.CLOSED
-            and record.row_count > 0
-        ]
+        found = [one for one in self._closed(monitor_id) if one.start_us < start_us]
         return max(found, key=lambda record: record.start_us, default=None)
+
+    async def closed_after(self, monitor_id: str, start_us: int) -> WindowRecord | None:
+        """The earliest closed window with rows that starts after a time."""
+        found = [one for one in self._closed(monitor_id) if one.start_us > start_us]
+        return min(found, key=lambda record: record.start_us, default=None)
+
+    def _closed(self, monitor_id: str) -> list[WindowRecord]:
+        return [
+            record
+            for (ident, _), record in self._tables.windows.items()
+            if ident == monitor_id and record.state is WindowState.CLOSED and record.row_count > 0
+        ]
 
     async def dirty_windows(self) -> dict[str, list[WindowRecord]]:
         """Closed windows that labels came for since they were computed, by monitor name."""

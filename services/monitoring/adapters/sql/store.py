@@ -124,15 +124,26 @@ class SqlStore:
 
     async def closed_before(self, monitor_id: str, start_us: int) -> WindowRecord | None:
         """The latest closed window with rows that starts before a time."""
+        start = WINDOWS.c.start_us
+        return await self._first_closed(monitor_id, start < start_us, start.desc())
+
+    async def closed_after(self, monitor_id: str, start_us: int) -> WindowRecord | None:
+        """The earliest closed window with rows that starts after a time."""
+        start = WINDOWS.c.start_us
+        return await self._first_closed(monitor_id, start > start_us, start)
+
+    async def _first_closed(
+        self, monitor_id: str, where: sa.ColumnElement[bool], order: sa.ColumnElement[int]
+    ) -> WindowRecord | None:
         rows = await self._rows(
             sa.select(WINDOWS)
             .where(
                 WINDOWS.c.monitor_id == monitor_id,
-                WINDOWS.c.start_us < start_us,
+                where,
                 WINDOWS.c.state == WindowState.CLOSED.value,
                 WINDOWS.c.row_count > 0,
             )
-            .order_by(WINDOWS.c.start_us.desc())
+            .order_by(order)
             .limit(1)
         )
         return window_of_row(rows[0]) if rows else None
