@@ -1,4 +1,4 @@
-"""Fresh databases of any service; its migrations run once, then their result is copied."""
+"""Fresh databases of any service, whose migrations run once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -24,8 +25,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _postgres_template(service: str) -> str:
-    return unique_name(f"{service}_template")
+def _postgres_database(service: str) -> str:
+    return unique_name(service)
 
 
 async def fresh_sqlite(folder: Path, service: str) -> DatabaseConfig:
@@ -41,16 +42,47 @@ async def fresh_sqlite(folder: Path, service: str) -> DatabaseConfig:
 
 
 async def fresh_postgres(server_url: str, service: str) -> DatabaseConfig:
-    """An empty, migrated database of the service on a PostgreSQL server."""
-    template, name = _postgres_template(service), unique_name(service)
+    """The service's database on a PostgreSQL server, migrated, without rows.
+
+    It is one and the same for a run of tests, for which making one each would take too long: who
+    asks for it again empties it.
+    """
+    name = _postgres_database(service)
+    config = DatabaseConfig(_on(server_url, name))
     async with Database(DatabaseConfig(server_url)) as server, server.engine.connect() as plain:
         connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
         known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
-        if not await connection.scalar(known, {"name": template}):
-            await connection.execute(sa.text(f"CREATE DATABASE {template}"))
-            await migrate(_on(server_url, template), service)
-        await connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    return DatabaseConfig(_on(server_url, name))
+        if not await connection.scalar(known, {"name": name}):
+            await connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            await migrate(config.url, service)
+    async with Database(config) as database, database.engine.begin() as connection:
+        await connection.run_sync(_empty, service)
+    return config
+
+
+def _empty(connection: sa.Connection, service: str) -> None:
+    """Leaves of all tables' rows only what the migrations wrote."""
+    written = _written(service)
+    if not written:
+        metadata = sa.MetaData()
+        metadata.reflect(connection)
+        written += [
+            (table, [dict(row._mapping) for row in connection.execute(table.select())])
+            for table in metadata.sorted_tables
+            if table.name != "alembic_version"
+        ]
+        return
+    names = ", ".join(table.name for table, _ in written)
+    connection.execute(sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    for table, rows in written:
+        if rows:
+            connection.execute(table.insert(), rows)
+
+
+@cache
+def _written(service: str) -> list[tuple[sa.Table, list[dict[str, Any]]]]:
+    """Every table of a service with the rows that its migrations wrote, once it was looked at."""
+    return []
 
 
 def _on(server_url: str, database: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.inference.adapters.memory import InMemoryEndpoints
-from services.inference.adapters.sql import METADATA, SqlEndpoints
+from services.inference.adapters.sql import SqlEndpoints
+from services.inference.adapters.sql_budgets import METADATA
 from services.inference.domain.canary import Canary, CanaryGuards, CanaryPlan, CanaryStep
 from services.inference.domain.endpoint import (
     Device,
@@ -29,10 +30,9 @@ from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
 from services.inference.handlers.events import Step, changed, deleted
 from tessera_kit.bus.tables import OUTBOX
-from tessera_kit.config import DatabaseConfig
 from tessera_kit.ids import new_id
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.databases import fresh_postgres, fresh_sqlite
 
 NOW = datetime(2026, 11, 23, 7, 0, 0, 123456, tzinfo=UTC)
 SIGNATURE = parse_manifest(
@@ -201,10 +201,14 @@ class TestMemory(EndpointsContract):
 
 
 class TestSql(EndpointsContract):
-    @pytest.fixture
-    async def database(self, tmp_path: Path) -> AsyncIterator[Database]:
-        config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path}/inference.db")
-        await migrate(config.url, "inference")
+    @pytest.fixture(params=["sqlite", "postgresql"])
+    async def database(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> AsyncIterator[Database]:
+        if request.param == "sqlite":
+            config = await fresh_sqlite(tmp_path, "inference")
+        else:
+            config = await fresh_postgres(request.getfixturevalue("postgres_url"), "inference")
         async with Database(config) as database:
             yield database
 

@@ -59,6 +59,7 @@ from tessera_kit.config import DatabaseConfig
 from tessera_kit.ids import new_id
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database, UnitOfWork
+from tests.databases import fresh_postgres, fresh_sqlite
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -73,7 +74,7 @@ class Kept:
     told: Callable[[], Awaitable[Sequence[str]]]
 
 
-async def in_memory(_: Path) -> AsyncIterator[Kept]:
+async def in_memory() -> AsyncIterator[Kept]:
     memory = Memory()
 
     @asynccontextmanager
@@ -93,10 +94,8 @@ async def in_memory(_: Path) -> AsyncIterator[Kept]:
     )
 
 
-async def in_sql(path: Path) -> AsyncIterator[Kept]:
-    url = f"sqlite+aiosqlite:///{path / 'training.db'}"
-    await migrate(url, "training")
-    async with Database(DatabaseConfig(url)) as database:
+async def in_sql(config: DatabaseConfig) -> AsyncIterator[Kept]:
+    async with Database(config) as database:
 
         @asynccontextmanager
         async def firings() -> AsyncIterator[Firings]:
@@ -119,9 +118,16 @@ async def in_sql(path: Path) -> AsyncIterator[Kept]:
         )
 
 
-@pytest.fixture(params=[in_memory, in_sql], ids=["memory", "sql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kept]:
-    async for one in request.param(tmp_path):
+    if request.param == "memory":
+        kept = in_memory()
+    elif request.param == "sqlite":
+        kept = in_sql(await fresh_sqlite(tmp_path, "training"))
+    else:
+        url = request.getfixturevalue("postgres_url")
+        kept = in_sql(await fresh_postgres(url, "training"))
+    async for one in kept:
         yield one
 
 
