@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -208,8 +209,11 @@ def check_lint(protos: Path) -> None:
 def check_breaking(protos: Path, reference: str) -> None:
     """Raise TaskError when the protos changed incompatibly since the git reference.
 
-    Where the reference holds no protos, there is nothing to break.
+    Where the reference holds no protos, or there is no git to ask, there is nothing to break.
     """
+    if shutil.which("git") is None:
+        report("buf breaking skipped: git is not installed.")
+        return
     archive = subprocess.run(
         ["git", "archive", "--format=tar", reference, "protos"],  # noqa: S607
         cwd=ROOT,

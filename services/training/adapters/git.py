@@ -37,6 +37,7 @@ _OPTIONS = (
     "submodule.recurse=false",
     "transfer.fsckObjects=true",
 )
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 _COMMIT = re.compile(r"[0-9a-f]{4,40}\Z")
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 # Said by git and servers where asking again brings nothing else.
@@ -141,7 +142,7 @@ class Git:
     def _environment(self, home: Path) -> dict[str, str]:
         protocols = ["https", "ssh", *(["file"] if self._rules.file_root else [])]
         return {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": _PATH,
             "HOME": str(home),
             "LANG": "C.UTF-8",
             "GIT_ALLOW_PROTOCOL": ":".join(protocols),
@@ -156,15 +157,23 @@ class Git:
 
 def _start(command: list[str], folder: Path, environment: dict[str, str]) -> Process:
     # By `subprocess`, not by the event loop: see `processes._launch`.
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if error.filename != command[0]:
+            raise
+        raise SourceRefused(
+            "git is not installed where the training service runs; install it there, or submit "
+            "the job as a file or a package"
+        ) from None
 
 
 def _is_final(command: str, said: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.training.adapters import git as git_module
 from services.training.adapters.git import Git
 from services.training.domain.checks import GitRules
 from services.training.domain.job import GitSource
@@ -211,3 +212,12 @@ async def test_a_link_out_of_the_repository_is_not_run(
         job = await client.submit(job_pb2.JobSpec(name="job", git=source))
         with pytest.raises(JobFailed, match="leaves the repository"):
             await client.wait(job.job_id)
+
+
+async def test_a_missing_git_is_named(
+    git: Git, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_module, "_PATH", str(tmp_path))
+    source = GitSource(repository.url, "main", "train.py")
+    with pytest.raises(SourceRefused, match="git is not installed where the training service runs"):
+        await fetched(git, tmp_path, source)

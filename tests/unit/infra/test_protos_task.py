@@ -131,3 +131,11 @@ def test_a_proto_that_does_not_compile_is_an_error_with_its_place(protos: Path) 
     change(protos, "string question", "strin question")
     with pytest.raises(task.TaskError, match=r'sample\.proto.*"strin" is not defined'):
         task.check_lint(protos)
+
+
+def test_without_git_there_is_nothing_to_break(
+    protos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    task.check_breaking(protos, "HEAD")
+    assert "git is not installed" in "".join(capsys.readouterr())
