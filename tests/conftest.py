@@ -37,7 +37,8 @@ async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
         return
     if choice != "local":
         raise pytest.UsageError(f"--stack is local or attach:PATH, not {choice!r}")
-    with tempfile.TemporaryDirectory(prefix="tessera-test-") as directory:
+    # People's folders have such names; every engine and service must live with them.
+    with tempfile.TemporaryDirectory(prefix="tessera test's ") as directory:
         async with start_local(Path(directory), services=()) as local:
             yield local
 

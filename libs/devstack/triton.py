@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,7 @@ VERSION = "Triton 2.51.0"
 PORTS = ("triton-grpc", "triton-http", "triton-metrics")
 HEADER_PATTERN = "(x-.*|tessera-.*|traceparent)"
 """gRPC metadata that reaches the model as request parameters."""
+_PLAIN = re.compile(r"[A-Za-z0-9_./+@%:,=-]+")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its regions there
 
 
@@ -49,11 +52,15 @@ def distribution() -> tuple[Path, Path]:
 def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
     """The process: an empty model repository, models come through the repository API."""
     server, libraries = distribution()
-    scratch = home.scratch(NAME)
+    real = home.scratch(NAME)
+    scratch = plain_path(real, home)
     region = shared_memory_prefix(home)
 
     def prepare() -> None:
-        _make_backends(server, scratch / "backends")
+        if scratch != real:
+            scratch.unlink(missing_ok=True)
+            scratch.symlink_to(real)
+        _make_backends(server, real / "backends")
         for name in ("empty", "models"):
             shutil.rmtree(scratch / name, ignore_errors=True)
             (scratch / name).mkdir(parents=True)
@@ -78,6 +85,16 @@ def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
         },
         prepare=prepare,
     )
+
+
+def plain_path(path: Path, home: Home) -> Path:
+    """The path itself, or one that will be a link to it, of which a shell makes one plain word.
+
+    Triton starts the processes of its Python backend by a line of shell without quotes.
+    """
+    if _PLAIN.fullmatch(str(path)):
+        return path
+    return Path(tempfile.gettempdir()) / f"{shared_memory_prefix(home)}{NAME}"
 
 
 def shared_memory_prefix(home: Home) -> str:
