@@ -30,7 +30,11 @@ class EventLog:
         """
         known = {name: value for name, value in facts.items() if value is not None}
         line = {"time": timestamp(), "event": event, "process": process, **known}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            # A full disk is no reason to let go of the processes.
+            log.warning("%s cannot be written: %s", self._path, error.strerror)
         text = " ".join(f"{name}={value}" for name, value in known.items())
         log.info("%s %s %s", process or "stack", event, text)

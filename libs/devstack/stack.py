@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from shutil import disk_usage
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,8 @@ START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 _POLL = 0.05
 _HOPELESS_RESTARTS = 4
+_LEAST_FREE_BYTES = 256 * 2**20
+_FULL_BYTES = 2**20
 Watcher = Callable[[StackState], None]
 
 
@@ -240,9 +243,18 @@ async def launch(
         StackError: the supervisor refused; the message says why.
     """
     place = Home.at(home or os.environ.get("TESSERA_HOME") or DEFAULT_HOME)
-    place.make()
+    try:
+        place.make()
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}"
+        raise StackError(f"the data directory {place.root} cannot be used: {reason}") from None
     if (pid := lock.holder(place)) is not None:
         raise lock.already_running(place, pid)
+    if (free := disk_usage(place.root).free) < _LEAST_FREE_BYTES:
+        raise StackError(
+            f"the disk of {place.root} has {free >> 20} MiB free, and a stack needs "
+            f"{_LEAST_FREE_BYTES >> 20} MiB to start; make room, or choose another --home"
+        )
     wanted = sorted(check_names(default_names() if names is None else names))
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "devstack", str(place.root), *wanted, "--ready", str(writing)]
@@ -317,7 +329,10 @@ def _is_hopeless(process: ProcessState) -> bool:
 def _explain(processes: Sequence[ProcessState], timeout: float) -> str:
     first = processes[0]
     problem = first.message or f"is {first.state} after {timeout:.0f} s"
-    tail = "\n".join(f"    {line}" for line in logs.tail(Path(first.log), 12))
+    log = Path(first.log)
+    tail = "\n".join(f"    {line}" for line in logs.tail(log, 12))
+    if disk_usage(log.parent).free < _FULL_BYTES:
+        problem += ", and its disk is full"
     others = ", ".join(process.name for process in processes[1:])
     also = f" (nor are {others})" if others else ""
     return f"{first.name} is not healthy{also}: {problem}. Its log, {first.log}, ends with\n{tail}"

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 
 from devstack import child, logs, settings, sweep
-from devstack.events import EventLog, timestamp
+from devstack.events import EventLog, log, timestamp
 from devstack.files import read_json
 from devstack.home import Home
 from devstack.keeper import Keeper
@@ -24,6 +25,8 @@ from devstack.state import (
 )
 
 HOUSEKEEPING_INTERVAL = 2.0
+_MEASURE_INTERVAL = 10.0
+"""How old the memory of a process may be: to read it costs more than all else here."""
 _WRITE_INTERVAL = 0.05
 
 
@@ -137,20 +140,36 @@ class Supervisor:
                 self._state.state = StackPhase.RUNNING
         self._state.processes = states
         self._state.updated_at = timestamp()
-        write_state(self._home.state_file, self._state)
+        try:
+            write_state(self._home.state_file, self._state)
+        except OSError as error:
+            # A full disk is no reason to let go of the processes; the next change writes again.
+            log.warning("%s cannot be written: %s", self._home.state_file, error.strerror)
 
     async def _housekeeping(self) -> None:
+        measured = 0.0
         while True:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
-            children = child.children_by_parent()
-            for keeper in self._keepers.values():
-                keeper.measure(children)
-                logs.rotate(self._home.log_file(keeper.spec.name))
-            self._state.supervisor.rss_bytes = child.memory_of(os.getpid(), {}).rss
-            for name in ("supervisor.log", "events.jsonl"):
-                logs.rotate(self._home.logs / name)
-            self._reap_adopted(children.get(os.getpid(), ()))
-            self._note()
+            self._rotate_logs()
+            if time.monotonic() - measured >= _MEASURE_INTERVAL:
+                self._measure()
+                measured = time.monotonic()
+
+    def _rotate_logs(self) -> None:
+        paths = [self._home.log_file(name) for name in (*self._keepers, "supervisor")]
+        for path in (*paths, self._home.events_file):
+            try:
+                logs.rotate(path)
+            except OSError as error:
+                log.warning("%s cannot be cut: %s", path, error.strerror)
+
+    def _measure(self) -> None:
+        children = child.children_by_parent()
+        for keeper in self._keepers.values():
+            keeper.measure(children)
+        self._state.supervisor.rss_bytes = child.memory_of(os.getpid(), {}).rss
+        self._reap_adopted(children.get(os.getpid(), ()))
+        self._note()
 
     def _reap_adopted(self, children: Sequence[int]) -> None:
         """Collects the exit of adopted descendants; keepers wait for our own children."""

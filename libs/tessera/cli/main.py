@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import typer
 
-from tessera.cli.output import describe_error, print_error
+from tessera.cli.output import command_name, describe_error, print_error
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "tessera.cli.quickstart": ("quickstart",),
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     app = build_app(_verb(words))
     try:
-        app(words, prog_name="tessera")
+        # A shell completes the installed command, whatever it was reached by.
+        completes = any("completion" in word for word in words[:1])
+        app(words, prog_name="tessera" if completes else command_name())
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise

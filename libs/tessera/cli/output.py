@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,14 +85,20 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=_plain))
 
 
+def command_name() -> str:
+    """What the user typed to get here: `infra/run` names itself, as its users may have no other."""
+    return os.environ.get("TESSERA_COMMAND", "tessera")
+
+
 def print_error(message: str) -> None:
-    """Prints one line (and what it quotes) to standard error."""
-    error_console().print(Text.assemble(("error: ", "bold red"), message))
+    """Prints one line (and what it quotes) to standard error; never broken, as it may be copied."""
+    message = message.replace("`tessera ", f"`{command_name()} ")
+    error_console().print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
 def print_success(message: str) -> None:
     """Prints one line that says what was done, to standard error."""
-    error_console().print(Text.assemble(("✓ ", "bold green"), message))
+    error_console().print(Text.assemble(("✓ ", "bold green"), message), soft_wrap=True)
 
 
 def progress() -> Progress:
@@ -134,17 +141,35 @@ def describe_error(error: BaseException) -> str | None:
     """The line for an error that a person can act on; None for one that is a defect of ours."""
     from devstack.errors import StackError
     from tessera_kit.config import ConfigError
-    from tessera_kit.errors import TesseraError
+    from tessera_kit.errors import TesseraError, Unavailable
 
     if isinstance(error, TesseraError):
         lines = [str(error)]
-        lines += [f"  {wrong.field}: {wrong.description}" for wrong in error.violations]
+        # The message of a single violation is that violation.
+        lines += [
+            f"  {wrong.field}: {wrong.description}"
+            for wrong in error.violations
+            if wrong.description not in lines[0]
+        ]
+        if isinstance(error, Unavailable):
+            lines += _stopped_stack()
         return "\n".join(lines)
     if isinstance(error, (StackError, ConfigError)):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     return None
+
+
+def _stopped_stack() -> list[str]:
+    """A line for whom the stack that their data directory tells of is down."""
+    from devstack import Home, lock
+    from devstack.home import DEFAULT_HOME
+
+    home = Home.at(os.environ.get("TESSERA_HOME", DEFAULT_HOME))
+    if not home.state_file.exists() or lock.holder(home) is not None:
+        return []
+    return [f"  the stack in {home.root} does not run; start it with `tessera up`"]
 
 
 def _cell(value: Any, show: Callable[[Any], str | Text]) -> str | Text:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState
-from tessera.cli.output import human_bytes
+from tessera.cli.output import command_name, human_bytes
 
 _WIDE = 110
 _MARKS = {
@@ -122,7 +122,8 @@ def print_welcome(console: Console, state: StackState, seconds: float) -> None:
         console.print(Text.assemble("  ", line, (f"  # {comment}", "dim")), soft_wrap=True)
     _heading(console, "Look around")
     for line, comment in _hints(home):
-        console.print(Text.assemble("  ", line.ljust(34), (f"  # {comment}", "dim")))
+        hint = Text.assemble("  ", line.ljust(34), (f"  # {comment}", "dim"))
+        console.print(hint, soft_wrap=True)
     console.print()
 
 
@@ -228,9 +229,7 @@ def _hints(home: str) -> list[tuple[str, str]]:
 
 def _command(verb: str, home: str) -> str:
     known = home in (".tessera", os.environ.get("TESSERA_HOME"))
-    # `infra/run` names itself, for its users have no `tessera` on their path.
-    command = os.environ.get("TESSERA_COMMAND", "tessera")
-    return f"{command} {verb}" + ("" if known else f" --home {home}")
+    return f"{command_name()} {verb}" + ("" if known else f" --home {home}")
 
 
 def _memory(state: StackState) -> str:

@@ -157,7 +157,13 @@ def predict(
 ) -> None:
     """Ask an endpoint; prints its outputs and the request's id as JSON."""
     text = Path(inputs[1:]).read_text() if inputs.startswith("@") else inputs
-    arrays = {name: _array(name, given) for name, given in json.loads(text).items()}
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"the inputs are not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise typer.BadParameter("the inputs must be a JSON object: each tensor by its name")
+    arrays = {name: _array(name, value) for name, value in given.items()}
     with Client() as client:
         prediction = client.inference.predict(endpoint, arrays)
     outputs = {name: array.tolist() for name, array in prediction.outputs.items()}

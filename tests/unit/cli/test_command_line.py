@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, SupervisorState
 from devstack.state import write_state as write
 from tessera.cli import main as command
 from tessera.cli.output import Column, describe_error, human_bytes, human_duration, print_rows
-from tessera_kit.errors import FieldViolation, InvalidArgument
+from tessera_kit.errors import FieldViolation, InvalidArgument, Unavailable
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -40,8 +43,6 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_listed_verb_exists() -> None:
-    import typer
-
     for verbs in command.MODULES.values():
         for verb in verbs:
             group = typer.main.get_command(command.build_app(verb))
@@ -59,6 +60,18 @@ def test_an_error_is_one_clear_line(capsys: pytest.CaptureFixture[str], tmp_path
     assert (code, out) == (1, "")
     assert "no stack has run in" in err.replace("\n", " ")
     assert "Traceback" not in err
+
+
+def test_an_error_is_never_broken_and_names_what_the_user_typed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ("a long name " * 10)
+    monkeypatch.setenv("TESSERA_COMMAND", "infra/run")
+    _, _, err = run(capsys, "status", "--home", str(home))
+    assert err == f"error: no stack has run in {home}; start one with `infra/run up`\n"
+    code, _, err = run(capsys, "logs", "--nothing")
+    assert code == 2
+    assert "Usage: infra/run logs" in err
 
 
 def test_the_status_of_a_killed_stack_says_stopped(
@@ -113,6 +126,31 @@ def test_violations_are_told_field_by_field() -> None:
     assert describe_error(ValueError("a defect")) is None
 
 
+def test_a_single_violation_is_told_once() -> None:
+    wrong = FieldViolation("name", "must not be empty")
+    error = InvalidArgument("name must not be empty", violations=[wrong])
+    assert describe_error(error) == "name must not be empty"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("sta", "status"), ("endp", "endpoints"), ("logs supe", "supervisor")]
+)
+def test_a_shell_completes_verbs_and_processes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    typed: str,
+    expected: str,
+) -> None:
+    words = f"tessera {typed}"
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    monkeypatch.setenv("_TESSERA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    _, out, _ = run(capsys)
+    assert expected in out.split()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.41, "0.4 s"), (12.3, "12 s"), (185, "3 m 5 s"), (7800, "2 h 10 m"), (356400, "4 d 3 h")],
@@ -124,3 +162,45 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500_000, "2 MB")])
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"), [("{bad", "are not JSON"), ("[1]", "must be a JSON object")]
+)
+def test_inputs_that_are_none_are_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], inputs: str, problem: str
+) -> None:
+    code, _, err = run(capsys, "predict", "endpoint", inputs)
+    assert code == 2
+    assert problem in err
+
+
+def test_a_call_to_a_stack_that_is_down_says_how_to_start_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    error = Unavailable("failed to connect to all addresses")
+    assert describe_error(error) == "failed to connect to all addresses"
+    write(tmp_path / "stack.json", stopped_state(tmp_path))
+    told = describe_error(error) or ""
+    assert told.endswith(f"the stack in {tmp_path} does not run; start it with `tessera up`")
+
+
+def test_every_listing_prints_json() -> None:
+    listings = [
+        verb
+        for verb in commands(typer.main.get_command(command.build_app()))
+        if (verb.help or "").startswith(("List", "Find"))
+    ]
+    assert len(listings) > 10
+    for verb in listings:
+        assert any("--json" in option.opts for option in verb.params), verb.name
+
+
+def commands(group: Any) -> Iterator[Any]:
+    """Every command below a group, groups left out."""
+    for verb in group.commands.values():
+        if hasattr(verb, "commands"):
+            yield from commands(verb)
+        else:
+            yield verb

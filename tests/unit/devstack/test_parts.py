@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devstack import Home, ProcessPhase, ProcessState, StackError, StackState, attach, lock, logs
+from devstack import (
+    Home,
+    ProcessPhase,
+    ProcessState,
+    StackError,
+    StackState,
+    attach,
+    lock,
+    logs,
+    stack,
+)
 from devstack.backoff import Backoff
 from devstack.child import children_by_parent, describe_exit, memory_of
 from devstack.errors import AlreadyRunning
@@ -25,7 +38,10 @@ from devstack.secrets import Credentials, ensure_credentials, ensure_tokens
 from devstack.services import SERVICES
 from devstack.settings import client_settings, doors_of, files
 from devstack.sigv4 import sign
+from devstack.stack import launch
 from devstack.state import SupervisorState, read_state, write_state
+from devstack.supervisor import Supervisor
+from devstack.triton import plain_path
 
 
 @pytest.fixture
@@ -234,3 +250,41 @@ def test_our_signature_is_botocores() -> None:
     canonical = auth.canonical_request(request)
     theirs = auth.signature(auth.string_to_sign(request, canonical), request)
     assert ours["authorization"].endswith(f"Signature={theirs}")
+
+
+async def test_a_data_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackError, match=r"/file/home cannot be used: Not a directory"):
+        await launch(tmp_path / "file" / "home", ["kafka"], detached=False)
+
+
+async def test_a_stack_is_not_started_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(total=2**40, used=2**40, free=3 * 2**20)
+    monkeypatch.setattr(stack, "disk_usage", lambda path: full)
+    with pytest.raises(StackError, match="has 3 MiB free, and a stack needs 256 MiB"):
+        await launch(tmp_path / "home", ["kafka"], detached=False)
+
+
+def test_what_cannot_be_written_is_told_in_the_log_and_ends_nothing(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(home, {})
+    shutil.rmtree(home.root)
+    EventLog(home.events_file).tell("started", "kafka", pid=1)
+    supervisor._write_now()
+    assert re.findall(r"(\S+) cannot be written", caplog.text) == [
+        str(home.events_file),
+        str(home.state_file),
+    ]
+
+
+def test_triton_gets_a_path_that_a_shell_takes_for_one_word(home: Home, tmp_path: Path) -> None:
+    plain = tmp_path / "a-b_c.d"
+    assert plain_path(plain, home) == plain
+    for name in ("my models", "it's", "$HOME", "a;b", "ü"):
+        replaced = plain_path(tmp_path / name, home)
+        assert re.fullmatch(r"[\w/.-]+", str(replaced), re.ASCII)
+        assert replaced.parent == Path(tempfile.gettempdir())
+    assert replaced != plain_path(tmp_path / name, Home.at(tmp_path / "other"))
