@@ -138,7 +138,8 @@ class TestTraceStore:
         )
         await given(store, trace)
         async with store.read() as view:
-            assert await view.traces.get([trace.trace_id, "tr-none"]) == {trace.trace_id: trace}
+            wanted = [trace.trace_id, "tr-none", "tr-\x00"]
+            assert await view.traces.get(wanted) == {trace.trace_id: trace}
 
     async def test_what_is_put_again_replaces_all_of_it(self, store: Store) -> None:
         before = a_trace(tags={"a": "1", "b": "2"}, runs=frozenset({"r1"}))

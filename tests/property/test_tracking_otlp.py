@@ -119,5 +119,6 @@ def assert_sound(trace: Trace) -> None:
     assert trace.duration is not None
     assert trace.duration >= 0
     assert all(len(value) <= 8000 for value in trace.metadata.values())
-    for text in (*trace.tags.values(), trace.request_preview or "", trace.response_preview or ""):
+    kept = (*trace.tags.values(), *trace.metadata.values(), *trace.metadata)
+    for text in (*kept, trace.request_preview or "", trace.response_preview or ""):
         assert "\x00" not in text

@@ -18,6 +18,7 @@ from services.tracking.errors import (
     LoggedModelNotFound,
     RunNotActive,
     RunNotFound,
+    TraceNotFound,
 )
 from services.tracking.handlers.access import Access
 from services.tracking.ports import ArtifactPage, ArtifactStore, Store
@@ -36,7 +37,7 @@ class StoredArtifact:
 
 
 class Artifacts:
-    """Writes, reads, lists and removes the files of runs and logged models.
+    """Writes, reads, lists and removes the files of runs, logged models and traces.
 
     Memory stays bounded whatever their size.
 
@@ -57,6 +58,7 @@ class Artifacts:
         *,
         run_id: str = "",
         model_id: str = "",
+        trace_id: str = "",
         path: str,
         sha256: str = "",
         chunks: AsyncIterator[bytes],
@@ -73,13 +75,19 @@ class Artifacts:
         """
         check_artifact_path(path)
         check_sha256(sha256)
-        root = await self._root(principal, run_id, model_id, writing=True)
+        root = await self._root(principal, run_id, model_id, trace_id, writing=True)
         content = _Content(chunks, expected=sha256)
         size = await self._files.write(root, path, content.checked())
         return StoredArtifact(Artifact(path, is_directory=False, size=size), content.sha256())
 
     async def download(
-        self, principal: Principal, *, run_id: str = "", model_id: str = "", path: str
+        self,
+        principal: Principal,
+        *,
+        run_id: str = "",
+        model_id: str = "",
+        trace_id: str = "",
+        path: str,
     ) -> AsyncIterator[bytes]:
         """Return a file's bytes in pieces.
 
@@ -89,7 +97,7 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path)
-        return self._files.read(await self._root(principal, run_id, model_id), path)
+        return self._files.read(await self._root(principal, run_id, model_id, trace_id), path)
 
     async def children(
         self,
@@ -97,6 +105,7 @@ class Artifacts:
         *,
         run_id: str = "",
         model_id: str = "",
+        trace_id: str = "",
         path: str,
         limit: int,
         token: str,
@@ -110,11 +119,17 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path, allow_root=True)
-        root = await self._root(principal, run_id, model_id)
+        root = await self._root(principal, run_id, model_id, trace_id)
         return await self._files.children(root, path, limit=limit, token=token)
 
     async def remove(
-        self, principal: Principal, *, run_id: str = "", model_id: str = "", path: str
+        self,
+        principal: Principal,
+        *,
+        run_id: str = "",
+        model_id: str = "",
+        trace_id: str = "",
+        path: str,
     ) -> None:
         """Remove a file, or a folder with all that is in it; what is not there is no error.
 
@@ -124,12 +139,22 @@ class Artifacts:
             PermissionDenied: The caller may not write it.
         """
         check_artifact_path(path)
-        await self._files.remove(await self._root(principal, run_id, model_id, writing=True), path)
+        await self._files.remove(
+            await self._root(principal, run_id, model_id, trace_id, writing=True), path
+        )
 
     async def _root(
-        self, principal: Principal, run_id: str, model_id: str, *, writing: bool = False
+        self,
+        principal: Principal,
+        run_id: str,
+        model_id: str,
+        trace_id: str,
+        *,
+        writing: bool = False,
     ) -> ArtifactRoot:
         """Return whose files are meant, when the caller may use them so."""
+        if trace_id:
+            return await self._root_of_trace(principal, trace_id, writing=writing)
         async with self._store.read() as view:
             run = await view.runs.info(run_id) if run_id else None
             model = await view.models.get(model_id) if model_id else None
@@ -149,6 +174,17 @@ class Artifacts:
         if stage is not LifecycleStage.ACTIVE:
             raise RunNotActive(run_id) if run_id else LoggedModelNotFound(model_id)
         return ArtifactRoot(prefix, owner)
+
+    async def _root_of_trace(
+        self, principal: Principal, trace_id: str, *, writing: bool
+    ) -> ArtifactRoot:
+        async with self._store.read() as view:
+            home = (await view.traces.homes([trace_id])).get(trace_id)
+        if home is None:
+            raise TraceNotFound(trace_id)
+        allowed = self._access.write if writing else self._access.read
+        await allowed(principal, home)
+        return ArtifactRoot(f"{home}/traces/{trace_id}/artifacts", f"trace {trace_id}")
 
 
 class _Content:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from services.tracking.domain.keys import check_text
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.traces.span import Span, trace_id_of
 from services.tracking.domain.traces.summary import has_totals, total_cost, total_usage
@@ -37,6 +38,7 @@ from tessera_kit.rpc.identity import Principal
 __all__ = ["Traces", "WholeTrace"]
 
 _MOST_IDS: Final = 1000
+_LONGEST_PROMPT: Final = 500
 _DELETE_AT_ONCE: Final = 500
 _FOREVER: Final = 2**63 - 1
 
@@ -237,8 +239,12 @@ class Traces:
         Raises:
             TraceNotFound: There is none.
             PermissionDenied: The caller may not write its experiment.
+            InvalidValue: A name is too long or holds a NUL.
         """
-        used = {f"{name}/{version}" for name, version in prompts}
+        used = {
+            check_text(f"{name}/{version}", _LONGEST_PROMPT, "Prompt version", "prompt_versions")
+            for name, version in prompts
+        }
         await self._change(
             principal, trace_id, lambda trace: replace(trace, prompts=trace.prompts | used)
         )

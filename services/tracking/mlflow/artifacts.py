@@ -1,8 +1,9 @@
 """Artifacts through this server: `mlflow-artifacts:` URIs, and the listings of runs and models.
 
-A path is `<experiment>/<run>/artifacts/...`, `<experiment>/models/<model>/artifacts/...`, or, of a
-version of a registered model, `registry/<full name>/<version>/...`, which the catalog keeps. What
-it names must exist and be of that experiment, and no path leaves it.
+A path is `<experiment>/<run>/artifacts/...`, `<experiment>/models/<model>/artifacts/...`,
+`<experiment>/traces/<trace>/artifacts/...`, or, of a version of a registered model,
+`registry/<full name>/<version>/...`, which the catalog keeps. What it names must exist and be of
+that experiment, and no path leaves it.
 """
 
 from __future__ import annotations
@@ -46,9 +47,15 @@ class _Place:
     """Below the artifacts of the run or model; empty for all of them."""
     run_id: str = ""
     model_id: str = ""
+    trace_id: str = ""
     registered: str = ""
     """A registered model's full name, for files of a version of it."""
     version: int = 0
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """Whose artifacts they are, as the use cases take it."""
+        return {"run_id": self.run_id, "model_id": self.model_id, "trace_id": self.trace_id}
 
 
 class ArtifactMethods:
@@ -62,6 +69,7 @@ class ArtifactMethods:
         self._artifacts = cases.artifacts
         self._runs = cases.runs
         self._models = cases.models
+        self._traces = cases.traces
         self._registry = cases.registry
 
     def methods(self) -> Mapping[str, Method | RawMethod]:
@@ -97,9 +105,7 @@ class ArtifactMethods:
         place = await self._place(call.principal, call.message.path)
         if place.registered:
             return {"files": await self._children_of_version(call.request, place)}
-        found = await self._children(
-            call.principal, place.path, run_id=place.run_id, model_id=place.model_id
-        )
+        found = await self._children(call.principal, place.path, **place.owner)
         # MLflow's server tells names here, its clients put the path before them.
         return {"files": [file_fields(one, one.path.rpartition("/")[2]) for one in found]}
 
@@ -111,9 +117,7 @@ class ArtifactMethods:
                 _caller(request), place.registered, place.version, place.path
             )
         else:
-            chunks = await self._artifacts.download(
-                principal, run_id=place.run_id, model_id=place.model_id, path=place.path
-            )
+            chunks = await self._artifacts.download(principal, **place.owner, path=place.path)
         # The first piece comes before the status: what is not there must be a 404.
         first = await anext(chunks, b"")
         return StreamingResponse(
@@ -124,20 +128,14 @@ class ArtifactMethods:
         principal = current_principal()
         place = await self._changeable(principal, request)
         await self._artifacts.upload(
-            principal,
-            run_id=place.run_id,
-            model_id=place.model_id,
-            path=place.path,
-            chunks=request.stream(),
+            principal, **place.owner, path=place.path, chunks=request.stream()
         )
         return json_response({})
 
     async def _delete(self, request: Request) -> Response:
         principal = current_principal()
         place = await self._changeable(principal, request)
-        await self._artifacts.remove(
-            principal, run_id=place.run_id, model_id=place.model_id, path=place.path
-        )
+        await self._artifacts.remove(principal, **place.owner, path=place.path)
         return json_response({})
 
     async def _children_of_version(self, request: Request, place: _Place) -> list[dict[str, Any]]:
@@ -171,20 +169,20 @@ class ArtifactMethods:
             return place
         if place.run_id:
             owner = (await self._runs.info(principal, place.run_id)).experiment_id
+        elif place.trace_id:
+            owner = (await self._traces.get(principal, place.trace_id)).experiment_id
         else:
             owner = (await self._models.get(principal, place.model_id)).experiment_id
         if owner != place.experiment_id:
             raise ArtifactNotFound(f"there are no artifacts at '{path}'")
         return place
 
-    async def _children(
-        self, principal: Principal, path: str, *, run_id: str = "", model_id: str = ""
-    ) -> list[Artifact]:
+    async def _children(self, principal: Principal, path: str, **owner: str) -> list[Artifact]:
         found: list[Artifact] = []
         token = ""
         while True:
             page = await self._artifacts.children(
-                principal, run_id=run_id, model_id=model_id, path=path, limit=_PAGE, token=token
+                principal, **owner, path=path, limit=_PAGE, token=token
             )
             found += page.artifacts
             token = page.next_token
@@ -223,11 +221,14 @@ def _place_of(path: str) -> _Place:
         return _Place("", "/".join(parts[3:]), registered=name, version=version)
     if len(parts) >= 4 and parts[1] == "models" and parts[3] == "artifacts":
         return _Place(parts[0], "/".join(parts[4:]), model_id=parts[2])
+    if len(parts) >= 4 and parts[1] == "traces" and parts[3] == "artifacts":
+        return _Place(parts[0], "/".join(parts[4:]), trace_id=parts[2])
     if len(parts) >= 3 and parts[2] == "artifacts":
         return _Place(parts[0], "/".join(parts[3:]), run_id=parts[1])
     raise ArtifactNotFound(
-        f"there are no artifacts at '{path}': paths are <experiment>/<run>/artifacts/<path>, or "
-        "<experiment>/models/<model>/artifacts/<path>"
+        f"there are no artifacts at '{path}': paths are <experiment>/<run>/artifacts/<path>, "
+        "<experiment>/models/<model>/artifacts/<path>, or "
+        "<experiment>/traces/<trace>/artifacts/<path>"
     )
 
 

@@ -176,6 +176,33 @@ async def test_feedback_and_expectations_live_with_the_trace(mlflow: Any) -> Non
     assert said["answer"].value == {"text": "42"}
 
 
+async def test_files_attached_to_a_trace_are_kept_with_it(mlflow: Any) -> None:
+    from mlflow.tracing.attachments import Attachment
+
+    picture = bytes(range(256))
+
+    def scenario() -> tuple[list[bytes], str]:
+        mlflow.set_experiment(unique_name("attached"))
+        with mlflow.start_span("look") as span:
+            span.set_inputs({"image": Attachment(content_type="image/png", content_bytes=picture)})
+        trace = mlflow.get_trace(span.trace_id)
+        place = trace.info.tags["mlflow.artifactLocation"]
+        found = []
+        pending = [""]
+        while pending:
+            for one in mlflow.artifacts.list_artifacts(artifact_uri=f"{place}/{pending.pop()}"):
+                if one.is_dir:
+                    pending.append(one.path)
+                else:
+                    local = mlflow.artifacts.download_artifacts(f"{place}/{one.path}")
+                    found.append(Path(local).read_bytes())
+        return found, str(trace.data.spans[0].inputs)
+
+    found, inputs = await ran(scenario)
+    assert found == [picture]
+    assert "attachment" in inputs
+
+
 async def test_the_opentelemetry_exporter_sends_here(mlflow: Any, mlflow_server: Server) -> None:
     experiment = await ran(lambda: mlflow.set_experiment(unique_name("otel")))
 

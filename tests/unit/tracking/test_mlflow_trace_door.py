@@ -155,6 +155,30 @@ async def test_assessments_are_written_and_changed(door: Door) -> None:
     assert (await door.call("POST", elsewhere, {"assessment": feedback})).error == MISSING
 
 
+async def test_files_of_a_trace_are_its_experiment_s(door: Door) -> None:
+    root = "/api/2.0/mlflow-artifacts/artifacts"
+    await start(door)
+    path = f"{root}/0/traces/{TRACE_ID}/artifacts/attachments/a.png"
+    assert (await door.send("PUT", path, b"picture", content_type="image/png")).status == 200
+    assert (await door.send("GET", path)).body == b"picture"
+    assert await door.keys() == [f"tracking/0/traces/{TRACE_ID}/artifacts/attachments/a.png"]
+    other = await door.experiment("other")
+    for wrong in (
+        path.replace("/0/", f"/{other}/"),
+        path.replace(TRACE_ID, "tr-none"),
+        path.replace("a.png", "b.png"),
+    ):
+        assert (await door.send("GET", wrong)).error == MISSING
+    up = path.replace("attachments", "..%2F..")
+    assert (await door.send("PUT", up, b"x", content_type="image/png")).status == 400
+    private = TRACE_ID[:-1] + "0"
+    location = {"mlflow_experiment": {"experiment_id": other}}
+    assert (await start(door, trace_id=private, trace_location=location)).status == 200
+    theirs = f"{root}/{other}/traces/{private}/artifacts/x"
+    assert (await door.send("PUT", theirs, b"x", token=BOB)).status == 403
+    assert (await door.send("GET", theirs, token=BOB)).status == 403
+
+
 async def test_figures_are_answered(door: Door) -> None:
     await start(door)
     asked = {

@@ -182,6 +182,8 @@ class TestChanges:
         await world.traces.link_to_run(ADA, [AN_ID, "tr-none"], run_id)
         await world.traces.link_prompts(ADA, AN_ID, [("greet", "2")])
         assert await world.found(f"run_id = '{run_id}' AND prompt = 'greet/2'") == [AN_ID]
+        with pytest.raises(InvalidValue):
+            await world.traces.link_prompts(ADA, AN_ID, [("gr\x00eet", "2")])
         with pytest.raises(InvalidValue, match="more than 100"):
             await world.traces.link_to_run(ADA, ["t"] * 101, run_id)
         with pytest.raises(RunNotFound):
@@ -243,6 +245,8 @@ class TestAssessments:
         assert await is_valid()
         with pytest.raises(AssessmentNotFound):
             await world.assessments.create(ADA, said(overrides="a-none"))
+        with pytest.raises(InvalidValue):
+            await world.assessments.create(ADA, said(value="no\x00"))
 
 
 class TestSearch:

@@ -47,7 +47,7 @@ class SqlTraces:
     async def homes(self, trace_ids: Collection[str]) -> dict[str, str]:
         """Return the experiments of the traces that there are, by id."""
         found: dict[str, str] = {}
-        for some in _parts(sorted(set(trace_ids))):
+        for some in _parts(_possible(trace_ids)):
             statement = sa.select(TRACES.c.trace_id, TRACES.c.experiment_id)
             rows = await self._session.execute(statement.where(TRACES.c.trace_id.in_(some)))
             found.update((row.trace_id, row.experiment_id) for row in rows)
@@ -56,7 +56,7 @@ class SqlTraces:
     async def get(self, trace_ids: Collection[str]) -> dict[str, Trace]:
         """Return the traces that there are, by id."""
         found: dict[str, Trace] = {}
-        for some in _parts(sorted(set(trace_ids))):
+        for some in _parts(_possible(trace_ids)):
             statement = sa.select(TRACES).where(TRACES.c.trace_id.in_(some))
             found.update((one.trace_id, one) for one in await self._read(statement))
         return found
@@ -64,7 +64,7 @@ class SqlTraces:
     async def lock(self, trace_ids: Collection[str]) -> dict[str, Trace]:
         """As `get`; until the work ends nobody else locks these, the missing ones included."""
         if self._session.get_bind().dialect.name == "postgresql":
-            for trace_id in sorted(set(trace_ids)):
+            for trace_id in _possible(trace_ids):
                 key = sa.func.hashtextextended(trace_id, 0)
                 await self._session.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         found = await self.get(trace_ids)
@@ -108,7 +108,7 @@ class SqlTraces:
 
     async def delete(self, trace_ids: Collection[str]) -> None:
         """Forget locked traces and all that is said of them."""
-        for some in _parts(sorted(set(trace_ids))):
+        for some in _parts(_possible(trace_ids)):
             for table in (*_PARTS, TRACES):
                 await self._session.execute(sa.delete(table).where(table.c.trace_id.in_(some)))
         for trace_id in trace_ids:
@@ -156,6 +156,11 @@ class SqlTraces:
     ) -> Iterable[Any]:
         statement = sa.select(table).where(table.c.trace_id.in_(trace_ids)).order_by(*order)
         return await self._session.execute(statement)
+
+
+def _possible(trace_ids: Collection[str]) -> list[str]:
+    """Return ids in order, each once; PostgreSQL refuses to look for one that holds a NUL."""
+    return sorted({one for one in trace_ids if "\x00" not in one})
 
 
 def _parts(items: Sequence[Any]) -> Iterable[Sequence[Any]]:

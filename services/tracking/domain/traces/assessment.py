@@ -26,6 +26,7 @@ __all__ = [
 
 _NAME_LIMIT: Final = 250
 _TEXT_LIMIT: Final = 65_536
+_VALUE_LIMIT: Final = 1 << 20
 
 
 class AssessmentKind(enum.StrEnum):
@@ -104,6 +105,8 @@ def check_assessment(assessment: Assessment) -> Assessment:
     if not assessment.name:
         raise InvalidValue("Assessment name must be provided.", "assessment.assessment_name")
     check_text(assessment.name, _NAME_LIMIT, "Assessment name", "assessment.assessment_name")
+    if isinstance(assessment.value, str):
+        check_text(assessment.value, _VALUE_LIMIT, "Assessment value", "assessment.value")
     check_text(assessment.rationale or "", _TEXT_LIMIT, "Rationale", "assessment.rationale")
     for key, value in assessment.metadata.items():
         check_text(key, _NAME_LIMIT, "Metadata key", "assessment.metadata")

@@ -153,7 +153,7 @@ def _number(text: str | None) -> int | None:
 def _first(spans: Sequence[Span], keys: Sequence[str]) -> str:
     for span in spans:
         for key in keys:
-            if value := span.attributes.get(key):
+            if value := span.attributes.get(key, "").replace("\x00", ""):
                 return value[:_KEY_LIMIT]
     return ""
 
