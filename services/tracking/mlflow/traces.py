@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.tracking.domain.traces.assessment import AssessmentChange
-from services.tracking.domain.traces.trace import TraceState, check_trace_id
+from services.tracking.domain.traces.trace import Trace, TraceState, check_trace_id
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.errors import InvalidParameter
@@ -29,6 +30,7 @@ __all__ = ["TraceMethods"]
 
 _PAGE: Final = 100
 _MOST_RESULTS: Final = 500
+_MANY_SPANS: Final = 20
 _CHANGEABLE: Final = frozenset(
     {"assessment_name", "feedback", "expectation", "rationale", "metadata"}
 )
@@ -92,17 +94,23 @@ class TraceMethods:
 
     async def _get(self, call: Call) -> Answer:
         trace = await self._traces.get(call.principal, call.message.trace_id)
-        (whole,) = await self._traces.with_spans([trace])
-        return {"trace": trace_fields(whole)}
+        (fields,) = await self._with_spans([trace])
+        return {"trace": fields}
 
     async def _get_many(self, call: Call) -> Answer:
-        whole = await self._traces.with_spans(await self._asked_for(call))
-        return {"traces": [trace_fields(one) for one in whole]}
+        return {"traces": await self._with_spans(await self._asked_for(call))}
 
     async def _infos(self, call: Call) -> Answer:
         return {"trace_infos": [trace_info_fields(one) for one in await self._asked_for(call)]}
 
-    async def _asked_for(self, call: Call) -> Any:
+    async def _with_spans(self, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+        whole = await self._traces.with_spans(traces)
+        if sum(len(one.spans) for one in whole) > _MANY_SPANS:
+            # Writing them takes its time, in which others are answered.
+            return await asyncio.to_thread(lambda: [trace_fields(one) for one in whole])
+        return [trace_fields(one) for one in whole]
+
+    async def _asked_for(self, call: Call) -> list[Trace]:
         return await self._traces.get_many(
             call.principal,
             list(call.message.trace_ids),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from typing import Any
 
@@ -243,6 +244,21 @@ async def test_exports_are_all_or_nothing(door: Door) -> None:
     assert (await door.call("GET", f"{V3}traces/{TRACE_ID}")).error == MISSING
     accepted = await export(door, SPAN)
     assert (accepted.status, accepted.json()) == (200, {})
+
+
+async def test_large_and_compressed_exports_are_read_too(door: Door) -> None:
+    ids = [f"{number:016x}" for number in range(1, 501)]
+    spans = [
+        {**SPAN, "spanId": one, "parentSpanId": ids[0] if one != ids[0] else ""} for one in ids
+    ]
+    assert (await export(door, *spans)).status == 200
+    whole = await door.ok("GET", f"{V3}traces/get", {"trace_id": TRACE_ID})
+    assert len(whole["trace"]["spans"]) == 500
+    body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]}).encode()
+    headers = {"x-mlflow-experiment-id": "0", "content-encoding": "gzip"}
+    answer = await door.send("POST", "/v1/traces", gzip.compress(body), extra=headers)
+    assert answer.status == 200
+    assert (await door.send("POST", "/v1/traces", body, extra=headers)).status == 400
 
 
 async def test_data_sets_and_their_records(door: Door) -> None:
