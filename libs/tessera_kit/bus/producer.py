@@ -39,6 +39,7 @@ _REQUEST_MS = 15_000
 # The client tries again by itself this often while the broker is away, and logs each time.
 _CLIENT_BACKOFF_MS = 500
 _DRAIN_SECONDS = 5.0
+_RECORDS_PER_TURN = 50
 _BACKOFF = RetryPolicy(initial_seconds=0.1, maximum_seconds=2.0, budget_seconds=None)
 
 
@@ -255,6 +256,9 @@ class EventProducer:
                 if added is None:
                     break
                 end += 1
+                if end % _RECORDS_PER_TURN == 0:
+                    # Others have their turn of the event loop in between.
+                    await asyncio.sleep(0)
             batch.close()
             await self._until_acknowledged(
                 partial(producer.send_batch, batch, partition.topic, partition=partition.partition),

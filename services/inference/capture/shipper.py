@@ -23,6 +23,7 @@ _SOURCE: Final = b"tessera/inference"
 _TYPE: Final = inference_events_pb2.PayloadRecord.DESCRIPTOR.full_name.encode()
 _BATCH_BYTES: Final = 1 << 20
 _BATCH_RECORDS: Final = 1000
+_RECORDS_PER_TURN: Final = 50
 _RETRY_SECONDS: Final = 0.5
 
 
@@ -73,7 +74,7 @@ class SpoolShipper:
         batch = self._spool.read(start, max_bytes=_BATCH_BYTES, max_records=_BATCH_RECORDS)
         if batch.records:
             key = b"spool-%d" % batch.end.segment
-            await self._publish([_record(data, key) for data in batch.records])
+            await self._publish(await _records_of(batch.records, key))
             self._shipped.inc(len(batch.records))
         self._spool.ship(batch.end)
         self._many = self._spool.pending_bytes >= _BATCH_BYTES // 2
@@ -87,6 +88,15 @@ class SpoolShipper:
             except BusUnavailable as error:
                 _log.warning("payloads wait in the spool: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _records_of(batch: Sequence[bytes], key: bytes) -> list[Record]:
+    """What is published; requests have their turn in between."""
+    records: list[Record] = []
+    for start in range(0, len(batch), _RECORDS_PER_TURN):
+        records += [_record(data, key) for data in batch[start : start + _RECORDS_PER_TURN]]
+        await asyncio.sleep(0)
+    return records
 
 
 def _record(data: bytes, key: bytes) -> Record:
