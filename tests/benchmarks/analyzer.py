@@ -88,7 +88,6 @@ class PerfAnalyzer:
             seconds=requests / rate,
             p50_ms=float(row["p50 latency"]) / 1e3,
             p99_ms=float(row["p99 latency"]) / 1e3,
-            late=0,
         )
 
     async def _measure(
