@@ -115,6 +115,12 @@ class Access:
             readable.update(one for one, may in zip(some, answers, strict=True) if may)
         return readable
 
+    def remember(self, run_id: str, experiment_id: str) -> None:
+        """Note the experiment of a run that was just created, so that nobody need look."""
+        if len(self._experiments) >= _MOST_RUNS:
+            self._experiments.clear()
+        self._experiments[run_id] = experiment_id
+
     async def register(self, experiment_id: str, owner: str) -> None:
         """Make the experiment known to the catalog, with its owner."""
         await self._authority.register(_EXPERIMENT, experiment_id, owner)
@@ -142,9 +148,7 @@ class Access:
             run = await view.runs.info(run_id)
         if run is None:
             raise RunNotFound(run_id)
-        if len(self._experiments) >= _MOST_RUNS:
-            self._experiments.clear()
-        self._experiments[run_id] = run.experiment_id
+        self.remember(run_id, run.experiment_id)
         return run.experiment_id
 
 

@@ -102,6 +102,7 @@ class Runs:
         await self._creations.submit(creation)
         if creation.run is None:
             raise RuntimeError("a creation that was applied has a run")
+        self._access.remember(creation.run.info.run_id, experiment_id)
         return creation.run
 
     async def close(self) -> None:
