@@ -10,6 +10,7 @@ from functools import partial
 from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
 from services.inference.adapters.clickhouse import ClickHousePayloads
+from services.inference.adapters.local_process import LocalRuntimeProcess
 from services.inference.adapters.sql import SqlEndpoints
 from services.inference.adapters.sql_budgets import SqlBudgets
 from services.inference.adapters.triton_models import TritonModels
@@ -31,6 +32,7 @@ from tessera_kit.rpc.serving import Server
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
+from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sql import Database
 from tessera_kit.telemetry.setup import active_telemetry
 
@@ -63,6 +65,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             open_channel(config.targets.catalog, tls=config.tls)
         )
         clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
+        objects = await stack.enter_async_context(S3ObjectStore(config.s3))
         spool = Spool(
             config.spool.directory,
             segment_bytes=config.spool.segment_bytes,
@@ -86,11 +89,13 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 tables=catalog,
                 reader=ClickHousePayloads(clickhouse),
                 budgets=SqlBudgets(database),
+                process=LocalRuntimeProcess(config.triton.grpc_target),
                 runtime=runtime,
                 runtime_models=models,
                 bundles=FileBundles(config.models_directory),
                 spool=spool,
                 publisher=producer,
+                objects=objects,
                 authority=authority,
                 clock=SystemClock(),
                 open_door=partial(WireDoor, metrics=active_telemetry().metrics),

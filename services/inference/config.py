@@ -13,6 +13,7 @@ from tessera_kit.config import (
     Env,
     KafkaConfig,
     RpcConfig,
+    S3Config,
     Secret,
     Source,
     TargetsConfig,
@@ -61,7 +62,7 @@ class GatewayConfig:
     max_in_flight: int
     """Requests at once; more are refused."""
     largest_logged_body: int
-    """Bytes of a request or response above which the log holds a code instead of the body."""
+    """Bytes of a request or response above which its row points at an object with the body."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
@@ -97,6 +98,8 @@ class Config:
     """Where the files of served models are kept for the runtime's restarts."""
     largest_model_file: int
     """Bytes of the largest model file that is served."""
+    runtime_growth_bytes: int
+    """Growth of the runtime's process upon which it is replaced; 0 for never."""
     reconcile_seconds: float
     """How often the runtime's models are looked at without a cause."""
     database: DatabaseConfig
@@ -105,6 +108,8 @@ class Config:
     """The bus."""
     clickhouse: ClickHouseConfig
     """Where inference tables are counted."""
+    s3: S3Config
+    """Where bodies go that are too large for a row."""
     triton: TritonConfig
     """The model runtime."""
     targets: TargetsConfig
@@ -131,11 +136,13 @@ class Config:
             spool=SpoolConfig.from_env(env),
             models_directory=env.path("TESSERA_DATA_DIR").absolute() / "models",
             largest_model_file=env.integer("TESSERA_INFERENCE_MODEL_FILE_MIB", 1024) << 20,
+            runtime_growth_bytes=env.integer("TESSERA_INFERENCE_RUNTIME_GROWTH_MIB", 1024) << 20,
             reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),
             database=DatabaseConfig.from_env(env, "inference"),
             kafka=KafkaConfig.from_env(env),
             # Tables are named with their database, so any that is always there will do.
             clickhouse=ClickHouseConfig.from_env(env, database="default"),
+            s3=S3Config.from_env(env),
             triton=TritonConfig.from_env(env),
             targets=TargetsConfig.from_env(env, "catalog"),
             token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),

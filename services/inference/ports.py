@@ -12,6 +12,7 @@ from typing import Protocol
 
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
+from services.inference.domain.table import COLUMNS, TableColumn
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
@@ -27,6 +28,7 @@ __all__ = [
     "RowCount",
     "Runtime",
     "RuntimeModels",
+    "RuntimeProcess",
     "TableCatalog",
     "TableReader",
     "TableStatistics",
@@ -71,11 +73,25 @@ class TableCatalog(Protocol):
     """The catalog's tables."""
 
     async def create_inference_table(
-        self, principal: str, full_name: str, comment: str, request_id: str
+        self,
+        principal: str,
+        full_name: str,
+        comment: str,
+        request_id: str,
+        columns: Sequence[TableColumn] = COLUMNS,
+        retention_days: int = 0,
     ) -> InferenceTable:
-        """Create a table with the columns of `domain.table`, owned by the principal.
+        """Create a table, owned by the principal.
 
         The same request id again returns the same table.
+
+        Args:
+            principal: The owner.
+            full_name: `catalog.schema.table`.
+            comment: What it holds.
+            request_id: Of the attempt.
+            columns: From `domain.table`.
+            retention_days: After which rows are dropped; 0 keeps them.
 
         Raises:
             AlreadyExists: There is such a table.
@@ -164,8 +180,13 @@ class RateBudgets(Protocol):
 class Tables(Protocol):
     """Where each endpoint's payloads go, those of deleted endpoints too."""
 
-    async def table_of(self, endpoint: str) -> InferenceTable | None:
-        """The newest table of an endpoint of this name; None when there never was one."""
+    async def table_of(self, endpoint: str, endpoint_id: str = "") -> InferenceTable | None:
+        """The table of an endpoint; None when there never was one.
+
+        Args:
+            endpoint: The endpoint's name.
+            endpoint_id: Which endpoint of that name; the newest when empty.
+        """
 
 
 class PayloadStore(Protocol):
@@ -205,6 +226,16 @@ class RuntimeModels(Protocol):
 
     async def loaded(self) -> frozenset[str]:
         """Names of the models that answer."""
+
+
+class RuntimeProcess(Protocol):
+    """The process that runs the runtime, where it is on this machine."""
+
+    async def memory(self) -> int | None:
+        """Resident bytes of it; None when it is not on this machine, or does not run."""
+
+    async def end(self) -> None:
+        """Ask it to end and return when it has; nothing happens where there is none."""
 
 
 class Bundles(Protocol):

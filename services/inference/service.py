@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
 from services.inference.config import Config
 from services.inference.gateway.dispatch import Dispatcher
+from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
@@ -21,6 +23,7 @@ from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.memory_watch import MemoryWatch
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import (
     Bundles,
@@ -29,6 +32,7 @@ from services.inference.ports import (
     RateBudgets,
     Runtime,
     RuntimeModels,
+    RuntimeProcess,
     TableCatalog,
     TableReader,
 )
@@ -40,6 +44,7 @@ from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.server import BackgroundTask, Binding, RawBinding, RpcServer, build_server
 from tessera_kit.rpc.serving import Server
+from tessera_kit.store.objects import ObjectStore
 from tessera_kit.telemetry.setup import active_telemetry
 
 __all__ = ["Outside", "Service", "build_service"]
@@ -54,12 +59,14 @@ class Outside:
     tables: TableCatalog
     reader: TableReader
     budgets: RateBudgets
+    process: RuntimeProcess
     runtime: Runtime
     runtime_models: RuntimeModels
     bundles: Bundles
     spool: Spool
     """Opened."""
     publisher: Publisher
+    objects: ObjectStore
     authority: Authority
     clock: Clock
     open_door: Callable[[RpcConfig, Sequence[RawBinding]], Server]
@@ -114,14 +121,23 @@ def build_service(config: Config, outside: Outside) -> Service:
         clock=outside.clock,
     )
     metrics = GatewayMetrics(telemetry.metrics)
-    recorder = Recorder(outside.spool, routes, metrics, config.gateway.largest_logged_body)
+    recorder = Recorder(outside.spool, routes, metrics)
     shadows = Shadows(outside.runtime, recorder, metrics)
+    hold = RuntimeHold()
+    watch = MemoryWatch(
+        process=outside.process,
+        models=outside.runtime_models,
+        routes=routes,
+        hold=hold,
+        deployer=deployer,
+        bound=config.runtime_growth_bytes,
+    )
     limiter = RateLimiter(outside.budgets, outside.clock)
     infer = InferenceHandler(
         routes,
         authority=outside.authority,
         limiter=limiter,
-        dispatcher=Dispatcher(outside.runtime, shadows, metrics, deployer.suspect),
+        dispatcher=Dispatcher(routes, outside.runtime, shadows, hold, metrics, deployer.suspect),
         recorder=recorder,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
         metrics=metrics,
@@ -136,7 +152,8 @@ def build_service(config: Config, outside: Outside) -> Service:
         InferenceServicer(handlers, canaries),
         "tessera.inference.v1.InferenceService",
     )
-    shipper = SpoolShipper(outside.spool, outside.publisher, telemetry.metrics)
+    payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
+    shipper = SpoolShipper(outside.spool, payloads, telemetry.metrics)
     return Service(
         control=build_server(config.rpc, [control], authenticator=outside.authority),
         gateway=outside.open_door(config.gateway_rpc, [RawBinding(protocol, SERVICE_NAME)]),
@@ -147,6 +164,7 @@ def build_service(config: Config, outside: Outside) -> Service:
             BackgroundTask("shadows", shadows.run),
             BackgroundTask("canaries", canaries.run),
             BackgroundTask("rate limits", limiter.run),
+            BackgroundTask("runtime memory", watch.run),
             BackgroundTask("shipper", shipper.run),
         ),
     )

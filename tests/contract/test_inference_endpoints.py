@@ -12,8 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.inference.adapters.memory import InMemoryEndpoints
-from services.inference.adapters.sql import SqlEndpoints
-from services.inference.adapters.sql_budgets import METADATA
+from services.inference.adapters.sql import METADATA, SqlEndpoints
 from services.inference.domain.canary import Canary, CanaryGuards, CanaryPlan, CanaryStep
 from services.inference.domain.endpoint import (
     Device,
@@ -24,7 +23,7 @@ from services.inference.domain.endpoint import (
     ServedEntity,
 )
 from services.inference.domain.limits import RateLimit, RateScope
-from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
@@ -122,7 +121,13 @@ class EndpointsContract:
 
     async def test_settings_and_devices_are_kept(self, store: SqlEndpoints) -> None:
         limits = (RateLimit(RateScope.GROUP, "team", 60, 100),)
-        settings = EndpointSettings(tags={"team": "flights", "é": ""}, rate_limits=limits)
+        settings = EndpointSettings(
+            tags={"team": "flights", "é": ""},
+            rate_limits=limits,
+            sampling_fraction=0.25,
+            retention_days=30,
+            when_spool_full=WhenSpoolFull.COUNT,
+        )
         endpoint = replace(make_endpoint(), settings=settings)
         assert endpoint.pending is not None
         (entity,) = endpoint.pending.entities
@@ -192,6 +197,9 @@ class EndpointsContract:
         table = InferenceTable("a.b.new_payload", "a_b", "new_payload")
         await store.add(replace(make_endpoint(), table=table), "", [])
         assert await store.table_of("flights") == table
+        assert await store.table_of("flights", endpoint.endpoint_id) == endpoint.table
+        assert await store.table_of("flights", "unknown") is None
+        assert await store.table_of("other", endpoint.endpoint_id) is None
 
 
 class TestMemory(EndpointsContract):

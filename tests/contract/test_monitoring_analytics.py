@@ -215,7 +215,12 @@ class AnalyticsContract:
             WindowRecord(FIRST + DAY_US, FIRST + 2 * DAY_US),
         ]
         assert await world.analytics.count_rows(monitor, schema, windows) == {FIRST: 3}
-        await world.add_requests(table, [a_request(3, SPRING), a_request(4, SPRING, status_code=5)])
+        mirror = a_request(5, SPRING)
+        mirror = replace(
+            mirror, tessera_request_id=mirror.tessera_request_id.ljust(36, "0") + ".s0"
+        )
+        more = [a_request(3, SPRING), a_request(4, SPRING, status_code=5), mirror]
+        await world.add_requests(table, more)
         assert await world.analytics.count_rows(monitor, schema, windows) == {FIRST: 4}
         assert await world.analytics.count_rows(monitor, schema, []) == {}
 

@@ -30,7 +30,7 @@ _SERVING, _MONITORING = "Serving", "Monitoring"
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
     serving = (
-        *(endpoints, endpoint_configs, rollback, traffic),
+        *(endpoints, endpoint_configs, cancel_update, rollback, traffic),
         *(canary, canary_end, limits, predict),
     )
     for verb in (*serving, monitors, windows, alerts):
@@ -65,6 +65,15 @@ def endpoint_configs(
         Column("ready_at", "Ready", age),
     ]
     print_rows(found, columns, as_json=as_json)
+
+
+def cancel_update(
+    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give up the configuration that is being made ready; what answered goes on."""
+    with Client() as client:
+        _print_endpoint(client.inference.cancel_update(endpoint), as_json)
 
 
 def rollback(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -11,7 +11,13 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from services.inference.domain.endpoint import InferenceTable
-from services.inference.domain.table import COLUMNS, ORDER_BY, PARTITION_BY, VERSION_COLUMN
+from services.inference.domain.table import (
+    COLUMNS,
+    ORDER_BY,
+    PARTITION_BY,
+    VERSION_COLUMN,
+    TableColumn,
+)
 from services.inference.errors import StoreUnavailable
 from services.inference.ports import ModelVersionFacts
 from tessera.catalog.v1 import (
@@ -102,9 +108,15 @@ class GrpcCatalog:
         return bytes(content)
 
     async def create_inference_table(
-        self, principal: str, full_name: str, comment: str, request_id: str
+        self,
+        principal: str,
+        full_name: str,
+        comment: str,
+        request_id: str,
+        columns: Sequence[TableColumn] = COLUMNS,
+        retention_days: int = 0,
     ) -> InferenceTable:
-        """Create a table with the columns of `domain.table`, owned by the principal."""
+        """Create a table, owned by the principal."""
         request = catalog_service_pb2.CreateTableRequest(
             table=catalog_pb2.Table(
                 full_name=full_name,
@@ -113,12 +125,13 @@ class GrpcCatalog:
                     catalog_pb2.Column(
                         name=column.name, data_type=column.data_type, comment=column.comment
                     )
-                    for column in COLUMNS
+                    for column in columns
                 ],
                 layout=catalog_pb2.TableLayout(
                     order_by=ORDER_BY,
                     partition_by_month_of=PARTITION_BY,
                     replacing_version_column=VERSION_COLUMN,
+                    retention_days=retention_days,
                 ),
                 comment=comment,
             ),

@@ -12,6 +12,7 @@ import numpy as np
 
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
+from services.inference.domain.table import COLUMNS, TableColumn
 from services.inference.errors import (
     EndpointExists,
     EndpointNotFound,
@@ -35,6 +36,7 @@ __all__ = [
     "InMemoryEndpoints",
     "InMemoryModels",
     "InMemoryPayloads",
+    "InMemoryProcess",
     "InMemoryRuntime",
     "InMemoryTables",
 ]
@@ -50,6 +52,7 @@ class InMemoryEndpoints:
         self._endpoints: dict[str, Endpoint] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._tables: dict[str, InferenceTable] = {}
+        self._tables_by_id: dict[tuple[str, str], InferenceTable] = {}
         self._configs: dict[str, dict[int, EndpointConfig]] = {}
 
     async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
@@ -61,6 +64,7 @@ class InMemoryEndpoints:
             raise EndpointExists(f"there is an endpoint {endpoint.name!r} already")
         self._endpoints[endpoint.name] = endpoint
         self._tables[endpoint.name] = endpoint.table
+        self._tables_by_id[endpoint.name, endpoint.endpoint_id] = endpoint.table
         self._note_configs(endpoint)
         if request_id:
             self._requests[endpoint.created_by, request_id] = endpoint.endpoint_id
@@ -109,8 +113,10 @@ class InMemoryEndpoints:
         self._configs.pop(endpoint.endpoint_id, None)
         self.told.extend(tells)
 
-    async def table_of(self, endpoint: str) -> InferenceTable | None:
-        """The newest table of an endpoint of this name; None when there never was one."""
+    async def table_of(self, endpoint: str, endpoint_id: str = "") -> InferenceTable | None:
+        """The table of an endpoint; None when there never was one."""
+        if endpoint_id:
+            return self._tables_by_id.get((endpoint, endpoint_id))
         return self._tables.get(endpoint)
 
     def _note_configs(self, endpoint: Endpoint) -> None:
@@ -211,11 +217,19 @@ class InMemoryTables:
 
     def __init__(self, schemas: Sequence[str] = ()) -> None:
         self.owners: dict[str, str] = {}
+        self.columns: dict[str, list[str]] = {}
+        self.retention: dict[str, int] = {}
         self._schemas = set(schemas)
         self._requests: dict[str, InferenceTable] = {}
 
     async def create_inference_table(
-        self, principal: str, full_name: str, comment: str, request_id: str
+        self,
+        principal: str,
+        full_name: str,
+        comment: str,
+        request_id: str,
+        columns: Sequence[TableColumn] = COLUMNS,
+        retention_days: int = 0,
     ) -> InferenceTable:
         """Create a table."""
         if request_id in self._requests:
@@ -226,6 +240,8 @@ class InMemoryTables:
         if full_name in self.owners:
             raise AlreadyExists(f"there is a table {full_name!r} already")
         self.owners[full_name] = principal
+        self.columns[full_name] = [column.name for column in columns]
+        self.retention[full_name] = retention_days
         table = InferenceTable(full_name, schema.replace(".", "_"), name)
         self._requests[request_id] = table
         return table
@@ -305,6 +321,29 @@ class InMemoryRuntime:
     def _check_up(self) -> None:
         if not self.up:
             raise RuntimeUnavailable("the model runtime does not answer")
+
+
+class InMemoryProcess:
+    """`ports.RuntimeProcess` of a runtime in memory, which loses its models when it ends.
+
+    Args:
+        runtime: The runtime.
+        size: Bytes; None for a process on another machine.
+    """
+
+    def __init__(self, runtime: InMemoryRuntime, size: int | None) -> None:
+        self.size = size
+        self.ended = 0
+        self._runtime = runtime
+
+    async def memory(self) -> int | None:
+        """Resident bytes of it."""
+        return self.size
+
+    async def end(self) -> None:
+        """End it; it is started again at once."""
+        self.ended += 1
+        self._runtime.restart()
 
 
 class InMemoryPayloads:

@@ -18,7 +18,7 @@ from services.inference.domain.endpoint import (
     UpdateState,
 )
 from services.inference.domain.limits import RateLimit, RateScope
-from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
 from services.inference.domain.traffic import TrafficPolicy
 
@@ -119,6 +119,9 @@ def _settings_json(settings: EndpointSettings) -> dict[str, Any]:
             [limit.scope.value, limit.subject, limit.period_seconds, limit.calls]
             for limit in settings.rate_limits
         ],
+        "sampling_fraction": settings.sampling_fraction,
+        "retention_days": settings.retention_days,
+        "when_spool_full": settings.when_spool_full.value,
     }
 
 
@@ -129,6 +132,9 @@ def _settings(told: dict[str, Any]) -> EndpointSettings:
             RateLimit(RateScope(scope), subject, seconds, calls)
             for scope, subject, seconds, calls in told.get("rate_limits", ())
         ),
+        sampling_fraction=told.get("sampling_fraction", 1.0),
+        retention_days=told.get("retention_days", 0),
+        when_spool_full=WhenSpoolFull(told.get("when_spool_full", WhenSpoolFull.REFUSE)),
     )
 
 

@@ -22,7 +22,7 @@ from tessera_kit.bus.event import Event
 from tessera_kit.bus.tables import outbox_tables
 from tessera_kit.store.sql import Database, UnitOfWork
 
-__all__ = ["METADATA", "SqlEndpoints"]
+__all__ = ["METADATA", "RATE_WINDOW", "SqlEndpoints"]
 
 METADATA = sa.MetaData()
 outbox_tables(METADATA)
@@ -77,6 +77,28 @@ _TABLE = sa.Table(
     sa.Column("database_name", sa.String(255), nullable=False),
     sa.Column("table_name", sa.String(255), nullable=False),
 )
+
+
+_TABLE_BY_ID = sa.Table(
+    "payload_table",
+    METADATA,
+    sa.Column("endpoint_id", sa.String(36), primary_key=True),
+    sa.Column("endpoint", sa.String(128), nullable=False),
+    sa.Column("full_name", sa.String(512), nullable=False),
+    sa.Column("database_name", sa.String(255), nullable=False),
+    sa.Column("table_name", sa.String(255), nullable=False),
+)
+
+
+RATE_WINDOW = sa.Table(
+    "rate_window",
+    METADATA,
+    sa.Column("endpoint_id", sa.String(36), primary_key=True),
+    sa.Column("budget", sa.String(255), primary_key=True),
+    sa.Column("started_at", sa.BigInteger, primary_key=True),
+    sa.Column("taken", sa.BigInteger, nullable=False),
+)
+"""Of `adapters.sql_budgets`."""
 
 
 class SqlEndpoints:
@@ -174,12 +196,14 @@ class SqlEndpoints:
                 uow.publish(event)
             await uow.commit()
 
-    async def table_of(self, endpoint: str) -> InferenceTable | None:
-        """The newest table of an endpoint of this name; None when there never was one."""
+    async def table_of(self, endpoint: str, endpoint_id: str = "") -> InferenceTable | None:
+        """The table of an endpoint; None when there never was one."""
+        table = _TABLE_BY_ID if endpoint_id else _TABLE
+        query = sa.select(table).where(table.c.endpoint == endpoint)
+        if endpoint_id:
+            query = query.where(_TABLE_BY_ID.c.endpoint_id == endpoint_id)
         async with self._database.sessions() as session:
-            row = (
-                await session.execute(sa.select(_TABLE).where(_TABLE.c.endpoint == endpoint))
-            ).first()
+            row = (await session.execute(query)).first()
         if row is None:
             return None
         return InferenceTable(row.full_name, row.database_name, row.table_name)
@@ -192,13 +216,15 @@ class SqlEndpoints:
             await self._put_config(session, endpoint.endpoint_id, config)
         table = endpoint.table
         await session.execute(sa.delete(_TABLE).where(_TABLE.c.endpoint == endpoint.name))
+        place = {
+            "endpoint": endpoint.name,
+            "full_name": table.full_name,
+            "database_name": table.database,
+            "table_name": table.table,
+        }
+        await session.execute(sa.insert(_TABLE).values(**place))
         await session.execute(
-            sa.insert(_TABLE).values(
-                endpoint=endpoint.name,
-                full_name=table.full_name,
-                database_name=table.database,
-                table_name=table.table,
-            )
+            sa.insert(_TABLE_BY_ID).values(**place, endpoint_id=endpoint.endpoint_id)
         )
 
     async def _put_config(

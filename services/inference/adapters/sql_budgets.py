@@ -7,19 +7,12 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from services.inference.adapters.sql import METADATA
+from services.inference.adapters.sql import RATE_WINDOW
 from tessera_kit.store.sql import Database, UnitOfWork
 
 __all__ = ["SqlBudgets"]
 
-_WINDOW: Final = sa.Table(
-    "rate_window",
-    METADATA,
-    sa.Column("endpoint_id", sa.String(36), primary_key=True),
-    sa.Column("budget", sa.String(255), primary_key=True),
-    sa.Column("started_at", sa.BigInteger, primary_key=True),
-    sa.Column("taken", sa.BigInteger, nullable=False),
-)
+_WINDOW: Final = RATE_WINDOW
 
 
 class SqlBudgets:

@@ -21,7 +21,7 @@ from services.inference.domain.endpoint import (
     UpdateState,
 )
 from services.inference.domain.limits import RateLimit, RateScope, check_limits
-from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.traffic import TrafficPolicy, check_policy
 from services.inference.errors import InvalidConfig
 from services.inference.ports import TableStatistics
@@ -40,7 +40,19 @@ __all__ = [
     "traffic_policy",
 ]
 
-_CHANGEABLE: Final = frozenset({"comment", "tags", "rate_limits"})
+_TABLE: Final = "inference_table."
+_CHANGEABLE: Final = frozenset(
+    {
+        *("comment", "tags", "rate_limits"),
+        *(f"{_TABLE}sampling_fraction", f"{_TABLE}when_spool_full"),
+    }
+)
+_POLICIES: Final = {
+    endpoint_pb2.WHEN_SPOOL_FULL_UNSPECIFIED: WhenSpoolFull.REFUSE,
+    endpoint_pb2.WHEN_SPOOL_FULL_REFUSE: WhenSpoolFull.REFUSE,
+    endpoint_pb2.WHEN_SPOOL_FULL_COUNT: WhenSpoolFull.COUNT,
+}
+_POLICY_OF: Final = {policy: number for number, policy in _POLICIES.items()}
 _SCOPES: Final = {
     endpoint_pb2.RATE_LIMIT_SCOPE_ENDPOINT: RateScope.ENDPOINT,
     endpoint_pb2.RATE_LIMIT_SCOPE_USER: RateScope.USER,
@@ -96,6 +108,7 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
 def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
     """An endpoint as callers see it."""
     schema, _, _ = endpoint.table.full_name.rpartition(".")
+    settings = endpoint.settings
     message = endpoint_pb2.Endpoint(
         name=endpoint.name,
         comment=endpoint.comment,
@@ -103,15 +116,19 @@ def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
         update_state=_UPDATES[endpoint.update_state],
         update_message=endpoint.update_message,
         inference_table=endpoint_pb2.InferenceTableConfig(
-            schema_full_name=schema, table_name_prefix=endpoint.table_prefix
+            schema_full_name=schema,
+            table_name_prefix=endpoint.table_prefix,
+            sampling_fraction=settings.sampling_fraction,
+            retention_days=settings.retention_days,
+            when_spool_full=_POLICY_OF[settings.when_spool_full],
         ),
         inference_table_full_name=endpoint.table.full_name,
         created_by=endpoint.created_by,
         created_at=timestamp(endpoint.created_at),
         updated_at=timestamp(endpoint.updated_at),
         etag=endpoint.etag,
-        tags=dict(endpoint.settings.tags),
-        rate_limits=[_limit_message(limit) for limit in endpoint.settings.rate_limits],
+        tags=dict(settings.tags),
+        rate_limits=[_limit_message(limit) for limit in settings.rate_limits],
     )
     if endpoint.config is not None:
         message.config.CopyFrom(config_message(endpoint.config))
@@ -135,7 +152,15 @@ def endpoint_settings(
         for one in told.rate_limits
     )
     check_limits(limits)
-    return EndpointSettings(tags=dict(told.tags), rate_limits=limits)
+    table = told.inference_table
+    sampled = table.HasField("sampling_fraction")
+    return EndpointSettings(
+        tags=dict(told.tags),
+        rate_limits=limits,
+        sampling_fraction=table.sampling_fraction if sampled else 1.0,
+        retention_days=table.retention_days,
+        when_spool_full=_POLICIES[table.when_spool_full],
+    )
 
 
 def _limit_message(limit: RateLimit) -> endpoint_pb2.RateLimit:
@@ -157,7 +182,7 @@ def endpoint_fields(mask: FieldMask) -> frozenset[str]:
     if unknown:
         text = f"{unknown[0]!r} is none of {', '.join(sorted(_CHANGEABLE))}"
         raise InvalidConfig(text, violations=[FieldViolation("update_mask", text)])
-    return frozenset(mask.paths)
+    return frozenset(path.removeprefix(_TABLE) for path in mask.paths)
 
 
 def config_message(config: EndpointConfig) -> endpoint_pb2.EndpointConfig:

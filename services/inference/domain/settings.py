@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
 from services.inference.domain.limits import RateLimit
 
-__all__ = ["EndpointSettings"]
+__all__ = ["EndpointSettings", "WhenSpoolFull"]
+
+
+class WhenSpoolFull(StrEnum):
+    """What happens to requests that cannot be kept."""
+
+    REFUSE = "REFUSE"
+    COUNT = "COUNT"
+    """They are answered all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,11 @@ class EndpointSettings:
 
     tags: Mapping[str, str] = field(default_factory=dict)
     rate_limits: tuple[RateLimit, ...] = ()
+    sampling_fraction: float = 1.0
+    """Share of the requests that are kept."""
+    retention_days: int = 0
+    """Days that rows are kept; 0 for ever."""
+    when_spool_full: WhenSpoolFull = WhenSpoolFull.REFUSE
 
     def changed(self, new: EndpointSettings, names: Collection[str]) -> EndpointSettings:
         """These settings with the named ones of `new`; other names are passed over."""

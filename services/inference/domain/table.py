@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
-__all__ = ["COLUMNS", "ORDER_BY", "PARTITION_BY", "VERSION_COLUMN", "TableColumn"]
+from services.inference.domain.datatypes import BYTES
+from services.inference.domain.signature import Signature, TensorSpec
+
+__all__ = [
+    "COLUMNS",
+    "ORDER_BY",
+    "PARTITION_BY",
+    "VERSION_COLUMN",
+    "TableColumn",
+    "columns_of",
+    "typed_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,7 @@ COLUMNS: Final = tuple(
         ("status_code", "Int32", "The gRPC status code of the answer; 0 for success"),
         ("status_message", "String", "The error's public text"),
         ("duration_ms", "Float64", "From the request's arrival to its response"),
+        ("queue_duration_ms", "Float64", "The wait for a place in the entity's max_concurrency"),
         ("execution_duration_ms", "Float64", "The model's part of it"),
         ("requester", "LowCardinality(String)", "The principal that asked"),
         ("trace_id", "String", "The trace that the request belongs to, in hexadecimal"),
@@ -47,12 +61,61 @@ COLUMNS: Final = tuple(
         ("outputs", "String", "JSON object: each output's name with its values, one per row"),
         ("request", "String", "The request as JSON of the Open Inference Protocol"),
         ("response", "String", "The response as JSON of the Open Inference Protocol"),
+        ("request_object", "String", "Key of the request's body in the object store"),
+        ("response_object", "String", "Key of the response's body in the object store"),
         ("kafka_partition", "Int32", "The bus partition that the record came through"),
         ("kafka_offset", "Int64", "The record's place in it"),
         ("ingested_at", _TIME, "When the row was written"),
     )
 )
 """Every column, in order."""
+
+_TYPES: Final = {
+    "BOOL": "Bool",
+    BYTES: "String",
+    "FP16": "Float32",
+    "FP32": "Float32",
+    "FP64": "Float64",
+    **{f"INT{bits}": f"Int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": f"UInt{bits}" for bits in (8, 16, 32, 64)},
+}
+_MOST_ELEMENTS: Final = 1024
+_column_name = re.compile(r"[A-Za-z0-9_]{1,200}\Z").match
+
+
+def typed_name(side: str, tensor: str) -> str:
+    """The typed column of a tensor: `input_distance`; empty when its name makes no column's."""
+    return f"{side}_{tensor}" if _column_name(tensor) is not None else ""
+
+
+def columns_of(signature: Signature) -> tuple[TableColumn, ...]:
+    """Every column of the table of an endpoint: the common ones, and one for each tensor.
+
+    A tensor's column is an array with one item per row of the request; where a row has several
+    elements, each item is an array (of arrays). Tensors of more than 1024 elements a row, or of an
+    open size, have none: their values are in the JSON columns alone.
+    """
+    found = list(COLUMNS)
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            name, kind = typed_name(side, spec.name), _typed(spec)
+            if name and kind:
+                comment = f"The {side} {spec.name!r} of each row of the request"
+                found.append(TableColumn(name, kind, comment))
+    return tuple(found)
+
+
+def _typed(spec: TensorSpec) -> str:
+    inner = list(spec.shape[1:])
+    if -1 in inner or prod(inner) > _MOST_ELEMENTS:
+        return ""
+    while inner and inner[-1] == 1:
+        inner.pop()
+    kind = f"Nullable({_TYPES[spec.datatype]})"
+    for _ in range(len(inner) + 1):
+        kind = f"Array({kind})"
+    return kind
+
 
 ORDER_BY: Final = ("tessera_request_id",)
 """Ids of version 7 begin with the time, so rows lie in the order of their requests."""

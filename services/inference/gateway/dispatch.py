@@ -8,9 +8,10 @@ from typing import Any, Final, TypeAlias
 
 from services.inference.errors import RuntimeUnavailable
 from services.inference.gateway.admission import Gate
+from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.records import FALLBACK, Exchange
-from services.inference.gateway.routing import Route, Served
+from services.inference.gateway.routing import Route, RouteTable, Served
 from services.inference.gateway.shadows import Shadows
 from services.inference.ports import Runtime
 from tessera_kit.errors import TesseraError
@@ -30,21 +31,27 @@ class Dispatcher:
     What an endpoint does not use costs its requests nothing.
 
     Args:
+        routes: Where requests go.
         runtime: Asks the models.
         shadows: Asks shadow entities.
+        hold: Keeps requests waiting while the runtime is replaced.
         metrics: Where fallbacks are counted.
         lost: Told the runtime name of a model that the runtime should have and does not.
     """
 
     def __init__(
         self,
+        routes: RouteTable,
         runtime: Runtime,
         shadows: Shadows,
+        hold: RuntimeHold,
         metrics: GatewayMetrics,
         lost: Callable[[str], None],
     ) -> None:
+        self._routes = routes
         self._runtime = runtime
         self._shadows = shadows
+        self._hold = hold
         self._metrics = metrics
         self._lost = lost
 
@@ -64,6 +71,10 @@ class Dispatcher:
             EntityBusy: The entity has as many requests as it may.
             TimeoutError: The time was over before its turn came.
         """
+        if self._hold.is_closed:
+            timeout = await self._hold.wait(timeout)
+            route = self._routes.find(request.model_name)
+            exchange.route = route
         version = request.model_version
         key = _sticky_key(metadata) if route.is_sticky and not version else None
         served = route.choose(version) if key is None else route.choose_by_key(key)
@@ -111,8 +122,12 @@ class Dispatcher:
     async def _run_in_turn(
         self, exchange: Exchange, served: Served, gate: Gate, timeout: float
     ) -> bytes:
-        deadline = perf_counter() + timeout
-        entered = await gate.enter(timeout)
+        began = perf_counter()
+        deadline = began + timeout
+        try:
+            entered = await gate.enter(timeout)
+        finally:
+            exchange.queue_us += int((perf_counter() - began) * 1e6)
         try:
             return await self._run(exchange, served, max(deadline - entered, 0.001))
         finally:

@@ -157,6 +157,8 @@ class InferenceHandler:
         exchange.authorised = True
         if route.limits:
             await self._limiter.admit(route.endpoint.endpoint_id, route.limits, principal, token)
+        # A configuration may have become ready meanwhile, and the models of this one be unloaded.
+        exchange.route = route = self._routes.find(name)
         route.rules.check(request)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         suffix = exchange.served.reply_suffix if exchange.served is not None else b""

@@ -29,6 +29,8 @@ class GatewayMetrics:
         self._shadows = metrics.counter(names.INFERENCE_SHADOWS)
         self._fallbacks = metrics.counter(names.INFERENCE_FALLBACKS)
         self.unlogged = metrics.counter(names.SPOOL_RECORDS).labels("refused")
+        self.lost = metrics.counter(names.SPOOL_RECORDS).labels("lost")
+        self.sampled_out = metrics.counter(names.SPOOL_RECORDS).labels("sampled out")
         self.appended = metrics.counter(names.SPOOL_RECORDS).labels("appended")
 
     def observe(self, exchange: Exchange, code: str) -> None:

@@ -20,16 +20,12 @@ class Recorder:
         capture: Keeps the records.
         routes: Tells which names are endpoints, as each has a table.
         metrics: Where records are counted.
-        largest_body: Bytes of a request or response above which the log holds a code instead.
     """
 
-    def __init__(
-        self, capture: Capture, routes: RouteTable, metrics: GatewayMetrics, largest_body: int
-    ) -> None:
+    def __init__(self, capture: Capture, routes: RouteTable, metrics: GatewayMetrics) -> None:
         self._capture = capture
         self._routes = routes
         self._metrics = metrics
-        self._largest_body = largest_body
 
     def keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
         """Keep an exchange.
@@ -43,9 +39,19 @@ class Recorder:
         Raises:
             SpoolFull: There is no room; nothing was kept.
         """
-        record = record_of(exchange, reply, status, message, self._largest_body)
+        route = exchange.route
+        if route is not None and route.sampled < 1.0 and not _is_sampled(exchange, route.sampled):
+            self._metrics.sampled_out.inc()
+            return
+        record = record_of(exchange, reply, status, message)
         exchange.spool_began = perf_counter_ns()
-        self._capture.append(record)
+        try:
+            self._capture.append(record)
+        except SpoolFull:
+            if route is None or not route.counts_losses:
+                raise
+            self._metrics.lost.inc()
+            return
         exchange.spool_ended = perf_counter_ns()
         self._metrics.appended.inc()
 
@@ -57,3 +63,8 @@ class Recorder:
             self.keep(exchange, b"", status, message)
         except SpoolFull:
             self._metrics.unlogged.inc()
+
+
+def _is_sampled(exchange: Exchange, fraction: float) -> bool:
+    """Whether a request is kept: by the random part of its id, which its mirrors have too."""
+    return int(exchange.request_id[24:36], 16) < fraction * (1 << 48)

@@ -7,6 +7,7 @@ from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
+from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
@@ -15,14 +16,15 @@ __all__ = ["FALLBACK", "Exchange", "record_of"]
 NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
 """The request's body was not kept because its caller may not query the endpoint."""
 REQUEST_TOO_LARGE: Final = "MAX_REQUEST_SIZE_EXCEEDED"
-"""The request's body is larger than what is logged."""
+"""The request's body is larger than what the spool takes."""
 RESPONSE_TOO_LARGE: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
-"""The response's body is larger than what is logged."""
+"""The response's body is larger than what the spool takes beside the request's."""
 
 PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
 SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
 FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
 _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
+_LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
 _LONGEST_TEXT: Final = {"client_request_id": 512, "endpoint": 128, "status_message": 8192}
 
 
@@ -39,6 +41,7 @@ class Exchange:
         "model_answered",
         "model_began",
         "model_ended",
+        "queue_us",
         "request",
         "request_id",
         "requester",
@@ -68,6 +71,8 @@ class Exchange:
         """Names of the entities that were asked before and failed."""
         self.model_answered = False
         self.model_began = self.model_ended = 0
+        self.queue_us = 0
+        """Microseconds of waiting for a place."""
         self.spool_began = self.spool_ended = 0
 
     def mirror(self, number: int, served: Served) -> Exchange:
@@ -98,9 +103,7 @@ class Exchange:
         return (perf_counter_ns() - self.began) // 1000
 
 
-def record_of(
-    exchange: Exchange, response: bytes, status: int, message: str, largest_body: int
-) -> bytes:
+def record_of(exchange: Exchange, response: bytes, status: int, message: str) -> bytes:
     """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended.
 
     Args:
@@ -108,7 +111,6 @@ def record_of(
         response: The reply; empty on failure.
         status: gRPC status code of the reply.
         message: Public text of the failure; empty on success.
-        largest_body: Bytes above which a body is left out.
     """
     seconds, nanos = divmod(exchange.time_ns, 1_000_000_000)
     record = inference_events_pb2.PayloadRecord(
@@ -121,7 +123,7 @@ def record_of(
         status_message=message[: _LONGEST_TEXT["status_message"]],
         requester=exchange.requester,
         encoding=inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF,
-        sampling_fraction=1.0,
+        sampling_fraction=1.0 if exchange.route is None else exchange.route.sampled,
         route=exchange.leg if exchange.model_began else _REFUSED,
     )
     record.request_time.seconds = seconds
@@ -132,20 +134,23 @@ def record_of(
         record.trace_flags = exchange.span.trace_flags
     if exchange.route is not None:
         record.config_version = exchange.route.config_version
+        record.endpoint_id = exchange.route.endpoint.endpoint_id
     served = exchange.served
     if served is not None:
         record.served_entity = served.name
         record.model_name = served.model_name
         record.model_version = served.model_version
+    if exchange.queue_us:
+        record.queue_duration_us = exchange.queue_us
     if exchange.failed:
         record.failed_served_entities.extend(exchange.failed)
     if not exchange.authorised:
         record.logging_error_codes.append(NOT_AUTHORISED)
-    elif len(exchange.request) > largest_body:
+    elif len(exchange.request) > _LARGEST_BODY:
         record.logging_error_codes.append(REQUEST_TOO_LARGE)
     else:
         record.request = exchange.request
-    if len(response) > largest_body:
+    if len(record.request) + len(response) > _LARGEST_BODY:
         record.logging_error_codes.append(RESPONSE_TOO_LARGE)
     else:
         record.response = response

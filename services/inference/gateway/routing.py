@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from services.inference.domain.endpoint import Endpoint, ServedEntity
+from services.inference.domain.settings import WhenSpoolFull
 from services.inference.domain.signature import Signature
 from services.inference.domain.splitter import TrafficSplitter
 from services.inference.domain.sticky import StickyChooser
@@ -132,12 +133,14 @@ class Route:
         "_splitter",
         "_sticky",
         "config_version",
+        "counts_losses",
         "endpoint",
         "entities",
         "fallback_codes",
         "is_sticky",
         "limits",
         "rules",
+        "sampled",
         "shadows",
     )
 
@@ -152,7 +155,12 @@ class Route:
             for entity in endpoint.config.entities
         )
         self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
-        self.limits = endpoint.settings.rate_limits
+        settings = endpoint.settings
+        self.sampled = settings.sampling_fraction
+        """Share of the requests that are kept."""
+        self.counts_losses = settings.when_spool_full is WhenSpoolFull.COUNT
+        """Whether requests are answered that cannot be kept."""
+        self.limits = settings.rate_limits
         """How many calls are answered; empty for all."""
         asked = endpoint.config.entities
         shares = [entity.traffic_percent for entity in asked]

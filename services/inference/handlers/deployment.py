@@ -74,6 +74,8 @@ class Deployer:
         self._busy: set[str] = set()
         self._look = asyncio.Event()
         self._suspected: set[str] = set()
+        self.unloads = 0
+        """How many models were unloaded so far."""
 
     def suspect(self, runtime_name: str) -> None:
         """Have the runtime looked at now, because a model did not answer.
@@ -174,6 +176,7 @@ class Deployer:
             if name.startswith(_PREFIX):
                 _log.info("unloading %s: nothing routes to it", name)
                 await self._runtime.unload(name)
+                self.unloads += 1
         await self._bundles.keep_only(frozenset(wanted) | pending | self._busy)
 
     async def _load_missing(self, missing: Sequence[tuple[Endpoint, ServedEntity]]) -> None:
@@ -317,6 +320,7 @@ class Deployer:
         for name in names:
             try:
                 await self._runtime.unload(name)
+                self.unloads += 1
             except Unavailable as error:
                 # A runtime that is away has lost it anyway; `reconcile` looks again.
                 _log.warning("%s is not unloaded yet: %s", name, error)

@@ -18,6 +18,8 @@ from services.inference.domain.endpoint import (
     check_entities,
 )
 from services.inference.domain.settings import EndpointSettings
+from services.inference.domain.signature import Signature
+from services.inference.domain.table import columns_of
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import (
     ConfigNotFound,
@@ -123,7 +125,10 @@ class EndpointHandlers:
         table_request = endpoint_id
         if request_id:
             table_request = hashlib.sha256(f"{caller.name}\0{request_id}".encode()).hexdigest()[:64]
-        table = await self._make_table(caller, name, f"{schema}.{prefix}_payload", table_request)
+        settings = settings or EndpointSettings()
+        table = await self._make_table(
+            caller, name, f"{schema}.{prefix}_payload", table_request, config.signature, settings
+        )
         endpoint = Endpoint(
             endpoint_id=endpoint_id,
             name=name,
@@ -134,7 +139,7 @@ class EndpointHandlers:
             created_at=now,
             updated_at=now,
             etag="",
-            settings=settings or EndpointSettings(),
+            settings=settings,
         ).begin(config, now, new_etag())
         # Known to the catalog before it is known here, so that it can be granted as soon as it is
         # seen; a second attempt after a crash in between changes nothing.
@@ -366,7 +371,13 @@ class EndpointHandlers:
         return await self._reader.statistics(endpoint.table, since)
 
     async def _make_table(
-        self, caller: Principal, endpoint: str, full_name: str, request_id: str
+        self,
+        caller: Principal,
+        endpoint: str,
+        full_name: str,
+        request_id: str,
+        signature: Signature,
+        settings: EndpointSettings,
     ) -> InferenceTable:
         try:
             return await self._tables.create_inference_table(
@@ -374,6 +385,8 @@ class EndpointHandlers:
                 full_name,
                 f"Requests and responses of the endpoint {endpoint}",
                 request_id,
+                columns_of(signature),
+                settings.retention_days,
             )
         except AlreadyExists:
             raise TableUnavailable(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 
+from services.inference.domain.table import typed_name
 from services.inference.sink.tensors import (
     DecodedBody,
     UndecodableBody,
@@ -52,6 +53,8 @@ class Row(NamedTuple):
     """Where it came from."""
     values: dict[str, Any]
     """By column, as JSON takes them."""
+    endpoint_id: str = ""
+    """Which endpoint of that name; empty for the newest."""
 
 
 def row_of(record: ConsumedRecord) -> Row:
@@ -67,7 +70,10 @@ def row_of(record: ConsumedRecord) -> Row:
     time = payload.request_time
     if not _FIRST_SECOND <= time.seconds < _LAST_SECOND:
         raise _invalid("request_time", "must lie between 1970 and 2149")
-    if max(payload.duration_us, payload.execution_duration_us) > _LONGEST_DURATION_US:
+    if (
+        max(payload.duration_us, payload.execution_duration_us, payload.queue_duration_us)
+        > _LONGEST_DURATION_US
+    ):
         raise _invalid("duration_us", f"must be at most {_LONGEST_DURATION_US}")
     request_us = time.seconds * 1_000_000 + time.nanos // 1000
     response_us = request_us + payload.duration_us
@@ -89,6 +95,7 @@ def row_of(record: ConsumedRecord) -> Row:
         "status_code": payload.status_code,
         "status_message": payload.status_message,
         "duration_ms": payload.duration_us / 1000,
+        "queue_duration_ms": payload.queue_duration_us / 1000,
         "execution_duration_ms": payload.execution_duration_us / 1000,
         "requester": payload.requester,
         "trace_id": payload.trace_id,
@@ -98,11 +105,18 @@ def row_of(record: ConsumedRecord) -> Row:
         "outputs": response.columns,
         "request": request.message,
         "response": response.message,
+        "request_object": payload.request_object,
+        "response_object": payload.response_object,
         "kafka_partition": record.partition,
         "kafka_offset": record.offset,
     }
+    for side, body in (("input", request), ("output", response)):
+        for tensor, text in body.tensors.items():
+            if name := typed_name(side, tensor):
+                values[name] = orjson.Fragment(text)
     return Row(
-        payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values
+        *(payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values),
+        endpoint_id=payload.endpoint_id,
     )
 
 
@@ -150,7 +164,8 @@ def _json_body(field: str, tensors: str, body: bytes) -> DecodedBody:
         isinstance(values, list) for values in columns.values()
     ):
         raise _invalid(field, f'must be {{"{tensors}": {{"name": [value of each row]}}}}')
-    return DecodedBody(orjson.dumps(columns).decode(), body.decode("utf-8"))
+    tensors_json = {name: orjson.dumps(values) for name, values in columns.items()}
+    return DecodedBody(orjson.dumps(columns).decode(), body.decode("utf-8"), tensors_json)
 
 
 def _time(microseconds: int) -> str:

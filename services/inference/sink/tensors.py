@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ class DecodedBody(NamedTuple):
     """`{"name": [value of row 1, ...]}`; a row with several elements is a list."""
     message: str
     """The whole message in the protocol's REST form."""
+    tensors: Mapping[str, bytes] = MappingProxyType({})
+    """The values of each column as JSON."""
 
 
 def decode_request(body: bytes) -> DecodedBody:
@@ -63,12 +66,12 @@ def _decode(body: bytes, kind: Any, tensors: str, contents: str) -> DecodedBody:
     raw = getattr(message, contents)
     if raw and len(raw) != len(heads):
         raise UndecodableBody(f"{contents} has {len(raw)} entries for {len(heads)} {tensors}")
-    columns: dict[str, Any] = {}
+    tensors_json: dict[str, bytes] = {}
     shown: list[dict[str, Any]] = []
     for index, head in enumerate(heads):
         shape = tuple(head.shape)
         values = _values(head, shape, raw[index] if raw else None)
-        columns[head.name] = _by_row(values, shape)
+        tensors_json[head.name] = orjson.dumps(_by_row(values, shape), option=_OPTIONS)
         shown.append({"name": head.name, "datatype": head.datatype, "shape": shape, "data": values})
     whole: dict[str, Any] = {"model_name": message.model_name}
     if message.model_version:
@@ -80,7 +83,8 @@ def _decode(body: bytes, kind: Any, tensors: str, contents: str) -> DecodedBody:
             name: _parameter(value) for name, value in message.parameters.items()
         }
     whole[tensors] = shown
-    return DecodedBody(_json(columns), _json(whole))
+    columns = {name: orjson.Fragment(text) for name, text in tensors_json.items()}
+    return DecodedBody(_json(columns), _json(whole), tensors_json)
 
 
 def _json(value: Any) -> str:

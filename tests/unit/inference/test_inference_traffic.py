@@ -233,6 +233,8 @@ async def test_an_entity_that_is_full_refuses_or_falls_back(
         pb.PAYLOAD_ROUTE_REFUSED: 1,
         pb.PAYLOAD_ROUTE_PRIMARY: 2,
     }
+    waited = gateway.records[-1]
+    assert 0 < waited.queue_duration_us <= waited.duration_us
 
 
 async def test_refusals_say_that_no_entity_was_asked(gateway: Gateway, make_request: Make) -> None:

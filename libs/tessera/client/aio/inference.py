@@ -55,6 +55,8 @@ class AsyncInference:
         tags: Mapping[str, str] | None = None,
         traffic: endpoint_pb2.TrafficPolicy | None = None,
         rate_limits: Sequence[endpoint_pb2.RateLimit] = (),
+        sampling_fraction: float = 1.0,
+        retention_days: int = 0,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -67,13 +69,18 @@ class AsyncInference:
             tags: Its tags.
             traffic: How requests are led beside the shares.
             rate_limits: How many calls are answered in a minute or an hour.
+            sampling_fraction: The share of requests that the inference table keeps.
+            retention_days: Days that it keeps them; 0 for ever.
         """
         request = inference_service_pb2.CreateEndpointRequest(
             name=name,
             comment=comment,
             config=endpoint_pb2.EndpointConfig(served_entities=entities, traffic=traffic),
             inference_table=endpoint_pb2.InferenceTableConfig(
-                schema_full_name=table_schema, table_name_prefix=table_prefix
+                schema_full_name=table_schema,
+                table_name_prefix=table_prefix,
+                sampling_fraction=sampling_fraction,
+                retention_days=retention_days,
             ),
             tags=tags or {},
             rate_limits=rate_limits,

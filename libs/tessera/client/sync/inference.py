@@ -31,6 +31,8 @@ class Inference:
         tags: Mapping[str, str] | None = None,
         traffic: endpoint_pb2.TrafficPolicy | None = None,
         rate_limits: Sequence[endpoint_pb2.RateLimit] = (),
+        sampling_fraction: float = 1.0,
+        retention_days: int = 0,
     ) -> endpoint_pb2.Endpoint:
         """Creates an endpoint and begins to make it ready; see `wait_ready`.
 
@@ -43,6 +45,8 @@ class Inference:
             tags: Its tags.
             traffic: How requests are led beside the shares.
             rate_limits: How many calls are answered in a minute or an hour.
+            sampling_fraction: The share of requests that the inference table keeps.
+            retention_days: Days that it keeps them; 0 for ever.
         """
         return self._portal.run(
             self._wrapped.create_endpoint(
@@ -54,6 +58,8 @@ class Inference:
                 tags=tags,
                 traffic=traffic,
                 rate_limits=rate_limits,
+                sampling_fraction=sampling_fraction,
+                retention_days=retention_days,
             )
         )
 

@@ -230,6 +230,10 @@ class PayloadRecord(_message.Message):
     TRACE_FLAGS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     FAILED_SERVED_ENTITIES_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_OBJECT_FIELD_NUMBER: _builtins.int
+    RESPONSE_OBJECT_FIELD_NUMBER: _builtins.int
+    QUEUE_DURATION_US_FIELD_NUMBER: _builtins.int
     tessera_request_id: _builtins.str
     """The request's unique id, a UUID of version 7; one row of the inference table."""
     client_request_id: _builtins.str
@@ -270,6 +274,14 @@ class PayloadRecord(_message.Message):
     """The W3C flags of the trace; bit 0 says that it is recorded."""
     route: Global___PayloadRoute.ValueType
     """How the request was led."""
+    endpoint_id: _builtins.str
+    """The endpoint's id, which tells it apart from others of its name before and after it; empty for the newest of the name."""
+    request_object: _builtins.str
+    """The key in the object store under which the request's body is kept; empty when it is here or nowhere."""
+    response_object: _builtins.str
+    """The same of the response's body."""
+    queue_duration_us: _builtins.int
+    """How long the request waited for a place among the entity's max_concurrency, in microseconds."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """When the request arrived."""
@@ -308,10 +320,14 @@ class PayloadRecord(_message.Message):
         trace_flags: _builtins.int = ...,
         route: Global___PayloadRoute.ValueType = ...,
         failed_served_entities: _abc.Iterable[_builtins.str] | None = ...,
+        endpoint_id: _builtins.str = ...,
+        request_object: _builtins.str = ...,
+        response_object: _builtins.str = ...,
+        queue_duration_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "execution_duration_us", b"execution_duration_us", "failed_served_entities", b"failed_served_entities", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "request", b"request", "request_time", b"request_time", "requester", b"requester", "response", b"response", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "execution_duration_us", b"execution_duration_us", "failed_served_entities", b"failed_served_entities", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "queue_duration_us", b"queue_duration_us", "request", b"request", "request_object", b"request_object", "request_time", b"request_time", "requester", b"requester", "response", b"response", "response_object", b"response_object", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,6 +101,30 @@ DEVICE_KIND_GPU: DeviceKind.ValueType  # 2
 """A GPU; the update fails where the runtime has none."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
+class _WhenSpoolFull:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenSpoolFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenSpoolFull.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_SPOOL_FULL_UNSPECIFIED: _WhenSpoolFull.ValueType  # 0
+    """The same as REFUSE."""
+    WHEN_SPOOL_FULL_REFUSE: _WhenSpoolFull.ValueType  # 1
+    """They are refused with RESOURCE_EXHAUSTED, so that none is answered that is not kept."""
+    WHEN_SPOOL_FULL_COUNT: _WhenSpoolFull.ValueType  # 2
+    """They are answered and lost from the inference table; a metric counts them."""
+
+class WhenSpoolFull(_WhenSpoolFull, metaclass=_WhenSpoolFullEnumTypeWrapper):
+    """What happens to requests when the gateway has no room left to keep them, because the bus was away for long."""
+
+WHEN_SPOOL_FULL_UNSPECIFIED: WhenSpoolFull.ValueType  # 0
+"""The same as REFUSE."""
+WHEN_SPOOL_FULL_REFUSE: WhenSpoolFull.ValueType  # 1
+"""They are refused with RESOURCE_EXHAUSTED, so that none is answered that is not kept."""
+WHEN_SPOOL_FULL_COUNT: WhenSpoolFull.ValueType  # 2
+"""They are answered and lost from the inference table; a metric counts them."""
+Global___WhenSpoolFull: _TypeAlias = WhenSpoolFull  # noqa: Y015
+
 class _RateLimitScope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -373,21 +397,35 @@ class InferenceTableConfig(_message.Message):
 
     SCHEMA_FULL_NAME_FIELD_NUMBER: _builtins.int
     TABLE_NAME_PREFIX_FIELD_NUMBER: _builtins.int
+    SAMPLING_FRACTION_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    WHEN_SPOOL_FULL_FIELD_NUMBER: _builtins.int
     schema_full_name: _builtins.str
     """The schema that holds the table, "catalog.schema"."""
     table_name_prefix: _builtins.str
     """The table is named "<prefix>_payload"; the endpoint's name when empty."""
+    sampling_fraction: _builtins.float
+    """The share of requests that are kept, 0 to 1; 1 when absent. Mirrors share the fate of their originals."""
+    retention_days: _builtins.int
+    """Rows older than this many days are dropped; 0 keeps all. Set when the endpoint is created."""
+    when_spool_full: Global___WhenSpoolFull.ValueType
+    """What happens to requests when the gateway has no room left to keep them."""
     def __init__(
         self,
         *,
         schema_full_name: _builtins.str = ...,
         table_name_prefix: _builtins.str = ...,
+        sampling_fraction: _builtins.float | None = ...,
+        retention_days: _builtins.int = ...,
+        when_spool_full: Global___WhenSpoolFull.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sampling_fraction", b"_sampling_fraction", "sampling_fraction", b"sampling_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema_full_name", b"schema_full_name", "table_name_prefix", b"table_name_prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sampling_fraction", b"_sampling_fraction", "retention_days", b"retention_days", "sampling_fraction", b"sampling_fraction", "schema_full_name", b"schema_full_name", "table_name_prefix", b"table_name_prefix", "when_spool_full", b"when_spool_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sampling_fraction: _TypeAlias = _typing.Literal["sampling_fraction"]  # noqa: Y015
+    _WhichOneofArgType__sampling_fraction: _TypeAlias = _typing.Literal["_sampling_fraction", b"_sampling_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sampling_fraction) -> _WhichOneofReturnType__sampling_fraction | None: ...
 
 Global___InferenceTableConfig: _TypeAlias = InferenceTableConfig  # noqa: Y015
 

@@ -398,7 +398,7 @@ class UpdateEndpointRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: "comment", "tags", "rate_limits"."""
+        """The fields to change: "comment", "tags", "rate_limits", "inference_table.sampling_fraction", "inference_table.when_spool_full"."""
 
     def __init__(
         self,

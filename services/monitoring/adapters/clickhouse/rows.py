@@ -9,6 +9,7 @@ Those of an inference table have `event_us`, `request_us`, `endpoint`, `tessera_
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from services.monitoring.adapters.clickhouse.engine import Query, quote
 from services.monitoring.domain.columns import Column, ColumnKind, ColumnPlace, RowSchema, TimeKind
@@ -151,11 +152,17 @@ class _Extraction:
         return {f"{self._source}_type": f"Tuple({fields})"}
 
 
+_NO_MIRROR: Final = (
+    "NOT (length(tessera_request_id) = 39 AND substring(tessera_request_id, 37, 2) = '.s')"
+)
+"""A mirrored request has its original's id with `.s0` behind it: its features came once."""
+
+
 def request_conditions(
     ranges: Iterable[RequestRange] | None, request_ids: tuple[str, str] | None
 ) -> tuple[list[str], dict[str, object]]:
     """Conditions, with their parameters, on the requests of an inference table that answered."""
-    conditions = ["status_code = 0"]
+    conditions = ["status_code = 0", _NO_MIRROR]
     parameters: dict[str, object] = {}
     if ranges is not None:
         spans = []

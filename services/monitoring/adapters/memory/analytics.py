@@ -361,7 +361,8 @@ class InMemoryAnalytics:
         for request in self.requests[table]:
             time = microseconds(request.request_time)
             inside = ranges is None or any(r.first_us <= time <= r.last_us for r in ranges)
-            if request.status_code == 0 and inside:
+            mirrored = request.tessera_request_id[36:38] == ".s"
+            if request.status_code == 0 and inside and not mirrored:
                 yield request
 
     def _rows(

@@ -1,0 +1,85 @@
+"""Bodies that are too large for a row go to the object store on their way to the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from tessera.events.v1 import inference_events_pb2
+from tessera_kit.bus.envelope import Record
+from tessera_kit.bus.event import Event
+from tessera_kit.bus.producer import Publisher
+from tessera_kit.store.objects import (
+    ObjectStore,
+    ObjectStoreFailure,
+    ObjectStoreUnavailable,
+)
+
+__all__ = ["LargeBodies"]
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 0.5
+
+
+class LargeBodies:
+    """A publisher of payload records whose large bodies become objects, and the record says where.
+
+    A record waits for the object store as it does for the bus, so no body is dropped. One that is
+    published again puts its bodies under the same keys.
+
+    Args:
+        publisher: Where records go.
+        objects: Where large bodies go.
+        largest: Bytes above which a body becomes an object.
+    """
+
+    def __init__(self, publisher: Publisher, objects: ObjectStore, largest: int) -> None:
+        self._publisher = publisher
+        self._objects = objects
+        self._largest = largest
+
+    async def publish(self, event: Event) -> None:
+        """See `Publisher.publish`."""
+        await self._publisher.publish(event)
+
+    async def publish_many(self, events: Iterable[Event]) -> None:
+        """See `Publisher.publish_many`."""
+        await self._publisher.publish_many(events)
+
+    async def publish_records(self, records: Sequence[Record]) -> None:
+        """Write payload records; returns when they and their bodies are durable."""
+        if any(record.size() > self._largest for record in records):
+            records = [await self._without_large_bodies(record) for record in records]
+        await self._publisher.publish_records(records)
+
+    async def _without_large_bodies(self, record: Record) -> Record:
+        if record.value is None or len(record.value) <= self._largest:
+            return record
+        payload = inference_events_pb2.PayloadRecord.FromString(record.value)
+        for side in ("request", "response"):
+            body: bytes = getattr(payload, side)
+            if len(body) > self._largest:
+                key = _key(payload, side)
+                await self._put(key, body)
+                payload.ClearField(side)
+                setattr(payload, f"{side}_object", key)
+        return replace(record, value=payload.SerializeToString())
+
+    async def _put(self, key: str, body: bytes) -> None:
+        while True:
+            try:
+                await self._objects.put(key, body)
+                return
+            except (ObjectStoreUnavailable, ObjectStoreFailure) as error:
+                _log.warning("payloads wait for the object store: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _key(payload: inference_events_pb2.PayloadRecord, side: str) -> str:
+    day = payload.request_time.ToDatetime().date().isoformat()
+    endpoint = payload.endpoint_id or payload.endpoint
+    return f"inference-payloads/{endpoint}/{day}/{payload.tessera_request_id}.{side}"

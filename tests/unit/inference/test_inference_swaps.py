@@ -1,0 +1,176 @@
+"""Under load, a hundred changes of versions and a replaced runtime fail no request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+from services.inference.adapters.memory import (
+    InMemoryBudgets,
+    InMemoryCapture,
+    InMemoryProcess,
+)
+from services.inference.errors import RuntimeUnavailable
+from services.inference.gateway.dispatch import Dispatcher
+from services.inference.gateway.hold import RuntimeHold
+from services.inference.gateway.infer import InferenceHandler, InferenceLimits
+from services.inference.gateway.limiter import RateLimiter
+from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.recorder import Recorder
+from services.inference.gateway.shadows import Shadows
+from services.inference.handlers.memory_watch import MemoryWatch
+from tessera.catalog.v1 import securable_pb2
+from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.clock import SystemClock
+from tessera_kit.rpc.authority import InMemoryAuthority
+from tessera_kit.rpc.identity import Principal
+from tessera_kit.telemetry.calls import ServerCalls
+from tessera_kit.telemetry.metrics import Metrics
+from tests.helpers import eventually
+from tests.unit.inference.test_inference_deployment import ADA, Control, entity
+from tests.unit.inference.test_inference_gateway import Context
+
+Make = Callable[..., Any]
+WORKERS = 16
+
+
+class PatientAuthority(InMemoryAuthority):
+    """Lets others run before it answers, as one does that asks the catalog."""
+
+    async def require(self, *question: Any) -> None:
+        await asyncio.sleep(0.001)
+        await super().require(*question)
+
+
+class Platform:
+    """A control plane and a gateway over one runtime, which has only what is loaded."""
+
+    def __init__(self, manifest: dict[str, Any], make_request: Make) -> None:
+        self.control = Control(manifest)
+        self.control.runtime._answer = self.answer
+        self.request = make_request(name="delays").SerializeToString()
+        self.capture = InMemoryCapture()
+        self.hold = RuntimeHold()
+        authority = PatientAuthority()
+        authority.add_principal(Principal("alice"), "alice-token")
+        place = (securable_pb2.SECURABLE_TYPE_ENDPOINT, "delays")
+        authority.grant("alice", [securable_pb2.PRIVILEGE_EXECUTE], *place)
+        control, metrics = self.control, Metrics()
+        counts = GatewayMetrics(metrics)
+        recorder = Recorder(self.capture, control.routes, counts)
+        shadows = Shadows(control.runtime, recorder, counts)
+        suspect = control.deployer.suspect
+        self.handler = InferenceHandler(
+            control.routes,
+            authority=authority,
+            limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
+            dispatcher=Dispatcher(
+                control.routes, control.runtime, shadows, self.hold, counts, suspect
+            ),
+            recorder=recorder,
+            calls=ServerCalls(metrics, None, 0.0).method("inference/ModelInfer"),
+            metrics=counts,
+            limits=InferenceLimits(),
+        )
+        self.stopped = asyncio.Event()
+
+    async def answer(self, request: bytes) -> bytes:
+        name = service_pb2.ModelInferRequest.FromString(request).model_name
+        for _ in range(3):
+            if not self.control.runtime.has(name):
+                raise RuntimeUnavailable(f"{name} is not loaded")
+            await asyncio.sleep(0)
+        return service_pb2.ModelInferResponse(model_name=name).SerializeToString()
+
+    async def work(self) -> int:
+        """Ask until told to stop; a failed request raises."""
+        answered = 0
+        while not self.stopped.is_set():
+            await self.handler.infer(self.request, Context())  # type: ignore[arg-type]
+            answered += 1
+        return answered
+
+    def start(self) -> list[asyncio.Task[int]]:
+        return [asyncio.create_task(self.work()) for _ in range(WORKERS)]
+
+    async def stop(self, workers: list[asyncio.Task[int]]) -> None:
+        """Every request was answered, and each has its one record."""
+        self.stopped.set()
+        answered = sum(await asyncio.gather(*workers))
+        records = [pb.PayloadRecord.FromString(data) for data in self.capture.records]
+        assert {record.status_code for record in records} == {0}
+        assert len({record.tessera_request_id for record in records}) == answered
+        assert len(records) == answered > 0
+
+
+async def test_a_hundred_swaps_of_configurations_and_shares_fail_no_request(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    platform = Platform(manifest, make_request)
+    handlers, deployer = platform.control.handlers, platform.control.deployer
+    await platform.control.created(entities=[entity(1), entity(2, share=0)])
+    workers = platform.start()
+    for number in range(50):
+        first = number % 2 * 100
+        shares = {"delay-1": first, "delay-2": 100 - first}
+        await handlers.update_traffic(ADA, "delays", shares, "")
+        await asyncio.sleep(0)
+        await handlers.update_config(ADA, "delays", [entity(1, first), entity(2, 100 - first)], "")
+        await deployer.idle()
+    await platform.stop(workers)
+    records = [pb.PayloadRecord.FromString(data) for data in platform.capture.records]
+    assert len({record.config_version for record in records}) > 40
+    assert len(await platform.control.runtime.loaded()) == 2
+
+
+async def test_a_runtime_that_leaks_is_replaced_and_no_request_fails(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    platform = Platform(manifest, make_request)
+    control = platform.control
+    await control.created()
+    process = InMemoryProcess(control.runtime, 1000)
+    watch = MemoryWatch(
+        process=process,
+        models=control.runtime,
+        routes=control.routes,
+        hold=platform.hold,
+        deployer=control.deployer,
+        bound=500,
+    )
+    keeping = asyncio.create_task(control.deployer.run())
+    workers = platform.start()
+    assert not await watch.look()
+    process.size = 2000
+    assert not await watch.look(), "nothing was unloaded"
+    await control.handlers.update_config(ADA, "delays", [entity(2)], "")
+    await eventually(lambda: control.deployer.unloads > 0)
+    assert await watch.look()
+    assert process.ended == 1
+    process.size = 900
+    await control.handlers.update_config(ADA, "delays", [entity(1)], "")
+    await eventually(lambda: control.deployer.unloads > 1)
+    assert not await watch.look()
+    await platform.stop(workers)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+
+async def test_a_runtime_on_another_machine_is_left_alone(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    platform = Platform(manifest, make_request)
+    process = InMemoryProcess(platform.control.runtime, None)
+    watch = MemoryWatch(
+        process=process,
+        models=platform.control.runtime,
+        routes=platform.control.routes,
+        hold=platform.hold,
+        deployer=platform.control.deployer,
+        bound=1,
+    )
+    assert not await watch.look()
+    assert process.ended == 0
