@@ -144,6 +144,17 @@ class Serving:
         secret: str = made.secret
         return secret
 
+    async def delete_endpoints(self) -> None:
+        """Delete every endpoint whose table is in this platform's schema."""
+        listed = await self.endpoints.ListEndpoints(
+            inference_service_pb2.ListEndpointsRequest(page_size=1000), wait_for_ready=True
+        )
+        for endpoint in listed.endpoints:
+            if endpoint.inference_table.schema_full_name == self.schema:
+                await self.endpoints.DeleteEndpoint(
+                    inference_service_pb2.DeleteEndpointRequest(name=endpoint.name)
+                )
+
     async def close(self) -> None:
         """Close every connection."""
         await asyncio.gather(self.catalog.close(), self.inference.close(), self.gateway.close())

@@ -198,7 +198,7 @@ def _color(series: str) -> Layer:
         "field": series,
         "type": "nominal",
         "scale": {"range": _PALETTE},
-        "legend": {"title": None, "orient": "bottom", "symbolType": "stroke"},
+        "legend": {"title": None, "orient": "bottom", "symbolType": "stroke", "columnPadding": 24},
     }
 
 
