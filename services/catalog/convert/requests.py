@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
@@ -12,12 +13,21 @@ from tessera_kit.rpc.pages import decode_page_token, encode_page_token
 __all__ = ["number_of", "page_token", "place_of", "request_key", "text_of"]
 
 
-def request_key(request: Message) -> RequestKey:
-    """What tells a repeated request from another one; the request has a `request_id`."""
+def request_key(request: Message, *, free: Sequence[str] = ()) -> RequestKey:
+    """What tells a repeated request from another one; the request has a `request_id`.
+
+    Args:
+        request: With a `request_id`.
+        free: Names of fields that may differ when it is repeated; the first one's count.
+    """
     request_id: str = getattr(request, "request_id")  # noqa: B009
     if not request_id:
         return RequestKey(request.DESCRIPTOR.name)
-    content = request.SerializeToString(deterministic=True)
+    told = type(request)()
+    told.CopyFrom(request)
+    for field in free:
+        told.ClearField(field)
+    content = told.SerializeToString(deterministic=True)
     return RequestKey(request.DESCRIPTOR.name, request_id, hashlib.sha256(content).digest())
 
 

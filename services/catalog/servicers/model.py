@@ -120,8 +120,10 @@ class ModelServicer(rpc.ModelServiceServicer):
     ) -> pb.CreateModelVersionResponse:
         """Create the next version of a model."""
         draft = VersionDraft(request.run_id, request.comment, dict(request.tags))
+        # A job that is tried again measures its model anew, and finds it a little different.
+        once = request_key(request, free=("comment", "tags"))
         view = await self._versions.create(
-            current_principal(), _key(request.model_name), draft, request_key(request)
+            current_principal(), _key(request.model_name), draft, once
         )
         return pb.CreateModelVersionResponse(model_version=_version(view))
 

@@ -52,6 +52,8 @@ QUIET = {
     "platform / Points that runs logged",
     "platform / Warnings and errors logged",
     "serving / Duplicates and dead letters",
+    "serving / Mirrored requests",
+    "serving / Fallbacks",
     "trace / Logged in this trace",
     "monitoring / Root mean squared error",
     "monitoring / Mean absolute error",

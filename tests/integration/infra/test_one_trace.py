@@ -66,8 +66,9 @@ async def traceparent_of(bootstrap: str, request_id: str) -> str:
     await consumer.start()
     try:
         async for record in consumer:
-            if record.key == request_id.encode():
-                return str(dict(record.headers)["traceparent"].decode())
+            headers = dict(record.headers)
+            if headers.get("ce_id") == request_id.encode():
+                return str(headers["traceparent"].decode())
     finally:
         await consumer.stop()
     raise AssertionError("the topic ended")

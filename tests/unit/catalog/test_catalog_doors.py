@@ -244,6 +244,27 @@ class TestTree:
 
 
 class TestModels:
+    async def test_a_version_that_is_created_again_is_the_first_whatever_was_measured(
+        self, doors: Doors
+    ) -> None:
+        name = "main.default.retried"
+        await doors.model.CreateRegisteredModel(
+            model.CreateRegisteredModelRequest(
+                registered_model=model_pb2.RegisteredModel(full_name=name)
+            ),
+            metadata=ADMIN,
+        )
+        request = model.CreateModelVersionRequest(
+            model_name=name, run_id="run-1", tags={"mse": "1e-12"}, request_id="job#1"
+        )
+        first = (await doors.model.CreateModelVersion(request, metadata=ADMIN)).model_version
+        request.tags["mse"] = "2e-12"
+        again = (await doors.model.CreateModelVersion(request, metadata=ADMIN)).model_version
+        assert again == first
+        request.run_id = "run-2"
+        other = doors.model.CreateModelVersion(request, metadata=ADMIN)
+        await refused(other, grpc.StatusCode.INVALID_ARGUMENT)
+
     async def test_a_version_from_upload_to_download(self, doors: Doors) -> None:
         name, content = "main.default.delay", b"w" * 3_000_000
         await doors.model.CreateRegisteredModel(

@@ -315,7 +315,9 @@ class CreateModelVersionRequest(_message.Message):
     comment: _builtins.str
     """What is particular about this version."""
     request_id: _builtins.str
-    """Makes the call idempotent: a second call with the same id returns the first one's result."""
+    """Makes the call idempotent: a second call with the same id for the same model and run returns the
+    first one's version, whatever comment and tags it has.
+    """
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags to set."""
