@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -29,7 +30,8 @@ def export(module: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> A
     """Export a module for any number of rows.
 
     Args:
-        module: Called with one tensor per input; it is exported in evaluation mode on the CPU.
+        module: Called with one tensor per input; a copy of it is exported, in evaluation mode on
+            the CPU.
         example_inputs: One tensor per input, each with at least 2 rows; the first dimension of each
             stays free, the others are fixed.
 
@@ -47,11 +49,9 @@ def export(module: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> A
     shapes = torch.export.ShapesCollection()
     for example in examples:
         shapes[example] = {0: torch.export.Dim.DYNAMIC}
-    was_training = module.training
-    try:
-        return torch.export.export(module.cpu().eval(), examples, dynamic_shapes=shapes)
-    finally:
-        module.train(was_training)
+    # Of a copy: training goes on with the module on its GPU, and changes nothing that was exported.
+    frozen = copy.deepcopy(module).cpu().eval()
+    return torch.export.export(frozen, examples, dynamic_shapes=shapes)
 
 
 class ModelRegistrar:

@@ -52,13 +52,12 @@ def make_bundle(
     """
     file = _MODEL_FILES[signature.flavor]
     groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
-    instances = sum(group.count for group in groups)
     program = resources.files("services.inference.runtime").joinpath("triton_model.py")
     return ModelBundle(
         config=json.dumps(_config(name, signature, groups)),
         files={
             "1/model.py": program.read_bytes(),
-            "1/signature.json": json.dumps(_signature(signature, file, instances)).encode(),
+            "1/signature.json": json.dumps(_signature(signature, file, groups)).encode(),
             f"1/{file}": rebuild(signature.flavor, model),
         },
     )
@@ -104,12 +103,13 @@ def _port(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     return port
 
 
-def _signature(signature: Signature, file: str, instance_count: int) -> dict[str, Any]:
+def _signature(signature: Signature, file: str, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
     return {
         "flavor": signature.flavor,
         "file": file,
         "batched": signature.batched,
-        "instance_count": instance_count,
+        "instance_count": sum(group.count for group in groups),
+        "needs_gpu": any(group.device is Device.GPU for group in groups),
         "inputs": [_tensor(spec) for spec in signature.inputs if spec.role is Role.FEATURE],
         "outputs": [_tensor(spec) for spec in signature.outputs],
     }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
+from torch.export.passes import move_to_device_pass
 
 Array = np.ndarray[Any, Any]
 Module = Callable[..., Any]
@@ -76,7 +77,7 @@ class TritonPythonModel:
         signature = json.loads((folder / "signature.json").read_text("utf-8"))
         instances = max(1, int(signature["instance_count"]))
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // (2 * instances)))
-        self._device = _device(args)
+        self._device = _device(args, demanded=bool(signature["needs_gpu"]))
         self._batched = bool(signature["batched"])
         self._features = [_feature(entry) for entry in signature["inputs"]]
         self._outputs = [_output(entry) for entry in signature["outputs"]]
@@ -100,10 +101,25 @@ class TritonPythonModel:
         try:
             return self._response(self._run(self._tensors(request)))
         except Exception as error:
+            self._leave_broken_gpu()
             text = str(error).strip().split("\n", 1)[0][:500]
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(f"the model failed: {type(error).__name__}: {text}")
             )
+
+    def _leave_broken_gpu(self) -> None:
+        """End this process when its GPU context is lost; Triton starts another in its place.
+
+        A failed assertion in a kernel, as of an index outside of an embedding, fails every later
+        call of CUDA in the process too: nothing but a new process answers again.
+        """
+        if self._device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as error:
+            pb_utils.Logger.log_error(f"the GPU context is lost: {error}".split("\n", 1)[0])
+            os._exit(1)
 
     def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
         single = [self._tensors(request) for request in requests]
@@ -152,9 +168,18 @@ def _output(entry: dict[str, Any]) -> Output:
     return Output(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]))
 
 
-def _device(args: dict[str, str]) -> torch.device:
-    if args.get("model_instance_kind") == "GPU" and torch.cuda.is_available():
-        return torch.device("cuda", int(args.get("model_instance_device_id", "0")))
+def _device(args: dict[str, str], *, demanded: bool) -> torch.device:
+    if args.get("model_instance_kind") != "GPU":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(args.get("model_instance_device_id", "0")))
+        torch.cuda.set_device(device)
+        return device
+    if demanded:
+        raise RuntimeError(
+            f"the instance must run on a GPU, and torch {torch.__version__} sees none: "
+            "give the runtime a torch with CUDA, or serve the model on CPU"
+        )
     return torch.device("cpu")
 
 
@@ -163,7 +188,10 @@ def _load(flavor: str, path: Path, device: torch.device) -> Module:
     # no native code and no operators that reach outside the graph.
     module: Module
     if flavor == "torch_export":
-        module = torch.export.load(str(path)).module(check_guards=False).to(device)
+        program = torch.export.load(str(path))
+        # Moving the module alone would leave the tensors that the graph itself makes, as masks and
+        # positions, where the program was exported.
+        module = move_to_device_pass(program, str(device)).module(check_guards=False)
         return module
     if flavor == "torchscript":
         module = torch.jit.load(str(path), map_location=device).eval()

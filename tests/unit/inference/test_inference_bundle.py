@@ -21,8 +21,10 @@ def test_instances_are_placed_by_device(manifest: dict[str, Any]) -> None:
         {"count": 1, "kind": "KIND_GPU", "gpus": [0, 1]},
     ]
     assert json.loads(bundle.files["1/signature.json"])["instance_count"] == 3
+    assert json.loads(bundle.files["1/signature.json"])["needs_gpu"]
     anywhere = make_bundle("m", signature, 4, torchscript_archive(1))
     assert json.loads(anywhere.config)["instance_group"] == [{"count": 4}]
+    assert not json.loads(anywhere.files["1/signature.json"])["needs_gpu"]
 
 
 def test_the_batcher_may_take_requests_ahead(manifest: dict[str, Any]) -> None:
