@@ -133,7 +133,8 @@ def test_a_single_violation_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"), [("sta", "status"), ("endpoints", "endpoints"), ("logs supe", "supervisor")]
+    ("typed", "expected"),
+    [("sta", "status"), ("endpoints", "endpoints"), ("logs supe", "supervisor")],
 )
 def test_a_shell_completes_verbs_and_processes(
     capsys: pytest.CaptureFixture[str],
