@@ -198,11 +198,12 @@ class PayloadStore(Protocol):
     async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
         """Write rows; they can be read when it returns.
 
-        A second insert with the same token is passed over.
+        A second insert with the same token is passed over. Values of tensors that do not fit the
+        typed columns are left out of these, and the row says so.
 
         Raises:
             Unavailable: They may or may not have been written.
-            InvalidArgument: A value was refused; none was written.
+            InvalidArgument: A value was refused; others may have been written.
         """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,14 +13,21 @@ import orjson
 
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import InferenceTable
+from services.inference.domain.table import COLUMNS
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
 from tessera_kit.store.clickhouse import ClickHouse, qualified_name
+from tessera_kit.store.clickhouse_errors import QueryRejected
 
-__all__ = ["ClickHousePayloads"]
+__all__ = ["VALUES_NOT_TYPED", "ClickHousePayloads"]
+
+_log = logging.getLogger(__name__)
 
 _SPARE_ROWS: Final = 1000
 _IDS_PER_QUERY: Final = 500
+_COMMON: Final = frozenset(column.name for column in COLUMNS)
+VALUES_NOT_TYPED: Final = "VALUES_NOT_TYPED"
+"""The values of the row's tensors do not fit the typed columns and are in the JSON ones alone."""
 _INSERT_SETTINGS: Final = {
     "async_insert": 0,
     "input_format_import_nested_json": 0,
@@ -61,10 +70,29 @@ class ClickHousePayloads:
         return wanted & found
 
     async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
-        """Write rows; they can be read when it returns."""
+        """Write rows; they can be read when it returns.
+
+        Values of tensors that do not fit the table's typed columns, as a stranger may tell them,
+        are found by halves and stay in the JSON columns alone.
+        """
+        try:
+            await self._send(table, [row.values for row in rows], token)
+            return
+        except QueryRejected as error:
+            if len(rows) == 1:
+                _log.info("%s: values that do not fit their columns: %s", table.full_name, error)
+                await self._send(table, [_without_typed(rows[0])], token)
+                return
+        middle = len(rows) // 2
+        for part in (rows[:middle], rows[middle:]):
+            await self.insert(table, part, f"{token}/{_digest(part)}")
+
+    async def _send(
+        self, table: InferenceTable, rows: Sequence[dict[str, Any]], token: str
+    ) -> None:
         now_us = time.time_ns() // 1000
         now = f"{now_us // 1_000_000}.{now_us % 1_000_000:06d}"
-        lines = b"\n".join(orjson.dumps({**row.values, "ingested_at": now}) for row in rows)
+        lines = b"\n".join(orjson.dumps({**values, "ingested_at": now}) for values in rows)
         await self._client.insert_bytes(
             f"INSERT INTO {_name(table)} FORMAT JSONEachRow",
             lines,
@@ -123,6 +151,17 @@ class ClickHousePayloads:
         )
         found = result.dicts()[0]
         return Sight(found["requests"], found["errors"], found["p99"], found["others"])
+
+
+def _without_typed(row: Row) -> dict[str, Any]:
+    values = {name: value for name, value in row.values.items() if name in _COMMON}
+    return {**values, "logging_error_codes": [*values["logging_error_codes"], VALUES_NOT_TYPED]}
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """The same for the same rows and for no others, however a batch was cut."""
+    ids = "\0".join(row.request_id for row in rows)
+    return hashlib.sha256(ids.encode()).hexdigest()[:32]
 
 
 def _name(table: InferenceTable) -> str:

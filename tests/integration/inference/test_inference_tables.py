@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from devstack import Stack
-from services.inference.adapters.clickhouse import ClickHousePayloads
+from services.inference.adapters.clickhouse import VALUES_NOT_TYPED, ClickHousePayloads
 from services.inference.adapters.memory import InMemoryPayloads
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import InferenceTable
@@ -205,6 +205,34 @@ class TestClickHouse(PayloadsContract):
         await store.insert(table, [make_row(**typed)], "one")
         (row,) = (await client.query(f"SELECT input_x, input_carrier FROM {name}")).dicts()
         assert row == {"input_x": [[1.5, None], [2.0, 3.0]], "input_carrier": ["UA", "é"]}
+
+    async def test_values_that_do_not_fit_cost_nobody_a_row(
+        self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
+    ) -> None:
+        name = qualified_name(table.database, table.table)
+        await client.command(f"ALTER TABLE {name} ADD COLUMN input_x Array(Nullable(Float32))")
+        told = [b"[1]", b'["text"]', b"[[1]]", b"[2,3]", b"4", b"[5]", b"{}"]
+        rows = [make_row(input_x=orjson.Fragment(text)) for text in told]
+        # A crash after some of them: they are told from the others when all come again.
+        await store.insert(table, rows[:3], "one")
+        present = await store.existing(table, [row.request_id for row in rows])
+        assert len(present) == 3
+        await store.insert(table, [row for row in rows if row.request_id not in present], "one")
+        found = await client.query(
+            f"SELECT tessera_request_id, input_x, logging_error_codes FROM {name}"
+        )
+        kept = {identifier: (values, codes) for identifier, values, codes in found.rows}
+        assert len(found.rows) == len(kept) == len(rows)
+        apart = ([], [VALUES_NOT_TYPED])
+        assert [kept[row.request_id] for row in rows] == [
+            ([1.0], []),
+            apart,
+            apart,
+            ([2.0, 3.0], []),
+            apart,
+            ([5.0], []),
+            apart,
+        ]
 
     async def test_lag_is_from_the_response_to_the_row(
         self, store: ClickHousePayloads, table: InferenceTable

@@ -101,7 +101,10 @@ async def test_records_are_handled_in_order_and_not_again_once_committed(
     async with running(second, partial(note, second)):
         await tell(kafka, marks[3:])
         await eventually(lambda: set(marks) <= set(seen), timeout=60)
-    assert seen == marks
+    # What was not committed yet may be handled again when the partition is given out again; what
+    # was never is.
+    assert list(dict.fromkeys(seen)) == marks
+    assert set(seen[3:]) == set(marks[3:])
 
 
 async def test_a_record_whose_handler_fails_is_handled_again(
