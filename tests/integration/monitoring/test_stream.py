@@ -79,23 +79,24 @@ async def test_records_are_handled_in_order_and_not_again_once_committed(
 
     async def note(stream: FaustStream, records: Sequence[ConsumedRecord]) -> None:
         texts = marked(records, name)
-        if texts:
+        if set(texts) - set(seen):
             states.append(stream.get("monitor"))
-            seen.extend(texts)
-            stream.put("monitor", StreamState(len(seen), len(seen)))
+            stream.put("monitor", StreamState(len(states), len(states)))
             offsets.append(records[-1].offset)
+        seen.extend(texts)
 
     first = stream()
     async with running(first, partial(note, first)):
         for count in (1, 2, 3):
             await tell(kafka, marks[count - 1 : count])
-            await eventually(partial(seen.__eq__, marks[:count]), timeout=60)
+            await eventually(partial(set(marks[:count]).issubset, seen), timeout=60)
 
         async def caught_up() -> bool:
             return await committed(kafka, app) > offsets[-1]
 
         await eventually(caught_up, timeout=60, interval=0.2)
     assert states == [None, StreamState(1, 1), StreamState(2, 2)]
+    first_life = len(seen)
 
     second = stream()
     async with running(second, partial(note, second)):
@@ -104,7 +105,7 @@ async def test_records_are_handled_in_order_and_not_again_once_committed(
     # What was not committed yet may be handled again when the partition is given out again; what
     # was never is.
     assert list(dict.fromkeys(seen)) == marks
-    assert set(seen[3:]) == set(marks[3:])
+    assert set(seen[first_life:]) == set(marks[3:])
 
 
 async def test_a_record_whose_handler_fails_is_handled_again(
