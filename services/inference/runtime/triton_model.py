@@ -101,25 +101,10 @@ class TritonPythonModel:
         try:
             return self._response(self._run(self._tensors(request)))
         except Exception as error:
-            self._leave_broken_gpu()
             text = str(error).strip().split("\n", 1)[0][:500]
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(f"the model failed: {type(error).__name__}: {text}")
             )
-
-    def _leave_broken_gpu(self) -> None:
-        """End this process when its GPU context is lost; Triton starts another in its place.
-
-        A failed assertion in a kernel, as of an index outside of an embedding, fails every later
-        call of CUDA in the process too: nothing but a new process answers again.
-        """
-        if self._device.type != "cuda":
-            return
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError as error:
-            pb_utils.Logger.log_error(f"the GPU context is lost: {error}".split("\n", 1)[0])
-            os._exit(1)
 
     def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
         single = [self._tensors(request) for request in requests]

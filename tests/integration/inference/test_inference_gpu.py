@@ -20,7 +20,6 @@ from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.signature import parse_manifest
-from services.inference.errors import ModelFailed, RuntimeUnavailable
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import eventually, unique_name
@@ -45,17 +44,6 @@ class Masked(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mask = torch.ones(x.shape[0], 16, dtype=torch.bool).tril()
         return self.layer(x).masked_fill(mask, 0.5) + torch.arange(16) + torch.tensor([2.0])
-
-
-class Lookup(nn.Module):
-    """Four rows of numbers by their index."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(4, 3)
-
-    def forward(self, index: torch.Tensor) -> torch.Tensor:
-        return self.rows(index[:, 0])
 
 
 def wide() -> nn.Module:
@@ -223,41 +211,4 @@ async def test_parameters_lie_on_the_gpu_and_leave_it(models: TritonModels) -> N
     assert 0.9 * parameters < grown["wide"] - grown["masked"] < 2 * parameters
     name = await load(models, "wide", InstanceGroup(CPU, 1))
     assert used_bytes() < empty + (64 << 20)
-    await models.unload(name)
-
-
-async def test_a_lost_context_fails_one_request_and_no_later_ones(
-    models: TritonModels, runtime: TritonWire
-) -> None:
-    """An index outside of an embedding kills the GPU context of the process that used it."""
-    buffer = io.BytesIO()
-    rows = torch.export.Dim("rows", min=1, max=8192)
-    index = torch.zeros(2, 1, dtype=torch.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(Lookup().eval(), (index,), dynamic_shapes=({0: rows},))
-        torch.export.save(program, buffer)
-    told = {
-        "flavor": "torch_export",
-        "file": "model.pt2",
-        "inputs": [{"name": "x", "datatype": "INT64", "shape": [-1, 1], "role": "FEATURE"}],
-        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
-    }
-    name = unique_name("gpu").replace("_", "-")
-    signature = parse_manifest(json.dumps(told).encode())
-    groups = (InstanceGroup(GPU, 1),)
-    bundle = make_bundle(name, signature, 1, buffer.getvalue(), groups)
-    await models.load(name, bundle.config, bundle.files)
-    good = request(name, np.array([[1]]), "INT64")
-    before = await ask(runtime, good)
-    with pytest.raises((ModelFailed, RuntimeUnavailable)):
-        await ask(runtime, request(name, np.array([[99]]), "INT64"))
-
-    async def answer() -> np.ndarray[Any, Any] | None:
-        try:
-            return await ask(runtime, good)
-        except RuntimeUnavailable:
-            return None
-
-    np.testing.assert_array_equal(await eventually(answer, timeout=60), before)
     await models.unload(name)
