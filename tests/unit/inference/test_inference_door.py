@@ -439,10 +439,11 @@ async def test_bodies_that_are_no_message_are_refused(
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        (gzip.compress(bytes(64 << 20), 9), "RESOURCE_EXHAUSTED"),
-        (gzip.compress(b"hello")[:-4], "INTERNAL"),
+        (gzip.compress(bytes(64 << 20), 9, mtime=0), "RESOURCE_EXHAUSTED"),
+        (gzip.compress(b"hello", mtime=0)[:-4], "INTERNAL"),
         (b"no gzip", "INTERNAL"),
     ],
+    ids=["a bomb", "a wreck", "no gzip"],
 )
 async def test_compressed_bombs_and_wrecks_are_refused(
     peer: Peer, data: bytes, status: str
