@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -90,7 +91,7 @@ async def runtime(peer: Peer) -> AsyncIterator[TritonWire]:
 
 
 @pytest.mark.parametrize(
-    "size", [1, 100, 16_379, 16_384, 65_530, 65_535, 65_536, 1_000_000, 4_000_000]
+    "size", [1, 100, 16_379, 16_384, 65_530, 65_535, 65_536, 1_000_000, 20_000_000]
 )
 async def test_messages_of_every_size_come_back(runtime: TritonWire, size: int) -> None:
     message = os.urandom(size)
@@ -282,6 +283,78 @@ async def test_a_peer_that_breaks_the_protocol_is_left(says: bytes) -> None:
         await connection.call(b"hello", 10)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert not connection.usable
+    server.close()
+
+
+class Strict(asyncio.Protocol):
+    """Changes its windows while a body comes, and holds the caller to what it acknowledged."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+        self._acknowledged = deque([(frames.DEFAULT_WINDOW, frames.DEFAULT_FRAME_SIZE)])
+        self._offers = deque([(200_000, 100_000), (50_000, 30_000), (1 << 20, 1 << 19)])
+        self._window, self._frame_size = frames.DEFAULT_WINDOW, frames.DEFAULT_FRAME_SIZE
+        self._taken = 0
+        self._buffer = b""
+        self._met = False
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        room = (1 << 30).to_bytes(4, "big")
+        transport.write(FRAME(frames.SETTINGS, 0, 0) + FRAME(frames.WINDOW_UPDATE, 0, 0, room))
+
+    def data_received(self, data: bytes) -> None:
+        data = self._buffer + data
+        if not self._met:
+            data, self._met = data.removeprefix(frames.PREFACE), True
+        used = 0
+        for kind, flags, _, start, end in frames.read_frames(data, frames.LARGEST_FRAME_SIZE):
+            used = end
+            if kind == frames.SETTINGS and flags & frames.ACK:
+                self._window, self._frame_size = self._acknowledged.popleft()
+            elif kind == frames.DATA:
+                self._take(end - start, bool(flags & frames.END_STREAM))
+        self._buffer = data[used:]
+
+    def _take(self, size: int, last: bool) -> None:
+        self._taken += size
+        if size > self._frame_size:
+            self.broken.append(f"a frame of {size} bytes where {self._frame_size} are known")
+        if self._taken > self._window:
+            self.broken.append(f"{self._taken} bytes where {self._window} are known")
+        if last:
+            ok = frames.encode_headers([(":status", "200"), ("grpc-status", "0")])
+            self._transport.write(
+                FRAME(frames.HEADERS, frames.END_HEADERS, 1, b"\x88")
+                + FRAME(frames.DATA, 0, 1, bytes(5))
+                + FRAME(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, ok)
+            )
+        elif self._taken >= self._window and self._offers:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Say the next windows; a smaller one is followed by one that lets the body go on."""
+        while self._offers:
+            offer = self._offers.popleft()
+            self._acknowledged.append(offer)
+            settings = {frames.SETTING_WINDOW: offer[0], frames.SETTING_FRAME_SIZE: offer[1]}
+            self._transport.write(FRAME(frames.SETTINGS, 0, 0, frames.settings_payload(settings)))
+            if offer[0] > self._taken:
+                return
+
+
+async def test_settings_are_used_only_once_they_are_acknowledged() -> None:
+    """A peer resets what overruns the windows that it knows us to have taken."""
+    loop = asyncio.get_running_loop()
+    strict = Strict()
+    server = await loop.create_server(lambda: strict, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    _, connection = await loop.create_connection(
+        lambda: WireConnection("test", PATH, LARGEST), "127.0.0.1", port
+    )
+    assert await connection.call(bytes(900_000), 60) == b""
+    assert strict.broken == []
+    connection.close()
     server.close()
 
 

@@ -348,7 +348,9 @@ class WireConnection(asyncio.Protocol):
         elif kind == frames.SETTINGS:
             if not flags & frames.ACK:
                 self._apply(payload)
+                # Before what uses them: the peer holds us to what it knows us to have taken.
                 self._write(frame(frames.SETTINGS, frames.ACK, 0))
+                self._pump()
         elif kind == frames.RST_STREAM:
             self._broken_off(stream, int.from_bytes(payload, "big"))
         elif kind == frames.GOAWAY:
@@ -377,7 +379,6 @@ class WireConnection(asyncio.Protocol):
                     call.window += change
         for _ in range(len(self._waiting)):
             self._admit()
-        self._pump()
 
     def _broken_off(self, stream: int, error: int) -> None:
         call = self._calls.pop(stream, None)
