@@ -10,7 +10,7 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,8 +36,10 @@ _VERSIONED = (
 _OUTPUT = Path(".tessera/bench.json")
 
 
-async def bench(groups: frozenset[str], choice: str, console: Console) -> Report:
-    """Runs the groups on one stack, one after another."""
+async def bench(
+    groups: frozenset[str], choice: str, console: Console, parts: Collection[str] = ()
+) -> Report:
+    """Runs the groups on one stack, one after another; of tracking, only some parts if given."""
     report = Report(_surroundings(choice))
     with console.status("starting the stack ...") as status:
 
@@ -65,7 +67,7 @@ async def bench(groups: frozenset[str], choice: str, console: Console) -> Report
                     await _with_model(running, client, groups, report, timed, tell)
             if "tracking" in groups:
                 async with timed("tracking"):
-                    await tracking.measure(running, report, tell)
+                    await tracking.measure(running, report, tell, parts)
             if "bus" in groups:
                 async with timed("bus"):
                     await bus.measure(running, report, tell)
@@ -148,6 +150,13 @@ def main() -> None:
         help="local (default): start one in a temporary home; attach:PATH: use the one whose data "
         "directory or stack.json is PATH",
     )
+    parser.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        choices=tracking.PARTS,
+        help="measure this part of tracking alone; may be given several times",
+    )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the JSON goes")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(GROUPS):
@@ -159,7 +168,7 @@ def main() -> None:
     groups = frozenset(arguments.names or GROUPS)
     # Told to end, it still stops its stack and takes its files away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = asyncio.run(bench(groups, arguments.stack, console))
+    report = asyncio.run(bench(groups, arguments.stack, console, arguments.part))
     show(report, console)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")

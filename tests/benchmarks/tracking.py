@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +68,17 @@ class Side:
         return str(made["experiment_id"])
 
 
-async def measure(stack: Stack, report: Report, tell: Progress) -> None:
-    """Both servers in turns, then what the native door alone can do."""
+async def measure(
+    stack: Stack, report: Report, tell: Progress, parts: Collection[str] = ()
+) -> None:
+    """Both servers in turns, then what the native door alone can do.
+
+    Args:
+        stack: What is measured.
+        report: Takes the figures.
+        tell: Is told what goes on.
+        parts: Those of PARTS that are measured; all when empty.
+    """
     details: dict[str, Any] = {}
     report.details["tracking"] = details
     token = Env(stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE").reveal()
@@ -87,11 +96,14 @@ async def measure(stack: Stack, report: Report, tell: Progress) -> None:
             )
             for name, url in urls.items()
         ]
-        for name, load in _LOADS.items():
-            tell(f"tracking: {name} ...")
-            await _in_turns(name, load, sides, report, details)
-        await _native(stack, peer, sides[1], report, details, tell)
-        if stack.is_local:
+        chosen = parts or PARTS
+        for part, (name, load) in _LOADS.items():
+            if part in chosen:
+                tell(f"tracking: {name} ...")
+                await _in_turns(name, load, sides, report, details)
+        if "history" in chosen:
+            await _native(stack, peer, sides[1], report, details, tell)
+        if stack.is_local and "search" in chosen:
             # Last: a search that is given up goes on in MLflow's server.
             await _searches(stack, peer, sides, report, details, tell)
 
@@ -180,12 +192,14 @@ async def _new_runs(side: Side) -> Window:
     return await window([write], WINDOW_SECONDS)
 
 
-_LOADS: Final[dict[str, Callable[[Side], Awaitable[Window]]]] = {
-    "log_metric, one unmodified client": _unmodified,
-    f"log_metric, {CONNECTIONS} connections, one run": _singles,
-    f"log_batch of {BATCH:,}, 4 connections": _batches,
-    "new run with a parameter and a metric": _new_runs,
+_LOADS: Final[dict[str, tuple[str, Callable[[Side], Awaitable[Window]]]]] = {
+    "client": ("log_metric, one unmodified client", _unmodified),
+    "connections": (f"log_metric, {CONNECTIONS} connections, one run", _singles),
+    "batch": (f"log_batch of {BATCH:,}, 4 connections", _batches),
+    "new": ("new run with a parameter and a metric", _new_runs),
 }
+PARTS: Final = (*_LOADS, "history", "search")
+"""What can be measured by itself."""
 
 
 # Searches over many runs

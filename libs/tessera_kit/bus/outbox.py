@@ -45,6 +45,8 @@ class OutboxRelay:
         publisher: Where the events go.
         batch: Most events taken at a time; bounds memory.
         poll_seconds: How often it looks without being woken.
+        gather_seconds: Shortest time from one batch to the next that is not full: under steady
+            load one trip to the bus carries many events, and one after a pause goes at once.
         inbox_days: How long the ids of handled events are kept; longer than any topic's retention.
     """
 
@@ -55,12 +57,14 @@ class OutboxRelay:
         *,
         batch: int = 500,
         poll_seconds: float = 1.0,
+        gather_seconds: float = 0.05,
         inbox_days: float = 30.0,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._batch = batch
         self._poll_seconds = poll_seconds
+        self._gather_seconds = gather_seconds
         self._inbox_seconds = inbox_days * 86_400
         self._sweep_at = 0.0
 
@@ -94,13 +98,17 @@ class OutboxRelay:
     async def _relay(self, access: SoleAccess) -> None:
         """Publish all there is, then wait for more."""
         self._database.outbox_filled.clear()
-        while await self._publish(access):
-            pass
+        published = self._batch
+        while published == self._batch:
+            began = time.monotonic()
+            published = await self._publish(access)
         await self._sweep(access)
         with contextlib.suppress(TimeoutError):
             # Not `wait_for`, which in Python 3.11 may swallow a cancellation.
             async with asyncio.timeout(self._poll_seconds):
                 await self._database.outbox_filled.wait()
+        if published:
+            await asyncio.sleep(began + self._gather_seconds - time.monotonic())
 
     async def _publish(self, access: SoleAccess) -> int:
         """Publish one batch; returns how many events it had."""
