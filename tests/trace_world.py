@@ -13,6 +13,7 @@ from services.tracking.handlers.access import Access
 from services.tracking.handlers.assessments import Assessments
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.runs import Runs
+from services.tracking.handlers.trace_correlation import TraceCorrelation
 from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
@@ -33,6 +34,7 @@ class World:
     assessments: Assessments
     search: TraceSearch
     metrics: TraceMetrics
+    correlation: TraceCorrelation
     experiments: Experiments
     runs: Runs
     spans: InMemorySpans
@@ -74,6 +76,7 @@ async def a_world() -> World:
         assessments=Assessments(store, traces, clock),
         search=TraceSearch(store, spans, access),
         metrics=TraceMetrics(store, spans, access),
+        correlation=TraceCorrelation(store, spans, access),
         experiments=experiments,
         runs=Runs(store, access, clock),
         spans=spans,

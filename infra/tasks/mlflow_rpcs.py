@@ -14,6 +14,7 @@ from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.app import use_cases
+from services.tracking.mlflow.not_offered import why_not_offered
 from services.tracking.mlflow.protos import PREFIXES, Rpc, all_rpcs
 from services.tracking.mlflow.routes import mlflow_methods
 from tessera_kit.rpc.authority import InMemoryAuthority
@@ -56,10 +57,17 @@ def table() -> str:
         "\n| rpc | HTTP | answered |\n| --- | --- | --- |\n",
     ]
     lines += [
-        f"| {rpc.name} | {', '.join(_places(rpc))} | {'yes' if rpc.name in offered else 'no'} |\n"
+        f"| {rpc.name} | {', '.join(_places(rpc))} | {_state(rpc.name, offered)} |\n"
         for rpc in rpcs
     ]
     return "".join(lines)
+
+
+def _state(name: str, offered: set[str]) -> str:
+    if name in offered:
+        return "yes"
+    why = why_not_offered(name)
+    return f"no: {why}" if why else "no"
 
 
 def _offered() -> set[str]:

@@ -27,6 +27,7 @@ from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
+from services.tracking.handlers.trace_correlation import TraceCorrelation
 from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
@@ -100,6 +101,7 @@ def use_cases(
         traces=traces,
         trace_search=TraceSearch(store, spans, access),
         trace_metrics=TraceMetrics(store, spans, access),
+        trace_correlation=TraceCorrelation(store, spans, access),
         assessments=Assessments(store, traces, clock),
         evaluation=EvaluationDatasets(store, access, clock),
         scorers=Scorers(store, access, clock),

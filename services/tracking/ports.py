@@ -24,7 +24,7 @@ from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage, Micros
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import Run, RunInfo
+from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
 from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
@@ -192,6 +192,12 @@ class RunStore(Protocol):
     async def find(self, query: RunQuery) -> list[Run]:
         """Return at most `query.limit` runs, in order."""
 
+    async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
+        """Return at most `limit` data sets that runs of experiments used, each once, in order.
+
+        Runs count in any stage.
+        """
+
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         """Return the runs that there are; until the work ends nobody else locks them.
 
@@ -291,6 +297,9 @@ class TraceStore(Protocol):
 
     async def find(self, query: TraceQuery) -> list[Trace]:
         """Return at most `query.limit` traces, in order."""
+
+    async def count(self, query: TraceQuery) -> int:
+        """Return how many traces match; the query's order, limit and place do not matter."""
 
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""

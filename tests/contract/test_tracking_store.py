@@ -19,7 +19,7 @@ from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, RunInfo, RunStatus
+from services.tracking.domain.run import DatasetInput, DatasetUse, RunInfo, RunStatus
 from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
@@ -230,6 +230,25 @@ async def test_a_run_is_read_with_all_that_was_logged(store: Store) -> None:
         assert await view.runs.info("r1") == run()
         assert await view.runs.get("r2") is None
         assert await view.runs.info("r2") is None
+
+
+async def test_data_sets_of_experiments_are_listed_once_each_in_order(store: Store) -> None:
+    await given(store, run(1), run(2, stage=LifecycleStage.DELETED), run(3, "e2"))
+    flights = DatasetInput("main.a.b", "d", "training")
+    await log(store, "r1", inputs=(flights, DatasetInput("c")))
+    await log(store, "r2", inputs=(flights, flights._replace(context="test")))
+    await log(store, "r3", inputs=(flights,))
+    expected = [
+        DatasetUse("e1", DatasetInput("c")),
+        DatasetUse("e1", flights._replace(context="test")),
+        DatasetUse("e1", flights),
+        DatasetUse("e2", flights),
+    ]
+    async with store.read() as view:
+        assert await view.runs.datasets(["e1", "e2", "e3"], limit=9) == expected
+        assert await view.runs.datasets(["e2", "e1"], limit=2) == expected[:2]
+        assert await view.runs.datasets(["e2"], limit=9) == expected[3:]
+        assert await view.runs.datasets([], limit=9) == []
 
 
 async def test_a_changed_run_replaces_the_old_one(store: Store) -> None:

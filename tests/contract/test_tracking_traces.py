@@ -241,6 +241,9 @@ class TestTraceStore:
             a_trace(5, experiment_id="e2"),
         )
         assert numbers(await found(store, text)) == expected
+        async with store.read() as view:
+            query = TraceQuery(experiment_ids=["e1"], filter=parse_filter(text, TRACES), limit=1)
+            assert await view.traces.count(query) == len(expected)
 
     @pytest.mark.parametrize(
         ("order", "expected"),
@@ -284,6 +287,9 @@ class TestTraceStore:
         await given(store, *(a_trace(number) for number in (1, 2, 3)))
         named = {a_trace(1).trace_id, a_trace(3).trace_id, "tr-none"}
         assert numbers(await found(store, trace_ids=named)) == [3, 1]
+        async with store.read() as view:
+            query = TraceQuery(experiment_ids=["e1"], trace_ids=named, limit=1)
+            assert await view.traces.count(query) == 2
 
 
 def a_span(trace: int = 1, number: int = 1, **changes: object) -> Span:

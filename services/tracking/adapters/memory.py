@@ -25,7 +25,7 @@ from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.metrics import Extremes, Point, identity, latest_points
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, Run, RunInfo
+from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ExperimentNameTaken
@@ -187,6 +187,15 @@ class _Runs:
             and query.stage in {None, run.info.stage}
         ]
         return [item.thing for item in page_of(items, query)]
+
+    async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
+        used = {
+            DatasetUse(run.info.experiment_id, one)
+            for run in self._all.values()
+            if run.info.experiment_id in experiment_ids
+            for one in run.inputs
+        }
+        return sorted(used)[:limit]
 
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         return {run_id: self._all[run_id].info for run_id in run_ids if run_id in self._all}

@@ -52,6 +52,10 @@ class InMemoryTraces:
         ]
         return [item.thing for item in page_of(items, query)]
 
+    async def count(self, query: TraceQuery) -> int:
+        """Return how many traces match."""
+        return len(await self.find(replace(query, order=(), after=None, limit=len(self._all))))
+
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""
         those = sorted(

@@ -14,6 +14,7 @@ from services.tracking.errors import InvalidUpdate, RunNotActive, StaleEtag
 
 __all__ = [
     "DatasetInput",
+    "DatasetUse",
     "Run",
     "RunChange",
     "RunInfo",
@@ -49,6 +50,13 @@ class DatasetInput(NamedTuple):
     """What identifies the content."""
     context: str = ""
     """How the run used it, as "training"."""
+
+
+class DatasetUse(NamedTuple):
+    """That runs of an experiment used a data set."""
+
+    experiment_id: str
+    dataset: DatasetInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
+from services.tracking.handlers.trace_correlation import TraceCorrelation
 from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
@@ -35,6 +36,7 @@ class UseCases:
     traces: Traces
     trace_search: TraceSearch
     trace_metrics: TraceMetrics
+    trace_correlation: TraceCorrelation
     assessments: Assessments
     evaluation: EvaluationDatasets
     scorers: Scorers

@@ -10,7 +10,7 @@ from typing import Final
 
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.run import Run
+from services.tracking.domain.run import DatasetUse, Run
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.search.paging import (
     Position,
@@ -43,6 +43,7 @@ _ROUNDS: Final = 10
 # A message holds 64 MiB; texts take up to 4 bytes per character.
 _PAGE_BYTES: Final = 8 << 20
 _SLICE: Final = 101
+_MOST_DATASETS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,17 @@ class Search:
                 return ExperimentPage(visible, "")
             query = replace(query, after=_experiment_place(found[-1], order))
         return ExperimentPage(visible, token_of(_experiment_place(found[-1], order), scope))
+
+    async def datasets(
+        self, principal: Principal, experiment_ids: Collection[str]
+    ) -> list[DatasetUse]:
+        """Return the data sets that runs of experiments used: at most 1,000, each once, in order.
+
+        Experiments that the caller may not read have none.
+        """
+        readable = await self._access.readable(principal, experiment_ids)
+        async with self._store.read() as view:
+            return await view.runs.datasets(readable, limit=_MOST_DATASETS)
 
     async def _run_page(self, query: RunQuery, size: int) -> tuple[list[Run], bool]:
         """Return up to `size` runs and whether more follow; read in slices, to bound memory."""

@@ -7,6 +7,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.tracking.mlflow.not_offered import why_not_offered
 from tessera_kit import errors
 from tessera_kit.errors import InvalidArgument, TesseraError, Unimplemented
 from tessera_kit.http.status import (
@@ -40,7 +41,9 @@ class NotOffered(Unimplemented):
     reason = "NOT_OFFERED"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is not offered by this server", metadata={"method": name})
+        why = why_not_offered(name)
+        text = f"{name} is not offered by this server"
+        super().__init__(f"{text}: {why}" if why else text, metadata={"method": name})
 
 
 # MLflow's codes, and the status where its own differs from the door's table.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from services.tracking.domain.experiment import ExperimentChange
+from services.tracking.domain.run import DatasetUse
 from services.tracking.errors import StaleEtag, TagNotFound
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
@@ -15,6 +16,7 @@ from services.tracking.mlflow.errors import InvalidParameter
 __all__ = ["ExperimentMethods", "page_bound"]
 
 _MOST_RESULTS: Final = 50_000
+_MOST_EXPERIMENTS: Final = 20
 _ATTEMPTS: Final = 20
 
 
@@ -40,6 +42,7 @@ class ExperimentMethods:
             "MlflowService/updateExperiment": Method(self._update, (*by_id, "new_name")),
             "MlflowService/deleteExperiment": Method(self._delete, by_id),
             "MlflowService/restoreExperiment": Method(self._restore, by_id),
+            "MlflowService/searchDatasets": Method(self._datasets),
             "MlflowService/setExperimentTag": Method(self._set_tag, (*by_id, "key")),
             "MlflowService/deleteExperimentTag": Method(self._delete_tag, (*by_id, "key")),
         }
@@ -82,6 +85,20 @@ class ExperimentMethods:
             "experiments": [experiment_fields(one) for one in page.experiments]
         }
         return {**answer, "next_page_token": page.next_token} if page.next_token else answer
+
+    async def _datasets(self, call: Call) -> Answer:
+        experiment_ids = list(call.message.experiment_ids)
+        if not experiment_ids:
+            raise InvalidParameter(
+                "SearchDatasets request must specify at least one experiment_id."
+            )
+        if len(experiment_ids) > _MOST_EXPERIMENTS:
+            raise InvalidParameter(
+                f"SearchDatasets request cannot specify more than {_MOST_EXPERIMENTS} "
+                f"experiment_ids. Received {len(experiment_ids)} experiment_ids."
+            )
+        used = await self._search.datasets(call.principal, experiment_ids)
+        return {"dataset_summaries": [_summary_fields(one) for one in used]}
 
     async def _update(self, call: Call) -> Answer:
         change = ExperimentChange(name=call.message.new_name)
@@ -127,6 +144,16 @@ class ExperimentMethods:
                     raise
             else:
                 return
+
+
+def _summary_fields(used: DatasetUse) -> dict[str, str]:
+    dataset = used.dataset
+    fields = {
+        "experiment_id": used.experiment_id,
+        "name": dataset.name,
+        "digest": dataset.digest,
+    }
+    return {**fields, "context": dataset.context} if dataset.context else fields
 
 
 def page_bound(call: Call, *, default: int, most: int = _MOST_RESULTS) -> int:

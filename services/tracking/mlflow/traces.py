@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.tracking.domain.traces.assessment import AssessmentChange
+from services.tracking.domain.traces.correlation import npmi, smoothed_npmi
 from services.tracking.domain.traces.trace import Trace, TraceState, check_trace_id
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.errors import InvalidParameter
 from services.tracking.mlflow.experiments import page_bound
+from services.tracking.mlflow.messages import json_number
 from services.tracking.mlflow.trace_fields import (
     assessment_fields,
     assessment_of,
@@ -48,6 +50,7 @@ class TraceMethods:
         self._search = cases.trace_search
         self._assessments = cases.assessments
         self._trace_metrics = cases.trace_metrics
+        self._trace_correlation = cases.trace_correlation
 
     def methods(self) -> Mapping[str, Method]:
         """Return who answers which rpc."""
@@ -66,6 +69,9 @@ class TraceMethods:
             "MlflowService/linkPromptsToTrace": Method(self._link_prompts, by_id),
             "MlflowService/queryTraceMetrics": Method(
                 self._metrics, ("experiment_ids", "metric_name", "aggregations")
+            ),
+            "MlflowService/calculateTraceFilterCorrelation": Method(
+                self._correlation, ("experiment_ids", "filter_string1", "filter_string2")
             ),
             "MlflowService/createAssessment": Method(self._assess, ("assessment",)),
             "MlflowService/GetAssessment": Method(self._assessment, (*by_id, "assessment_id")),
@@ -190,6 +196,24 @@ class TraceMethods:
         ]
         answer: dict[str, Any] = {"data_points": points}
         return {**answer, "next_page_token": page.next_token} if page.next_token else answer
+
+    async def _correlation(self, call: Call) -> Answer:
+        asked = call.message
+        counts = await self._trace_correlation.count(
+            call.principal,
+            list(asked.experiment_ids),
+            first=asked.filter_string1,
+            second=asked.filter_string2,
+            base=asked.base_filter,
+        )
+        return {
+            "npmi": json_number(npmi(counts)),
+            "npmi_smoothed": json_number(smoothed_npmi(counts)),
+            "filter1_count": counts.first,
+            "filter2_count": counts.second,
+            "joint_count": counts.both,
+            "total_count": counts.total,
+        }
 
     # Assessments
 

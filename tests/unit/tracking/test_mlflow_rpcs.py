@@ -61,3 +61,21 @@ def test_the_messages_load_without_mlflow_itself() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "instead"),
+    [
+        ("POST", "gateway/endpoints/create", "endpoints, rate limits and budgets"),
+        ("GET", "gateway/budgets/windows", "the platform's own gateway"),
+        ("DELETE", "gateway/guardrails/remove-from-endpoint", "the platform's own gateway"),
+        ("GET", "workspaces", "the catalog's catalogs, schemas and grants"),
+        ("POST", "prompt-optimization/jobs", "mlflow.genai.optimize_prompts"),
+    ],
+)
+async def test_what_is_not_offered_says_what_takes_its_place(
+    method: str, path: str, instead: str
+) -> None:
+    answer = await Door().call(method, f"/api/3.0/mlflow/{path}")
+    assert answer.error == (501, "NOT_IMPLEMENTED")
+    assert instead in answer.json()["message"]

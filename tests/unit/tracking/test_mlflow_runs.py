@@ -407,3 +407,22 @@ async def test_a_wrong_field_is_named(door: Door, fields: Any, told: str) -> Non
     answer = await door.call("POST", "experiments/create", fields)
     assert answer.error == INVALID
     assert told in answer.json()["message"]
+
+
+async def test_data_sets_of_experiments_are_listed(door: Door) -> None:
+    experiment_id = await door.experiment()
+    dataset = {"name": "points", "digest": "d", "source_type": "local", "source": "{}"}
+    training = {"key": "mlflow.data.context", "value": "training"}
+    for tags in ([training], [training], []):
+        run_id = await door.run(experiment_id)
+        inputs = [{"tags": tags, "dataset": dataset}]
+        await door.ok("POST", "runs/log-inputs", {"run_id": run_id, "datasets": inputs})
+    path = "experiments/search-datasets"
+    told = {"experiment_id": experiment_id, "name": "points", "digest": "d"}
+    answer = await door.ok("POST", path, {"experiment_ids": [experiment_id, "0", "none"]})
+    assert answer == {"dataset_summaries": [told, {**told, "context": "training"}]}
+    hidden = await door.ok("POST", path, {"experiment_ids": [experiment_id]}, token=BOB)
+    assert hidden == {"dataset_summaries": []}
+    for wrong in ([], ["1"] * 21, "1", [1]):
+        answer = await door.call("POST", path, {"experiment_ids": wrong})
+        assert answer.error == (400, "INVALID_PARAMETER_VALUE")

@@ -21,7 +21,7 @@ from services.tracking.adapters.sql.tables import (
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Extremes, Point
-from services.tracking.domain.run import DatasetInput, Run, RunInfo, RunStatus
+from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo, RunStatus
 from services.tracking.ports import RunQuery
 
 __all__ = ["SqlRuns"]
@@ -63,6 +63,21 @@ class SqlRuns:
             part = _SELECT.where(RUNS.c.run_no.in_(numbers[at : at + _LIST]))
             rows.update((row.run_no, row) for row in await self._session.execute(part))
         return await self._with_data([rows[number] for number in numbers])
+
+    async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
+        """Return data sets that runs of experiments used, each once, in order."""
+        dataset = RUN_INPUTS.c
+        columns = (RUNS.c.experiment_id, dataset.name, dataset.digest, dataset.context)
+        statement = (
+            sa.select(*columns)
+            .join(RUN_INPUTS, dataset.run_no == RUNS.c.run_no)
+            .where(RUNS.c.experiment_id.in_(sorted(experiment_ids)))
+            .distinct()
+            .order_by(*columns)
+            .limit(limit)
+        )
+        rows = await self._session.execute(statement)
+        return [DatasetUse(experiment_id, DatasetInput(*one)) for experiment_id, *one in rows]
 
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         """Return the runs that there are, held until the transaction ends."""

@@ -45,16 +45,23 @@ class TraceSearch(Search):
 
     def statement(self, select: sa.Select[Any], query: TraceQuery) -> sa.Select[Any]:
         """Return `select` of the traces that a query finds."""
-        select = select.where(TRACES.c.experiment_id.in_(sorted(query.experiment_ids)))
-        if query.trace_ids is not None:
-            select = select.where(TRACES.c.trace_id.in_(sorted(query.trace_ids)))
         return self._page(
-            select,
+            self._among(select, query),
             conditions=query.filter,
             order=query.order,
             after=query.after,
             limit=query.limit,
         )
+
+    def matching(self, select: sa.Select[Any], query: TraceQuery) -> sa.Select[Any]:
+        """Return `select` of all traces that meet a query's conditions, in no order."""
+        return self._among(select, query).where(*(self._condition(one) for one in query.filter))
+
+    def _among(self, select: sa.Select[Any], query: TraceQuery) -> sa.Select[Any]:
+        select = select.where(TRACES.c.experiment_id.in_(sorted(query.experiment_ids)))
+        if query.trace_ids is not None:
+            select = select.where(TRACES.c.trace_id.in_(sorted(query.trace_ids)))
+        return select
 
     def _condition(self, comparison: Comparison) -> Condition:
         field = comparison.field

@@ -76,6 +76,12 @@ class SqlTraces:
         search = TraceSearch(self._session.get_bind().dialect.name)
         return await self._read(search.statement(sa.select(TRACES), query))
 
+    async def count(self, query: TraceQuery) -> int:
+        """Return how many traces match."""
+        search = TraceSearch(self._session.get_bind().dialect.name)
+        statement = sa.select(sa.func.count()).select_from(TRACES)
+        return int((await self._session.scalar(search.matching(statement, query))) or 0)
+
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""
         statement = (

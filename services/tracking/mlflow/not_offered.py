@@ -1,0 +1,32 @@
+"""Why this server does not offer some of MLflow's rpcs, and what takes their place."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["why_not_offered"]
+
+_WHY: Final = (
+    (
+        r"Gateway|Endpoint|Budget|Guardrail",
+        (
+            "models are served and limited by the platform's own gateway: see the inference service's "
+            "endpoints, rate limits and budgets (tessera.inference.v1)"
+        ),
+    ),
+    (
+        r"Workspace",
+        "work is kept apart by the catalog's catalogs, schemas and grants (tessera.catalog.v1)",
+    ),
+    (
+        r"PromptOptimizationJob",
+        "optimise prompts on the client, with mlflow.genai.optimize_prompts",
+    ),
+    (r"UnifiedTrace|OnlineTrace", "it asks for a Databricks SQL warehouse; use searchTracesV3"),
+)
+
+
+def why_not_offered(name: str) -> str:
+    """Return why an rpc is not offered, as `MlflowService/createWorkspace`; empty if untold."""
+    return next((why for pattern, why in _WHY if re.search(pattern, name)), "")
