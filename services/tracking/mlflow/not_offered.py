@@ -11,7 +11,7 @@ _WHY: Final = (
     (
         r"Gateway|Endpoint|Budget|Guardrail",
         (
-            "models are served and limited by the platform's own gateway: see the inference service's "
+            "models are served and limited by the platform's own gateway: the inference service's "
             "endpoints, rate limits and budgets (tessera.inference.v1)"
         ),
     ),
