@@ -61,6 +61,13 @@ class ModelRegistry(Protocol):
     ) -> ModelVersionFacts:
         """Read the version that an alias points at."""
 
+    async def files(self, principal: str, model_name: str, number: int) -> Mapping[str, int]:
+        """Bytes of each of a version's files, by path.
+
+        Raises:
+            ResourceExhausted: They are more than a runtime takes.
+        """
+
     async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
         """Read a file of a version.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -39,6 +39,8 @@ __all__ = ["GrpcCatalog"]
 _TOKEN_SECONDS: Final = 600
 _RENEW_SECONDS: Final = 480.0
 _DOWNLOAD_SECONDS: Final = 300.0
+_PAGE: Final = 1000
+_MOST_FILES: Final = 10_000
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -85,6 +87,26 @@ class GrpcCatalog:
                 request, metadata=await self._acting_for(principal)
             )
         return _facts(found.model_version)
+
+    async def files(self, principal: str, model_name: str, number: int) -> Mapping[str, int]:
+        """Bytes of each of a version's files."""
+        request = model_service_pb2.ListModelFilesRequest(
+            model_name=model_name, version=number, page_size=_PAGE
+        )
+        sizes: dict[str, int] = {}
+        while True:
+            with _raised_here():
+                page = await self._models.ListModelFiles(
+                    request, metadata=await self._acting_for(principal)
+                )
+            sizes.update((file.path, file.size_bytes) for file in page.files)
+            if len(sizes) > _MOST_FILES:
+                raise ResourceExhausted(
+                    f"version {number} of {model_name} has more than {_MOST_FILES} files"
+                )
+            if not page.next_page_token:
+                return sizes
+            request.page_token = page.next_page_token
 
     async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
         """Read a file of a version."""

@@ -196,6 +196,11 @@ class InMemoryModels:
             raise NotFound(f"{model_name} has no alias {alias!r}")
         return await self.version(principal, model_name, number)
 
+    async def files(self, principal: str, model_name: str, number: int) -> Mapping[str, int]:
+        """Bytes of each of a version's files."""
+        files = self._version(principal, model_name, number).files
+        return {path: len(content) for path, content in files.items()}
+
     async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
         """Read a file of a version."""
         files = self._version(principal, model_name, number).files

@@ -30,6 +30,10 @@ class Flavor(StrEnum):
 
     TORCH_EXPORT = "torch_export"
     TORCHSCRIPT = "torchscript"
+    ONNX = "onnx"
+
+
+_WITHOUT_TEXTS: Final = frozenset({Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT})
 
 
 class Role(StrEnum):
@@ -125,6 +129,8 @@ class _Reader:
         inputs = self._tensors(manifest, "inputs")
         outputs = self._tensors(manifest, "outputs")
         self._whole(inputs, outputs)
+        if flavor in _WITHOUT_TEXTS:
+            self._without_texts(inputs, outputs)
         if self.violations:
             return None
         return Signature(Flavor(str(flavor)), str(file), tuple(inputs), tuple(outputs))
@@ -135,13 +141,17 @@ class _Reader:
         for index, spec in enumerate(inputs):
             if spec.role is Role.METADATA and spec.vocabulary is not None:
                 self._wrong(f"inputs[{index}].vocabulary", "is for FEATURE inputs only")
+        for index, spec in enumerate(outputs):
+            if spec.vocabulary is not None or spec.role is not Role.FEATURE:
+                self._wrong(f"outputs[{index}]", "has neither a role nor a vocabulary")
+
+    def _without_texts(self, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> None:
+        for index, spec in enumerate(inputs):
             if spec.role is Role.FEATURE and spec.datatype == BYTES and spec.vocabulary is None:
                 self._wrong(f"inputs[{index}].vocabulary", "is needed: torch has no texts")
         for index, spec in enumerate(outputs):
             if spec.datatype == BYTES:
                 self._wrong(f"outputs[{index}].datatype", "cannot be BYTES: torch has no texts")
-            if spec.vocabulary is not None or spec.role is not Role.FEATURE:
-                self._wrong(f"outputs[{index}]", "has neither a role nor a vocabulary")
 
     def _tensors(self, manifest: dict[str, Any], key: str) -> list[TensorSpec]:
         entries = manifest.get(key)

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, ServedEntity, UpdateState
-from services.inference.errors import EndpointNotFound, StaleEtag
+from services.inference.errors import EndpointNotFound, ModelNotServable, StaleEtag
 from services.inference.gateway.routing import RouteTable, Served
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.events import Step
 from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels
-from services.inference.runtime.bundle import ModelBundle, make_bundle
+from services.inference.runtime.bundle import ModelBundle, make_bundle, needed
 from tessera_kit.clock import Clock
 from tessera_kit.errors import Internal, TesseraError, Unavailable
 from tessera_kit.ids import new_etag
@@ -33,6 +33,8 @@ _DRAIN_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 1.0
 _DEPLOY_SECONDS: Final = 600.0
 _LOADS_AT_ONCE: Final = 2
+# A model is loaded by one message, and none of gRPC is larger.
+_LARGEST_VERSION: Final = (2 << 30) - (1 << 20)
 
 
 class Deployer:
@@ -262,16 +264,25 @@ class Deployer:
         await self._runtime.load(entity.runtime_name, bundle.config, bundle.files)
 
     async def _fetch(self, principal: str, entity: ServedEntity) -> ModelBundle:
-        model = await self._models.read_file(
-            principal, entity.model_name, entity.model_version, entity.signature.file
-        )
+        model, version, signature = entity.model_name, entity.model_version, entity.signature
+        sizes = await self._models.files(principal, model, version)
+        paths = needed(signature, sizes)
+        if signature.file not in sizes:
+            raise ModelNotServable(f"version {version} of {model} has no file {signature.file!r}")
+        if sum(sizes[path] for path in paths) > _LARGEST_VERSION:
+            raise ModelNotServable(
+                f"version {version} of {model} has more than {_LARGEST_VERSION} bytes to serve"
+            )
+        sources = {
+            path: await self._models.read_file(principal, model, version, path) for path in paths
+        }
         # Checking a large archive takes a while; the gateway answers meanwhile.
         return await asyncio.to_thread(
             make_bundle,
             entity.runtime_name,
-            entity.signature,
+            signature,
             entity.instance_count,
-            model,
+            sources,
             entity.instance_groups,
         )
 

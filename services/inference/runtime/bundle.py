@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.endpoint import Device, InstanceGroup
-from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
-from services.inference.runtime.archive import rebuild
+from services.inference.domain.signature import Role, Signature, TensorSpec
+from services.inference.runtime.flavors import FLAVORS
 
-__all__ = ["MAX_BATCH_ROWS", "ModelBundle", "make_bundle"]
+__all__ = ["MAX_BATCH_ROWS", "ModelBundle", "make_bundle", "needed"]
 
 MAX_BATCH_ROWS: Final = 8192
 """Most rows of one request, and of the batch that Triton puts together from several."""
 _KINDS: Final = {Device.CPU: "KIND_CPU", Device.GPU: "KIND_GPU"}
-_MODEL_FILES: Final = {Flavor.TORCH_EXPORT: "model.pt2", Flavor.TORCHSCRIPT: "model.pt"}
+_PROGRAMS: Final = "services.inference.runtime.programs"
+_SMALLEST_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ def make_bundle(
     name: str,
     signature: Signature,
     instance_count: int,
-    model: bytes,
+    sources: Mapping[str, bytes],
     groups: Sequence[InstanceGroup] = (),
 ) -> ModelBundle:
     """The bundle of a model version.
@@ -44,23 +47,43 @@ def make_bundle(
         name: The model's name in the runtime.
         signature: From the version's manifest.
         instance_count: How many processes run it at once.
-        model: The model's file as it was uploaded.
+        sources: The version's files that `needed` tells, as they were uploaded, by path.
         groups: Instances by device; when empty, the runtime places `instance_count` of them.
 
     Raises:
-        InvalidArchive: The file is not safe to load.
+        InvalidArchive: The files are not safe to load.
     """
-    file = _MODEL_FILES[signature.flavor]
+    rule = FLAVORS[signature.flavor]
     groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
-    program = resources.files("services.inference.runtime").joinpath("triton_model.py")
+    told = {**_signature(signature, groups), **rule.settings(signature)}
+    told |= {"loader": rule.loader, "file": rule.file}
+    program = resources.files(_PROGRAMS).joinpath(f"{rule.program}.py")
     return ModelBundle(
         config=json.dumps(_config(name, signature, groups)),
         files={
             "1/model.py": program.read_bytes(),
-            "1/signature.json": json.dumps(_signature(signature, file, groups)).encode(),
-            f"1/{file}": rebuild(signature.flavor, model),
+            "1/programs.zip": _programs(),
+            "1/signature.json": json.dumps(told).encode(),
+            **{f"1/{file}": data for file, data in rule.files(signature, sources).items()},
         },
     )
+
+
+def needed(signature: Signature, paths: Iterable[str]) -> list[str]:
+    """Which of a version's files its bundle is made of."""
+    wanted = FLAVORS[signature.flavor].sources
+    return [path for path in paths if wanted(signature, path)]
+
+
+def _programs() -> bytes:
+    """Every program as an archive that Python imports from; the same bytes every time."""
+    output = io.BytesIO()
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
+        found = (one for one in resources.files(_PROGRAMS).iterdir() if one.name.endswith(".py"))
+        for program in sorted(found, key=lambda one: one.name):
+            entry = zipfile.ZipInfo(f"programs/{program.name}", _SMALLEST_DATE)
+            archive.writestr(entry, program.read_bytes())
+    return output.getvalue()
 
 
 def _config(name: str, signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
@@ -103,10 +126,9 @@ def _port(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     return port
 
 
-def _signature(signature: Signature, file: str, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
+def _signature(signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
     return {
         "flavor": signature.flavor,
-        "file": file,
         "batched": signature.batched,
         "instance_count": sum(group.count for group in groups),
         "needs_gpu": any(group.device is Device.GPU for group in groups),

@@ -129,7 +129,8 @@ def signature_of(name: str) -> Any:
 
 async def load(models: TritonModels, model: str, *groups: InstanceGroup) -> str:
     name = unique_name("gpu").replace("_", "-")
-    bundle = make_bundle(name, signature_of(model), 1, exported(model), groups)
+    signature = signature_of(model)
+    bundle = make_bundle(name, signature, 1, {signature.file: exported(model)}, groups)
     await models.load(name, bundle.config, bundle.files)
     return name
 

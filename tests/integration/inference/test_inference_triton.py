@@ -47,7 +47,7 @@ async def runtime(stack: Stack) -> AsyncIterator[TritonWire]:
 async def load(models: TritonModels, content: bytes, **changes: Any) -> str:
     name = unique_name("model").replace("_", "-")
     signature = parse_manifest(manifest(**changes))
-    bundle = make_bundle(name, signature, 1, content)
+    bundle = make_bundle(name, signature, 1, {signature.file: content})
     await models.load(name, bundle.config, bundle.files)
     return name
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import sys
-import types
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,16 +12,7 @@ from torch import nn
 
 from services.inference.domain.signature import Flavor
 from services.inference.runtime.archive import rebuild
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, which finds Triton's own only inside Triton."""
-    utilities = types.ModuleType("triton_python_backend_utils")
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
-    from services.inference.runtime import triton_model
-
-    return triton_model
+from services.inference.runtime.programs import torch_loader
 
 
 class Masked(nn.Module):
@@ -35,7 +23,7 @@ class Masked(nn.Module):
         return x.masked_fill(mask, 0.0) + torch.arange(4) + torch.tensor([1.0, 2.0, 3.0, 4.0])
 
 
-def test_what_a_graph_makes_is_made_on_the_instances_device(program: Any, tmp_path: Path) -> None:
+def test_what_a_graph_makes_is_made_on_the_instances_device(tmp_path: Path) -> None:
     """The device `meta` refuses the CPU's tensors as a GPU does, on any machine."""
     buffer = io.BytesIO()
     rows = torch.export.Dim("rows", min=1, max=8)
@@ -48,15 +36,22 @@ def test_what_a_graph_makes_is_made_on_the_instances_device(program: Any, tmp_pa
     path = tmp_path / "model.pt2"
     path.write_bytes(rebuild(Flavor.TORCH_EXPORT, buffer.getvalue()))
     meta, cpu = torch.device("meta"), torch.device("cpu")
-    assert program._load("torch_export", path, meta)(torch.zeros(3, 4, device=meta)).device == meta
+    assert (
+        torch_loader.module_of("torch_export", path, meta)(torch.zeros(3, 4, device=meta)).device
+        == meta
+    )
     ones = torch.ones(3, 4)
-    torch.testing.assert_close(program._load("torch_export", path, cpu)(ones), Masked()(ones))
+    torch.testing.assert_close(
+        torch_loader.module_of("torch_export", path, cpu)(ones), Masked()(ones)
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
-def test_an_instance_that_must_have_a_gpu_does_not_run_without(program: Any) -> None:
+def test_an_instance_that_must_have_a_gpu_does_not_run_without() -> None:
     on_gpu = {"model_instance_kind": "GPU", "model_instance_device_id": "0"}
     with pytest.raises(RuntimeError, match="torch with CUDA"):
-        program._device(on_gpu, demanded=True)
-    assert program._device(on_gpu, demanded=False) == torch.device("cpu")
-    assert program._device({"model_instance_kind": "CPU"}, demanded=True) == torch.device("cpu")
+        torch_loader.device_of(on_gpu, demanded=True)
+    assert torch_loader.device_of(on_gpu, demanded=False) == torch.device("cpu")
+    assert torch_loader.device_of({"model_instance_kind": "CPU"}, demanded=True) == torch.device(
+        "cpu"
+    )

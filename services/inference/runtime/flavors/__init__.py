@@ -1,0 +1,22 @@
+"""The flavors of models that can be served, each a module of its own."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+from services.inference.domain.signature import Flavor
+from services.inference.runtime.flavors.base import FlavorRule
+from services.inference.runtime.flavors.onnx import ONNX
+from services.inference.runtime.flavors.torch_archives import TORCH_EXPORT, TORCHSCRIPT
+
+__all__ = ["FLAVORS", "FlavorRule"]
+
+FLAVORS: Final = MappingProxyType(
+    {
+        Flavor.TORCH_EXPORT: TORCH_EXPORT,
+        Flavor.TORCHSCRIPT: TORCHSCRIPT,
+        Flavor.ONNX: ONNX,
+    }
+)
+"""Every flavor's rule."""

@@ -1,0 +1,95 @@
+"""The program that Triton's Python backend runs for a served model version.
+
+It is sent to Triton as `1/model.py`, beside `1/signature.json` (what `runtime.bundle` wrote), the
+model's files, and `1/programs.zip` with the loader of the model's flavor: the runtime has no code
+of Tessera.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """What the Python backend calls: one object per model instance, one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model and ask it what it must be able to answer: a wrong signature fails."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        signature = json.loads((folder / "signature.json").read_text("utf-8"))
+        # This process serves this one model.
+        sys.path.insert(0, str(folder / "programs.zip"))
+        tensors = importlib.import_module("programs.tensors")
+        loader = importlib.import_module(f"programs.{signature['loader']}")
+        self._batched = bool(signature["batched"])
+        self._features = [tensors.feature(entry) for entry in signature["inputs"]]
+        self._outputs = [tensors.output(entry) for entry in signature["outputs"]]
+        self._model = loader.load(folder, signature, args)
+        for arrays in self._model.probe():
+            self._run(arrays)
+
+    def finalize(self) -> None:
+        """End what the model began beside this process."""
+        close = getattr(getattr(self, "_model", None), "close", None)
+        if close is not None:
+            close()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests that Triton put together, with one call of the model where it can."""
+        if len(requests) == 1 or not self._batched:
+            return [self._answer_alone(request) for request in requests]
+        try:
+            return self._answer_together(requests)
+        except Exception:
+            # One bad request must not fail the others that Triton put beside it.
+            return [self._answer_alone(request) for request in requests]
+
+    def _answer_alone(self, request: Any) -> Any:
+        try:
+            return self._response(self._run(self._arrays(request)))
+        except Exception as error:
+            text = str(error).strip().split("\n", 1)[0][:500]
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(f"the model failed: {type(error).__name__}: {text}")
+            )
+
+    def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
+        single = [self._arrays(request) for request in requests]
+        rows = [arrays[0].shape[0] for arrays in single]
+        returned = self._run([np.concatenate(column) for column in zip(*single, strict=True)])
+        ends = np.cumsum(rows)
+        if any(len(array) != ends[-1] for array in returned):
+            raise ValueError("the model did not return one row per row")
+        pieces = zip(*(np.split(array, ends[:-1]) for array in returned), strict=True)
+        return [self._response(piece) for piece in pieces]
+
+    def _arrays(self, request: Any) -> list[Any]:
+        return [
+            feature.array(pb_utils.get_input_tensor_by_name(request, feature.name).as_numpy())
+            for feature in self._features
+        ]
+
+    def _run(self, arrays: Sequence[Any]) -> list[Any]:
+        values = self._model(arrays)
+        if len(values) != len(self._outputs):
+            raise ValueError(
+                f"the model returned {len(values)} tensors; "
+                f"the signature has {len(self._outputs)} outputs"
+            )
+        return [output.fit(value) for value, output in zip(values, self._outputs, strict=True)]
+
+    def _response(self, arrays: Sequence[Any]) -> Any:
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(output.name, np.ascontiguousarray(array))
+                for output, array in zip(self._outputs, arrays, strict=True)
+            ]
+        )
