@@ -5,7 +5,7 @@ Every call may raise `tessera_kit.errors.Unavailable` when its system does not a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -277,6 +277,20 @@ class Runtime(Protocol):
             InvalidInference: The runtime refused the request.
             TooManyInferences: The runtime has too many.
             ModelFailed: The model's code failed.
+        """
+
+    def stream(self, request: bytes, timeout: float) -> AsyncGenerator[bytes]:
+        """Send a request and return its serialised responses, as the model gives them.
+
+        Works for models with one response too. Closing the generator gives the request up; what
+        the model gives meanwhile waits in the runtime while nobody asks for it.
+
+        Args:
+            request: As that of `infer`.
+            timeout: Seconds until the last response.
+
+        Raises:
+            TesseraError: As `infer`, before the first response or after any.
         """
 
 

@@ -19,6 +19,7 @@ from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
+from services.inference.gateway.streams import StreamHandler, StreamLimits
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
@@ -133,20 +134,29 @@ def build_service(config: Config, outside: Outside) -> Service:
         bound=config.runtime_growth_bytes,
     )
     limiter = RateLimiter(outside.budgets, outside.clock)
+    dispatcher = Dispatcher(routes, outside.runtime, shadows, hold, metrics, deployer.suspect)
+    limits = InferenceLimits(
+        max_in_flight=config.gateway.max_in_flight,
+        longest_seconds=config.gateway_rpc.unary_deadline_seconds,
+    )
     infer = InferenceHandler(
         routes,
         authority=outside.authority,
         limiter=limiter,
-        dispatcher=Dispatcher(routes, outside.runtime, shadows, hold, metrics, deployer.suspect),
+        dispatcher=dispatcher,
         recorder=recorder,
         calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
         metrics=metrics,
-        limits=InferenceLimits(
-            max_in_flight=config.gateway.max_in_flight,
-            longest_seconds=config.gateway_rpc.unary_deadline_seconds,
-        ),
+        limits=limits,
     )
-    protocol = InferenceProtocol(routes, outside.authority, infer, version("tessera-ml"))
+    streams = StreamHandler(
+        infer,
+        dispatcher,
+        recorder,
+        limits,
+        StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds),
+    )
+    protocol = InferenceProtocol(routes, outside.authority, infer, streams, version("tessera-ml"))
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
         InferenceServicer(handlers, canaries),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -283,6 +283,7 @@ class InMemoryRuntime:
         self._models: dict[str, tuple[str, Mapping[str, bytes]]] = {}
         self._refused: list[tuple[bytes, str]] = []
         self.up = True
+        self.streamed: Callable[[bytes], AsyncGenerator[bytes]] | None = None
 
     def refuse(self, content: bytes, reason: str) -> None:
         """Let every load of a model whose files hold this content fail."""
@@ -322,6 +323,26 @@ class InMemoryRuntime:
                 return await self._answer(request)
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
+
+    async def stream(self, request: bytes, timeout: float) -> AsyncGenerator[bytes]:
+        """Answer with the responses that `streamed` gives, the function's one when it is None."""
+        self._check_up()
+        if self.streamed is None:
+            yield await self.infer(request, timeout)
+            return
+        deadline = asyncio.get_running_loop().time() + timeout
+        responses = self.streamed(request)
+        try:
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    response = await anext(responses, None)
+                if response is None:
+                    return
+                yield response
+        except TimeoutError:
+            raise InferenceTimeout("the deadline passed before the model answered") from None
+        finally:
+            await responses.aclose()
 
     def _check_up(self) -> None:
         if not self.up:

@@ -153,6 +153,7 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
             "file": signature.file,
             "inputs": [_spec(spec) for spec in signature.inputs],
             "outputs": [_spec(spec) for spec in signature.outputs],
+            "streams": signature.streams,
         },
         "instance_groups": [
             {"device": group.device.value, "count": group.count, "gpus": list(group.gpus)}
@@ -171,6 +172,7 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         told["file"],
         tuple(_spec_value(spec) for spec in told["inputs"]),
         tuple(_spec_value(spec) for spec in told["outputs"]),
+        streams=told.get("streams", False),
     )
     groups = tuple(
         InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import grpc
 
+from services.inference.adapters.triton_errors import runtime_error
+from services.inference.adapters.triton_streams import TritonStreams
 from services.inference.adapters.wire.connection import CallFailed, CallRefused, WireConnection
-from services.inference.errors import (
-    InferenceTimeout,
-    InvalidInference,
-    ModelFailed,
-    RuntimeUnavailable,
-    TooManyInferences,
-)
-from tessera_kit.errors import TesseraError
+from services.inference.errors import InferenceTimeout
 from tessera_kit.tasks import detached_task
 
-__all__ = ["TritonWire", "runtime_error"]
+__all__ = ["TritonWire"]
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
-_RETRY_SECONDS: Final = 0.5
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.1
 _EARLY_SECONDS: Final = 0.05
 _MOST_ATTEMPTS: Final = 100
 _REFUSED_SECONDS: Final = 0.002
-_UNAVAILABLE: Final = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
-)
-"""A model that is gone, or a runtime that is: it cancels what runs when it ends."""
-_LOST: Final = ("unknown model", "Stub process")
-"""What Triton says of a model that is not loaded, or whose process died."""
 
 
 class TritonWire:
@@ -51,6 +40,7 @@ class TritonWire:
         self._connecting: asyncio.Task[WireConnection] | None = None
         self._old: set[WireConnection] = set()
         self._pause_until = 0.0
+        self._streams = TritonStreams(target, max_message_bytes=max_message_bytes)
 
     async def infer(self, request: bytes, timeout: float | None) -> bytes:
         """Send a serialised request and return the serialised response."""
@@ -77,8 +67,13 @@ class TritonWire:
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
 
+    def stream(self, request: bytes, timeout: float) -> AsyncGenerator[bytes]:
+        """Send a serialised request and return its serialised responses."""
+        return self._streams.stream(request, timeout)
+
     async def close(self) -> None:
-        """Close the connection; running calls fail."""
+        """Close the connections; running calls fail."""
+        await self._streams.close()
         if self._connecting is not None:
             self._connecting.cancel()
         for connection in (self._connection, *self._old):
@@ -120,20 +115,3 @@ class TritonWire:
         if self._connection is not None and self._connection.running:
             self._old.add(self._connection)
         self._connection = task.result()
-
-
-def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
-    """What a failed call of Triton means for the caller, without the runtime's own names."""
-    if code in _UNAVAILABLE or any(words in details for words in _LOST):
-        return RuntimeUnavailable(
-            "the model is not loaded now; it is being loaded again", retry_after=_RETRY_SECONDS
-        )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return InferenceTimeout("the deadline passed before the model answered")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return TooManyInferences("the model runtime is full", retry_after=_RETRY_SECONDS)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidInference("the model runtime refused the request's tensors")
-    if "the model failed:" in details:
-        return ModelFailed(details[details.index("the model failed:") :][:1024])
-    return ModelFailed("the model failed")

@@ -70,6 +70,8 @@ class Signature:
     """In the order in which the model is called with the FEATURE ones."""
     outputs: tuple[TensorSpec, ...]
     """In the order in which the model returns them."""
+    streams: bool = False
+    """Whether a request has any number of responses, none included."""
 
     @property
     def batched(self) -> bool:
@@ -83,8 +85,10 @@ class Signature:
         def faces(specs: tuple[TensorSpec, ...]) -> set[tuple[object, ...]]:
             return {(spec.name, spec.datatype, spec.shape, spec.role) for spec in specs}
 
-        return faces(self.inputs) == faces(other.inputs) and faces(self.outputs) == faces(
-            other.outputs
+        return (
+            self.streams == other.streams
+            and faces(self.inputs) == faces(other.inputs)
+            and faces(self.outputs) == faces(other.outputs)
         )
 
 

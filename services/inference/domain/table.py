@@ -63,6 +63,11 @@ COLUMNS: Final = tuple(
         ("response", "String", "The response as JSON of the Open Inference Protocol"),
         ("request_object", "String", "Key of the request's body in the object store"),
         ("response_object", "String", "Key of the response's body in the object store"),
+        (
+            "chunk_times_ms",
+            "Array(Float64)",
+            "When each response of a stream came, after the request",
+        ),
         ("kafka_partition", "Int32", "The bus partition that the record came through"),
         ("kafka_offset", "Int64", "The record's place in it"),
         ("ingested_at", _TIME, "When the row was written"),

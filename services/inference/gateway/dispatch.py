@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final, TypeAlias
 
 from services.inference.errors import RuntimeUnavailable
 from services.inference.gateway.admission import Gate
+from services.inference.gateway.asking import ask_once
 from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.records import FALLBACK, Exchange
@@ -73,18 +75,48 @@ class Dispatcher:
         """
         if self._hold.is_closed:
             timeout = await self._hold.wait(timeout)
-            route = self._routes.find(request.model_name)
-            exchange.route = route
+            route = exchange.route = self._routes.find(request.model_name)
+        served = self._choose(exchange, route, request, metadata, timeout)
+        # Who asks for a version wants that one's answer or none.
+        if route.fallback_codes and not request.model_version:
+            return await self._ask_until_answered(exchange, route, served, timeout)
+        return await self._ask(exchange, served, timeout)
+
+    async def stream(
+        self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
+    ) -> AsyncGenerator[bytes]:
+        """The runtime's responses to a request, of a model that gives any number of them.
+
+        Others are asked instead of a failed entity only before its first response. Arguments and
+        errors are those of `ask`.
+        """
+        deadline = perf_counter() + timeout
+        if self._hold.is_closed:
+            timeout = await self._hold.wait(timeout)
+            route = exchange.route = self._routes.find(request.model_name)
+        served = self._choose(exchange, route, request, metadata, timeout)
+        others = iter(() if request.model_version else route.others(served))
+        while True:
+            try:
+                async with aclosing(self._stream(exchange, served, deadline)) as responses:
+                    async for response in responses:
+                        yield response
+                return
+            except TesseraError as error:
+                if exchange.model_answered:
+                    raise
+                served = self._other(exchange, route, others, error, deadline)
+
+    def _choose(
+        self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
+    ) -> Served:
         version = request.model_version
         key = _sticky_key(metadata) if route.is_sticky and not version else None
         served = route.choose(version) if key is None else route.choose_by_key(key)
         exchange.served = served
         if route.shadows:
             self._shadows.mirror(exchange, route, timeout)
-        # Who asks for a version wants that one's answer or none.
-        if route.fallback_codes and not version:
-            return await self._ask_until_answered(exchange, route, served, timeout)
-        return await self._ask(exchange, served, timeout)
+        return served
 
     async def _ask_until_answered(
         self, exchange: Exchange, route: Route, first: Served, timeout: float
@@ -93,22 +125,34 @@ class Dispatcher:
         others = iter(route.others(first))
         served = first
         while True:
-            exchange.served = served
             try:
                 return await self._ask(exchange, served, deadline - perf_counter())
             except TesseraError as error:
-                code = code_of(type(error))
-                other = next(others, None)
-                if (
-                    other is None
-                    or code.value[0] not in route.fallback_codes
-                    or perf_counter() >= deadline
-                ):
-                    raise
-                exchange.failed += (served.name,)
-                served = other
-                self._metrics.count_fallback(exchange.endpoint, served.name, code.name)
-            exchange.leg = FALLBACK
+                served = self._other(exchange, route, others, error, deadline)
+
+    def _other(
+        self,
+        exchange: Exchange,
+        route: Route,
+        others: Iterator[Served],
+        error: TesseraError,
+        deadline: float,
+    ) -> Served:
+        """Who is asked after an entity failed; raises its error when nobody is."""
+        code = code_of(type(error))
+        other = next(others, None)
+        if (
+            other is None
+            or exchange.served is None
+            or code.value[0] not in route.fallback_codes
+            or perf_counter() >= deadline
+        ):
+            raise error
+        exchange.failed += (exchange.served.name,)
+        exchange.served = other
+        exchange.leg = FALLBACK
+        self._metrics.count_fallback(exchange.endpoint, other.name, code.name)
+        return other
 
     async def _ask(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         served.enter()
@@ -136,7 +180,7 @@ class Dispatcher:
     async def _run(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         exchange.model_began = perf_counter_ns()
         try:
-            reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
+            reply = await ask_once(self._runtime, served, exchange.request, timeout)
             exchange.model_answered = True
             return reply
         except RuntimeUnavailable:
@@ -145,6 +189,38 @@ class Dispatcher:
         finally:
             exchange.model_ended = ended = perf_counter_ns()
             served.count(exchange.model_answered, ended - exchange.model_began)
+
+    async def _stream(
+        self, exchange: Exchange, served: Served, deadline: float
+    ) -> AsyncGenerator[bytes]:
+        gate, entered, ended = served.gate, 0.0, False
+        served.enter()
+        try:
+            if gate is not None:
+                began = perf_counter()
+                try:
+                    entered = await gate.enter(deadline - began)
+                finally:
+                    exchange.queue_us += int((perf_counter() - began) * 1e6)
+            exchange.model_began = perf_counter_ns()
+            told = exchange.request + served.request_suffix
+            left = max(deadline - perf_counter(), 0.001)
+            async with aclosing(self._runtime.stream(told, left)) as responses:
+                async for response in responses:
+                    exchange.model_answered = True
+                    exchange.note_chunk()
+                    yield response
+            exchange.model_answered = ended = True
+        except RuntimeUnavailable:
+            self._lost(served.runtime_name)
+            raise
+        finally:
+            if gate is not None and entered:
+                gate.leave(entered)
+            served.leave()
+            if exchange.model_began:
+                exchange.model_ended = perf_counter_ns()
+                served.count(ended, exchange.model_ended - exchange.model_began)
 
 
 def _sticky_key(metadata: Metadata) -> bytes | None:

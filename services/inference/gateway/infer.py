@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,7 +24,7 @@ from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
-from services.inference.gateway.routing import RouteTable
+from services.inference.gateway.routing import Route, RouteTable
 from services.inference.gateway.status import public_status
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.ids import new_id
@@ -34,9 +34,10 @@ from tessera_kit.rpc.status import trailing_metadata_of
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls
 
-__all__ = ["REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits"]
+__all__ = ["CODES", "REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits", "reply_suffix"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Call: TypeAlias = tuple[float, Span]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ REQUEST_ID_KEY: Final = "tessera-request-id"
 """Metadata key and response parameter that tell a caller the id of its request."""
 _EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
 _ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _OK, _CANCELLED, _DEADLINE_EXCEEDED = 0, 1, 4
 _RETRY_SECONDS: Final = 0.05
 
@@ -105,40 +106,65 @@ class InferenceHandler:
 
     async def infer(self, data: bytes, context: Context) -> bytes:
         """Answer a serialised `inference.ModelInferRequest`."""
-        exchange = Exchange(new_id(), data)
         metadata = context.invocation_metadata() or ()
-        call = self._calls.begin(metadata)
-        exchange.span = call[1].get_span_context()
+        exchange, call = self.begin(data, metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
-        self._in_flight += 1
         code = "OK"
         try:
             reply = await self._answer(exchange, metadata, self._timeout(context))
             self._recorder.keep(exchange, reply, _OK, "")
             return reply
         except asyncio.CancelledError:
-            late = context.time_remaining() == 0
-            number = _DEADLINE_EXCEEDED if late else _CANCELLED
-            code = _CODES[number].name
-            text = "the deadline passed" if late else "the caller cancelled"
-            self._recorder.keep_failure(exchange, number, text)
+            code = self.keep_cancelled(exchange, context)
             raise
         except Exception as error:
             status = public_status(error)
-            code = _CODES[status.code].name
+            code = CODES[status.code].name
             self._recorder.keep_failure(exchange, status.code, status.message)
             context.set_trailing_metadata(
                 ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
             )
-            await context.abort(_CODES[status.code], status.message)
+            await context.abort(CODES[status.code], status.message)
         finally:
-            self._in_flight -= 1
-            if call[1].is_recording():
-                self._trace(call, exchange, code)
-            self._calls.end(call, code)
-            self._metrics.observe(exchange, code)
+            self.end(exchange, call, code)
 
     async def _answer(self, exchange: Exchange, metadata: Any, timeout: float) -> bytes:
+        request, route = await self.admit(exchange, metadata)
+        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
+        return reply + reply_suffix(exchange)
+
+    # What `streams` uses too.
+
+    def begin(self, data: bytes, metadata: Any) -> tuple[Exchange, Call]:
+        """Take a serialised request; `end` has to follow."""
+        exchange = Exchange(new_id(), data)
+        call = self._calls.begin(metadata)
+        exchange.span = call[1].get_span_context()
+        self._in_flight += 1
+        return exchange, call
+
+    def end(self, exchange: Exchange, call: Call, code: str) -> None:
+        """Count and trace a request that ended with the gRPC status `code`."""
+        self._in_flight -= 1
+        if call[1].is_recording():
+            self._trace(call, exchange, code)
+        self._calls.end(call, code)
+        self._metrics.observe(exchange, code)
+
+    def keep_cancelled(self, exchange: Exchange, context: Context, reply: bytes = b"") -> str:
+        """Keep a request that its caller or its deadline has ended; returns the code's name."""
+        late = context.time_remaining() == 0
+        number = _DEADLINE_EXCEEDED if late else _CANCELLED
+        text = "the deadline passed" if late else "the caller cancelled"
+        self._recorder.keep_failure(exchange, number, text, reply)
+        return CODES[number].name
+
+    async def admit(self, exchange: Exchange, metadata: Any) -> tuple[Any, Route]:
+        """The parsed request and its route, once its caller may ask it and it fits the signature.
+
+        Raises:
+            TesseraError: It may not, or does not.
+        """
         try:
             request = service_pb2.ModelInferRequest.FromString(exchange.request)
         except DecodeError:
@@ -160,16 +186,14 @@ class InferenceHandler:
         # A configuration may have become ready meanwhile, and the models of this one be unloaded.
         exchange.route = route = self._routes.find(name)
         route.rules.check(request)
-        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
-        suffix = exchange.served.reply_suffix if exchange.served is not None else b""
-        return b"".join((reply, suffix, _ID_PARAMETER, exchange.request_id.encode()))
+        return request, route
 
     def _timeout(self, context: Context) -> float:
         longest = self._limits.longest_seconds
         left = context.time_remaining()
         return longest if left is None or left > longest else left
 
-    def _trace(self, call: tuple[float, Span], exchange: Exchange, code: str) -> None:
+    def _trace(self, call: Call, exchange: Exchange, code: str) -> None:
         """Tell a recorded request's steps and what it was about."""
         served = exchange.served
         call[1].set_attribute(names.REQUEST_ID, exchange.request_id)
@@ -191,3 +215,9 @@ class InferenceHandler:
                 *(call, names.SPAN_SPOOL_APPEND, SpanKind.INTERNAL),
                 *(exchange.spool_began, exchange.spool_ended),
             )
+
+
+def reply_suffix(exchange: Exchange) -> bytes:
+    """What turns the runtime's response into the caller's."""
+    suffix = exchange.served.reply_suffix if exchange.served is not None else b""
+    return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))

@@ -15,6 +15,7 @@ from services.inference.domain.signature import Role, TensorSpec
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.infer import InferenceHandler
 from services.inference.gateway.routing import Route, RouteTable
+from services.inference.gateway.streams import StreamHandler
 from services.inference.runtime.bundle import MAX_BATCH_ROWS
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import Internal, TesseraError
@@ -45,11 +46,17 @@ class InferenceProtocol(grpc.GenericRpcHandler):
         routes: The endpoints that answer.
         authority: Tells callers apart and what they may do.
         infer: Answers ModelInfer.
+        streams: Answers ModelStreamInfer.
         version: The platform's version.
     """
 
     def __init__(
-        self, routes: RouteTable, authority: Authority, infer: InferenceHandler, version: str
+        self,
+        routes: RouteTable,
+        authority: Authority,
+        infer: InferenceHandler,
+        streams: StreamHandler,
+        version: str,
     ) -> None:
         self._routes = routes
         self._authority = authority
@@ -57,6 +64,9 @@ class InferenceProtocol(grpc.GenericRpcHandler):
         messages = service_pb2
         self._methods: dict[str, Handler] = {
             f"/{SERVICE_NAME}/ModelInfer": grpc.unary_unary_rpc_method_handler(infer.infer),
+            f"/{SERVICE_NAME}/ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+                streams.stream
+            ),
             **_method("ServerLive", self._server_live, messages.ServerLiveRequest),
             **_method("ServerReady", self._server_ready, messages.ServerReadyRequest),
             **_method("ServerMetadata", self._server_metadata, messages.ServerMetadataRequest),
@@ -105,6 +115,7 @@ class InferenceProtocol(grpc.GenericRpcHandler):
             platform=_SERVER_NAME,
             max_batch_size=MAX_BATCH_ROWS if signature.batched else 0,
         )
+        config.model_transaction_policy.decoupled = signature.streams
         first = 1 if signature.batched else 0
         for spec in signature.inputs:
             config.input.add(

@@ -55,12 +55,21 @@ class Recorder:
         exchange.spool_ended = perf_counter_ns()
         self._metrics.appended.inc()
 
-    def keep_failure(self, exchange: Exchange, status: int, message: str) -> None:
-        """Keep an exchange that failed; one that names no endpoint has no table to go to."""
+    def keep_failure(
+        self, exchange: Exchange, status: int, message: str, reply: bytes = b""
+    ) -> None:
+        """Keep an exchange that failed; one that names no endpoint has no table to go to.
+
+        Args:
+            exchange: Which.
+            status: Its gRPC status code.
+            message: Public text of the failure.
+            reply: What its caller had got of a stream.
+        """
         if not self._routes.knows(exchange.endpoint):
             return
         try:
-            self.keep(exchange, b"", status, message)
+            self.keep(exchange, reply, status, message)
         except SpoolFull:
             self._metrics.unlogged.inc()
 

@@ -11,7 +11,7 @@ from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
-__all__ = ["FALLBACK", "Exchange", "record_of"]
+__all__ = ["FALLBACK", "LARGEST_BODY", "Exchange", "record_of"]
 
 NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
 """The request's body was not kept because its caller may not query the endpoint."""
@@ -24,7 +24,9 @@ PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
 SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
 FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
 _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
-_LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
+LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
+"""Bytes of a request and its response that fit a record."""
+_MOST_CHUNK_TIMES: Final = 100_000
 _LONGEST_TEXT: Final = {"client_request_id": 512, "endpoint": 128, "status_message": 8192}
 
 
@@ -34,6 +36,7 @@ class Exchange:
     __slots__ = (
         "authorised",
         "began",
+        "chunk_times_us",
         "client_request_id",
         "endpoint",
         "failed",
@@ -42,6 +45,7 @@ class Exchange:
         "model_began",
         "model_ended",
         "queue_us",
+        "reply_cut",
         "request",
         "request_id",
         "requester",
@@ -74,6 +78,10 @@ class Exchange:
         self.queue_us = 0
         """Microseconds of waiting for a place."""
         self.spool_began = self.spool_ended = 0
+        self.chunk_times_us: list[int] = []
+        """When each response of a stream came, in microseconds after the request."""
+        self.reply_cut = False
+        """Whether the response was too large to be put together."""
 
     def mirror(self, number: int, served: Served) -> Exchange:
         """The exchange of a shadow of this request."""
@@ -91,6 +99,11 @@ class Exchange:
     def end_model(self) -> None:
         """Note that the model has answered, or failed."""
         self.model_ended = perf_counter_ns()
+
+    def note_chunk(self) -> None:
+        """Note that a response of a stream has come."""
+        if len(self.chunk_times_us) < _MOST_CHUNK_TIMES:
+            self.chunk_times_us.append(self.duration_us)
 
     @property
     def execution_us(self) -> int:
@@ -146,11 +159,13 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         record.failed_served_entities.extend(exchange.failed)
     if not exchange.authorised:
         record.logging_error_codes.append(NOT_AUTHORISED)
-    elif len(exchange.request) > _LARGEST_BODY:
+    elif len(exchange.request) > LARGEST_BODY:
         record.logging_error_codes.append(REQUEST_TOO_LARGE)
     else:
         record.request = exchange.request
-    if len(record.request) + len(response) > _LARGEST_BODY:
+    if exchange.chunk_times_us:
+        record.chunk_times_us.extend(exchange.chunk_times_us)
+    if exchange.reply_cut or len(record.request) + len(response) > LARGEST_BODY:
         record.logging_error_codes.append(RESPONSE_TOO_LARGE)
     else:
         record.response = response

@@ -42,6 +42,7 @@ class Served:
         "request_suffix",
         "runtime_name",
         "shadow_bound",
+        "streams",
     )
 
     def __init__(self, endpoint: str, entity: ServedEntity) -> None:
@@ -62,6 +63,8 @@ class Served:
         """Most mirrored requests at once, where the entity is a shadow."""
         self.gate = Gate(entity.name, most, entity.max_queue) if most else None
         """Who may be in the runtime at once; None for everybody."""
+        self.streams = entity.signature.streams
+        """Whether a request has any number of responses."""
         self.answered = self.answered_ns = 0
         """Requests that the runtime answered, and how long it took for all of them."""
         self.failed = self.failed_ns = 0

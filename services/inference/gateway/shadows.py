@@ -7,6 +7,7 @@ import logging
 from typing import Final
 
 from services.inference.errors import SpoolFull
+from services.inference.gateway.asking import ask_once
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
@@ -70,7 +71,7 @@ class Shadows:
         served, outcome = shadow.served, "failed"
         exchange.model_began = exchange.began
         try:
-            reply = await self._runtime.infer(exchange.request + served.request_suffix, timeout)
+            reply = await ask_once(self._runtime, served, exchange.request, timeout)
             exchange.model_answered = True
             exchange.end_model()
             self._recorder.keep(exchange, reply + served.reply_suffix, 0, "")

@@ -6,7 +6,7 @@ end (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 
 from __future__ import annotations
 
-__all__ = ["text_field"]
+__all__ = ["message_field", "text_field"]
 
 
 def text_field(number: int, text: str) -> bytes:
@@ -23,6 +23,16 @@ def text_field(number: int, text: str) -> bytes:
         raise ValueError("field numbers above 15 have longer tags")
     value = text.encode()
     return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+
+
+def message_field(number: int, message: bytes) -> bytes:
+    """A serialised message as a field of another one: tag, length, bytes.
+
+    Args:
+        number: Field number, 1 to 15.
+        message: The message.
+    """
+    return b"".join((bytes((number << 3 | 2,)), _varint(len(message)), message))
 
 
 def _varint(value: int) -> bytes:

@@ -107,6 +107,7 @@ def row_of(record: ConsumedRecord) -> Row:
         "response": response.message,
         "request_object": payload.request_object,
         "response_object": payload.response_object,
+        "chunk_times_ms": [time_us / 1000 for time_us in payload.chunk_times_us],
         "kafka_partition": record.partition,
         "kafka_offset": record.offset,
     }

@@ -269,6 +269,22 @@ async def test_a_slow_reader_holds_up_its_stream_and_not_the_memory(door: WireDo
     assert (door.held, door.running) == (0, 0)
 
 
+async def test_a_stream_may_be_silent_between_its_messages_and_not_within_one(
+    peer: Peer,
+) -> None:
+    peer.send(peer.headers(1, (":path", EACH)) + frame(frames.DATA, 0, 1, body(b"first")))
+    peer.send(peer.headers(3, (":path", EACH)) + frame(frames.DATA, 0, 3, body(b"first") + b"\0"))
+    peer.send(peer.headers(5, (":path", EACH)))
+    await turns()
+    peer.connection.check(peer.now + LIMITS.stall_seconds + 1)
+    got = peer.answers()
+    cancelled = str(grpc.StatusCode.CANCELLED.value[0])
+    assert "grpc-status" not in got[1]
+    assert (got[3]["grpc-status"], got[5]["grpc-status"]) == (cancelled, cancelled)
+    peer.connection.check(peer.now + LIMITS.idle_seconds + 1)
+    assert peer.answers()[1]["grpc-status"] == cancelled
+
+
 async def test_callers_get_their_windows_back(peer: Peer) -> None:
     size = LIMITS.stream_window // 2
     peer.send(peer.headers(1, (":path", SUM)))

@@ -31,6 +31,8 @@ from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
+from services.inference.gateway.streams import StreamHandler, StreamLimits
+from services.inference.ports import Runtime
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.clock import SystemClock
@@ -90,6 +92,8 @@ class Gateway:
         endpoint: Endpoint,
         limits: InferenceLimits | None = None,
         tracer: Tracer | None = None,
+        runtime: Runtime | None = None,
+        stream_limits: StreamLimits | None = None,
     ) -> None:
         self.capture = InMemoryCapture()
         self.asked: list[Any] = []
@@ -111,18 +115,25 @@ class Gateway:
         counts = GatewayMetrics(self.metrics)
         self.recorder = Recorder(self.capture, self.routes, counts)
         self.hold = RuntimeHold()
-        self.shadows = Shadows(self.runtime, self.recorder, counts)
+        asked = runtime or self.runtime
+        self.shadows = Shadows(asked, self.recorder, counts)
+        dispatcher = Dispatcher(self.routes, asked, self.shadows, self.hold, counts, self._on_lost)
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
-            dispatcher=Dispatcher(
-                self.routes, self.runtime, self.shadows, self.hold, counts, self._on_lost
-            ),
+            dispatcher=dispatcher,
             recorder=self.recorder,
             calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
             metrics=counts,
             limits=limits or InferenceLimits(),
+        )
+        self.streams = StreamHandler(
+            self.handler,
+            dispatcher,
+            self.recorder,
+            limits or InferenceLimits(),
+            stream_limits or StreamLimits(),
         )
 
     def _on_lost(self, runtime_name: str) -> None:
@@ -404,7 +415,7 @@ async def test_no_reply_leaves_without_its_record(make_endpoint: Make, make_requ
 async def test_bodies_that_the_spool_cannot_take_leave_a_code(
     make_endpoint: Make, make_request: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_LARGEST_BODY", 8)
+    monkeypatch.setattr(records, "LARGEST_BODY", 8)
     gateway = Gateway(make_endpoint())
     await gateway.infer(make_request(), Context())
     (record,) = gateway.records

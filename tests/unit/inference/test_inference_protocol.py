@@ -54,7 +54,8 @@ def ask(routes: RouteTable) -> Callable[..., Any]:
     endpoint = securable_pb2.SECURABLE_TYPE_ENDPOINT
     authority.grant("alice", [securable_pb2.PRIVILEGE_EXECUTE], endpoint, "flights")
     infer: Any = SimpleNamespace(infer=None)
-    protocol = InferenceProtocol(routes, authority, infer, "1.2.3")
+    streams: Any = SimpleNamespace(stream=None)
+    protocol = InferenceProtocol(routes, authority, infer, streams, "1.2.3")
 
     async def call(method: str, who: str = "alice", **fields: Any) -> Any:
         details: Any = SimpleNamespace(method=f"/{SERVICE_NAME}/{method}")

@@ -234,6 +234,7 @@ class PayloadRecord(_message.Message):
     REQUEST_OBJECT_FIELD_NUMBER: _builtins.int
     RESPONSE_OBJECT_FIELD_NUMBER: _builtins.int
     QUEUE_DURATION_US_FIELD_NUMBER: _builtins.int
+    CHUNK_TIMES_US_FIELD_NUMBER: _builtins.int
     tessera_request_id: _builtins.str
     """The request's unique id, a UUID of version 7; one row of the inference table."""
     client_request_id: _builtins.str
@@ -294,6 +295,12 @@ class PayloadRecord(_message.Message):
     def failed_served_entities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The served entities that were asked before this one and failed, in order."""
 
+    @_builtins.property
+    def chunk_times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each response of a streamed answer came from the model, in microseconds after request_time; empty for others.
+        The response is then all of them as one: their outputs lie behind each other along the first size.
+        """
+
     def __init__(
         self,
         *,
@@ -324,10 +331,11 @@ class PayloadRecord(_message.Message):
         request_object: _builtins.str = ...,
         response_object: _builtins.str = ...,
         queue_duration_us: _builtins.int = ...,
+        chunk_times_us: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "execution_duration_us", b"execution_duration_us", "failed_served_entities", b"failed_served_entities", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "queue_duration_us", b"queue_duration_us", "request", b"request", "request_object", b"request_object", "request_time", b"request_time", "requester", b"requester", "response", b"response", "response_object", b"response_object", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_times_us", b"chunk_times_us", "client_request_id", b"client_request_id", "config_version", b"config_version", "duration_us", b"duration_us", "encoding", b"encoding", "endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "execution_duration_us", b"execution_duration_us", "failed_served_entities", b"failed_served_entities", "logging_error_codes", b"logging_error_codes", "model_name", b"model_name", "model_version", b"model_version", "queue_duration_us", b"queue_duration_us", "request", b"request", "request_object", b"request_object", "request_time", b"request_time", "requester", b"requester", "response", b"response", "response_object", b"response_object", "route", b"route", "sampling_fraction", b"sampling_fraction", "served_entity", b"served_entity", "span_id", b"span_id", "status_code", b"status_code", "status_message", b"status_message", "tessera_request_id", b"tessera_request_id", "trace_flags", b"trace_flags", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,7 @@ class ServedCall:
         "held",
         "initial",
         "message",
+        "messages",
         "method",
         "pending",
         "pending_bytes",
@@ -112,6 +113,8 @@ class ServedCall:
         self.code = grpc.StatusCode.OK
         self.details = ""
         self.failure: Exception | None = None
+        self.messages = 0
+        """Messages of a streamed request that the handler has taken."""
         self._trailing: Metadata = ()
         self._arrived: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -165,6 +168,13 @@ class ServedCall:
         """Whether the caller has given the call up."""
         return self.ended
 
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether a streamed request has begun and no part of a message is missing now."""
+        if self.reader is None or not self.method.request_streaming:
+            return False
+        return self.messages > 0 and (self.reader.empty or self.reader.ready)
+
     def peer(self) -> str:
         """Where the caller is, as `ipv4:host:port`."""
         return self._connection.peer
@@ -185,6 +195,7 @@ class ServedCall:
             reader = self.reader
             if reader is not None and reader.ready:
                 message, compressed = reader.take()
+                self.messages += 1
                 self._connection.consumed(self)
                 return await self._connection.plain(self, message, compressed)
             if self.request_ended:

@@ -104,7 +104,8 @@ class CallerConnection(Requests):
             self._fail(frames.ERROR_CALM_DOWN, "responses are not read")
             return
         for call in list(self._calls.values()):
-            if not call.request_ended and now - call.heard > limits.stall_seconds:
+            patience = limits.idle_seconds if call.is_between_messages else limits.stall_seconds
+            if not call.request_ended and now - call.heard > patience:
                 self._refuse(call, grpc.StatusCode.CANCELLED, "the request was left unfinished")
         self._see_whether_alive(now)
 

@@ -30,7 +30,7 @@ class WireLimits:
     handshake_seconds: float = 10.0
     """Until a connection has sent its preface and settings."""
     idle_seconds: float = 1800.0
-    """How long a connection may be without a call."""
+    """How long a connection may be without a call, and a streamed request without a message."""
     stall_seconds: float = 60.0
     """How long a caller may leave a request unfinished, or a response unread, without a byte."""
     noise: int = 2000

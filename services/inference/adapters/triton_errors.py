@@ -1,0 +1,43 @@
+"""What Triton's failures mean for callers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from services.inference.errors import (
+    InferenceTimeout,
+    InvalidInference,
+    ModelFailed,
+    RuntimeUnavailable,
+    TooManyInferences,
+)
+from tessera_kit.errors import TesseraError
+
+__all__ = ["runtime_error"]
+
+_RETRY_SECONDS: Final = 0.5
+_UNAVAILABLE: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
+)
+"""A model that is gone, or a runtime that is: it cancels what runs when it ends."""
+_LOST: Final = ("unknown model", "Stub process")
+"""What Triton says of a model that is not loaded, or whose process died."""
+
+
+def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
+    """What a failed call of Triton means for the caller, without the runtime's own names."""
+    if code in _UNAVAILABLE or any(words in details for words in _LOST):
+        return RuntimeUnavailable(
+            "the model is not loaded now; it is being loaded again", retry_after=_RETRY_SECONDS
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return InferenceTimeout("the deadline passed before the model answered")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return TooManyInferences("the model runtime is full", retry_after=_RETRY_SECONDS)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidInference("the model runtime refused the request's tensors")
+    if "the model failed:" in details:
+        return ModelFailed(details[details.index("the model failed:") :][:1024])
+    return ModelFailed("the model failed")

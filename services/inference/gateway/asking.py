@@ -1,0 +1,43 @@
+"""One answer of a served entity, whatever number of responses its model gives."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Final
+
+from services.inference.errors import ModelFailed
+from services.inference.gateway.assembly import Assembly
+from services.inference.gateway.routing import Served
+from services.inference.ports import Runtime
+
+__all__ = ["LARGEST_ANSWER", "ask_once"]
+
+LARGEST_ANSWER: Final = 64 << 20
+"""Most bytes of a streamed answer that are put together for a caller who wants it whole."""
+
+
+async def ask_once(runtime: Runtime, served: Served, request: bytes, timeout: float) -> bytes:
+    """The one serialised response of an entity; those of a model that streams are put together.
+
+    Args:
+        runtime: Asks the models.
+        served: The entity.
+        request: The caller's serialised request.
+        timeout: Seconds that the caller has.
+
+    Raises:
+        TesseraError: As `Runtime.infer`; ModelFailed too when the responses are too many bytes.
+    """
+    told = request + served.request_suffix
+    if not served.streams:
+        return await runtime.infer(told, timeout)
+    whole = Assembly(LARGEST_ANSWER)
+    async with aclosing(runtime.stream(told, timeout)) as responses:
+        async for response in responses:
+            whole.add(response)
+            if whole.is_cut:
+                raise ModelFailed(
+                    f"the model failed: its responses have more than {LARGEST_ANSWER} bytes "
+                    "together; ask for them as a stream"
+                )
+    return whole.response()
