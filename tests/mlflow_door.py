@@ -64,10 +64,10 @@ class Door:
         self.registry = registry
         self._token = token
         self.store = InMemoryStore()
-        self._objects = InMemoryObjectStore()
+        self.objects = InMemoryObjectStore()
         self.cases: UseCases = use_cases(
             self.store,
-            ObjectArtifacts(self._objects),
+            ObjectArtifacts(self.objects),
             InMemorySpans(),
             self.authority,
             artifact_root="s3://test/tracking",
@@ -87,7 +87,7 @@ class Door:
 
     async def keys(self) -> list[str]:
         """Return the keys of all objects."""
-        return [info.key async for info in self._objects.list("")]
+        return [info.key async for info in self.objects.list("")]
 
     async def send(
         self,

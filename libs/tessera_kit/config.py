@@ -212,10 +212,12 @@ class S3Config:
     """Id of the key pair."""
     secret_key: Secret
     """Secret of the key pair."""
+    public_endpoint: str = ""
+    """URL by which clients outside reach the S3 door, for signed URLs; empty for `endpoint`."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_S3_{ENDPOINT,REGION,BUCKET,ACCESS_KEY,SECRET_KEY}."""
+        """Read TESSERA_S3_{ENDPOINT,REGION,BUCKET,ACCESS_KEY,SECRET_KEY,PUBLIC_ENDPOINT}."""
         env = Env.of(source)
         return cls(
             endpoint=env.string("TESSERA_S3_ENDPOINT"),
@@ -223,6 +225,7 @@ class S3Config:
             bucket=env.string("TESSERA_S3_BUCKET", "tessera"),
             access_key=env.string("TESSERA_S3_ACCESS_KEY"),
             secret_key=env.secret("TESSERA_S3_SECRET_KEY"),
+            public_endpoint=env.string("TESSERA_S3_PUBLIC_ENDPOINT", ""),
         )
 
 

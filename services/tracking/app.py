@@ -31,6 +31,7 @@ from services.tracking.handlers.trace_correlation import TraceCorrelation
 from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
+from services.tracking.handlers.transfers import Transfers
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
@@ -106,6 +107,7 @@ def use_cases(
         evaluation=EvaluationDatasets(store, access, clock),
         scorers=Scorers(store, access, clock),
         artifacts=artifacts,
+        transfers=Transfers(artifacts, files),
         models=LoggedModels(store, access, clock),
         registry=(
             None
@@ -156,7 +158,10 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             servers=(
                 build_server(config.rpc, [binding(cases)], authenticator=authority),
                 build_http_server(
-                    config.http, mlflow_routes(cases), authenticator=authority, render=mlflow_error
+                    config.http,
+                    mlflow_routes(cases, uploads_in_parts=bool(config.s3.public_endpoint)),
+                    authenticator=authority,
+                    render=mlflow_error,
                 ),
             ),
             background=(

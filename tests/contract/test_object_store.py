@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from devstack import Stack
 from tessera_kit.config import S3Config
@@ -193,6 +197,22 @@ class ObjectStoreContract:
         with pytest.raises(ObjectNotFound):
             await store.head(key)
 
+    async def test_signatures_have_bounds(self, store: ObjectStore, folder: str) -> None:
+        key = f"{folder}/signed"
+        for seconds in (0, 7 * 24 * 3600 + 1):
+            with pytest.raises(InvalidArgument):
+                await store.signed_get(key, seconds=seconds, file_name="x")
+            with pytest.raises(InvalidArgument):
+                await store.signed_put(key, seconds=seconds, media_type="text/plain")
+            with pytest.raises(InvalidArgument):
+                await store.signed_parts(key, "upload", 1, seconds=seconds)
+        for count in (0, 10_001):
+            with pytest.raises(InvalidArgument):
+                await store.signed_parts(key, "upload", count, seconds=60)
+        with pytest.raises(InvalidKey):
+            await store.signed_get(f"{key}/../other", seconds=60, file_name="x")
+        assert len(set(await store.signed_parts(key, "upload", 3, seconds=60))) == 3
+
     async def test_wrong_parts_are_refused(self, store: ObjectStore, folder: str) -> None:
         key = f"{folder}/wrong"
         upload_id = await store.begin_upload(key)
@@ -334,3 +354,42 @@ class TestS3ObjectStore(ObjectStoreContract, UploadFileContract):
         async with S3ObjectStore(S3Config.from_env(stack.environment)) as store:
             await store.ensure_bucket()
             yield store
+
+    async def test_signed_urls_need_nothing_else(
+        self, store: ObjectStore, folder: str, stack: Stack
+    ) -> None:
+        key = f"{folder}/a b+ü%.bin"
+        pieces = [BIG[:PART_BYTES], BIG[PART_BYTES:]]
+        async with aiohttp.ClientSession() as client:
+            upload_id = await store.begin_upload(key)
+            parts: list[UploadedPart] = []
+            for url, data in zip(
+                await store.signed_parts(key, upload_id, 2, seconds=600), pieces, strict=True
+            ):
+                async with client.put(URL(url, encoded=True), data=io.BytesIO(data)) as answer:
+                    assert answer.status == 200
+                    etag = answer.headers["etag"].strip('"')
+                parts.append(UploadedPart(len(parts) + 1, len(data), etag))
+            with pytest.raises((UploadNotFound, InvalidArgument)):
+                await store.complete_upload(f"{folder}/other", upload_id, parts)
+            await store.complete_upload(key, upload_id, parts)
+            got = URL(await store.signed_get(key, seconds=600, file_name="ü.bin"), encoded=True)
+            async with client.get(got, headers={"range": "bytes=5-104"}) as answer:
+                assert (answer.status, await answer.read()) == (206, BIG[5:105])
+                assert answer.headers["content-disposition"].startswith("attachment")
+            put = await store.signed_put(f"{folder}/put", seconds=600, media_type="text/plain")
+            headers = {"content-type": "text/plain"}
+            async with client.put(URL(put, encoded=True), data=b"put", headers=headers) as answer:
+                assert answer.status == 200
+            assert await store.get(f"{folder}/put") == b"put"
+            other = put.replace(f"{folder}/put", f"{folder}/elsewhere")
+            async with client.put(URL(other, encoded=True), data=b"x", headers=headers) as answer:
+                assert answer.status == 403
+
+    async def test_urls_are_signed_for_where_clients_are(self, stack: Stack) -> None:
+        config = replace(
+            S3Config.from_env(stack.environment), public_endpoint="https://files.example"
+        )
+        async with S3ObjectStore(config) as store:
+            url = await store.signed_get("a/b", seconds=60, file_name="b")
+        assert url.startswith(f"https://files.example/{config.bucket}/a/b?")

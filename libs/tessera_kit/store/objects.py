@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import quote, urlencode
 
 from tessera_kit.errors import (
     Aborted,
@@ -23,6 +24,7 @@ from tessera_kit.ids import new_id
 
 __all__ = [
     "LARGEST_GET",
+    "LONGEST_SIGNATURE_SECONDS",
     "PART_BYTES",
     "InMemoryObjectStore",
     "InvalidKey",
@@ -38,13 +40,17 @@ __all__ = [
     "UploadedPart",
     "check_key",
     "check_prefix",
+    "check_seconds",
 ]
 
 PART_BYTES = 8 << 20
 """Size of an upload's parts, all but the last; S3 wants 5 MiB or more."""
 LARGEST_GET = 64 << 20
 """Most bytes that `get` returns unless told otherwise."""
+LONGEST_SIGNATURE_SECONDS = 7 * 24 * 3600
+"""Longest life of a signed URL; S3's own bound."""
 _LONGEST_KEY = 1024
+_MOST_PARTS = 10_000
 
 
 class InvalidKey(InvalidArgument):
@@ -226,6 +232,30 @@ class ObjectStore(Protocol):
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """Drop an upload and its parts; does nothing when it has ended."""
 
+    async def signed_get(self, key: str, *, seconds: int, file_name: str) -> str:
+        """A URL that reads an object, whole or in ranges, without further credentials.
+
+        Args:
+            key: The object's key; it need not exist yet.
+            seconds: Life of the URL, 1 to LONGEST_SIGNATURE_SECONDS.
+            file_name: What a browser saves it as; it is never shown inline.
+
+        Raises:
+            InvalidArgument: `seconds` is out of its bounds.
+        """
+
+    async def signed_put(self, key: str, *, seconds: int, media_type: str) -> str:
+        """A URL that stores an object by one PUT with this `Content-Type`; as `signed_get`."""
+
+    async def signed_parts(
+        self, key: str, upload_id: str, count: int, *, seconds: int
+    ) -> Sequence[str]:
+        """URLs that store the parts 1 to `count` of an upload by one PUT each; as `signed_get`.
+
+        Raises:
+            InvalidArgument: `count` is not 1 to 10,000, or `seconds` is out of its bounds.
+        """
+
 
 def check_key(key: str) -> str:
     """Return a key unchanged when it names one object below the bucket's root.
@@ -369,6 +399,28 @@ class InMemoryObjectStore:
         """See `ObjectStore.abort_upload`."""
         self._uploads.pop((check_key(key), upload_id), None)
 
+    def uploads(self) -> Sequence[tuple[str, str]]:
+        """The keys and ids of uploads that have not ended."""
+        return list(self._uploads)
+
+    async def signed_get(self, key: str, *, seconds: int, file_name: str) -> str:
+        """See `ObjectStore.signed_get`; nobody answers these URLs."""
+        return _unanswered(key, seconds, file_name=file_name)
+
+    async def signed_put(self, key: str, *, seconds: int, media_type: str) -> str:
+        """See `ObjectStore.signed_put`; nobody answers these URLs."""
+        return _unanswered(key, seconds, media_type=media_type)
+
+    async def signed_parts(
+        self, key: str, upload_id: str, count: int, *, seconds: int
+    ) -> Sequence[str]:
+        """See `ObjectStore.signed_parts`; nobody answers these URLs."""
+        check_part_number(count)
+        return [
+            _unanswered(key, seconds, upload=upload_id, part=number)
+            for number in range(1, count + 1)
+        ]
+
     def _store(self, key: str, data: bytes) -> ObjectInfo:
         digest = hashlib.sha256(data).hexdigest()
         info = ObjectInfo(key, len(data), digest[:32], digest, datetime.now(UTC))
@@ -405,8 +457,21 @@ def check_part_number(number: int) -> None:
     Raises:
         InvalidArgument: It is not 1 to 10,000.
     """
-    if not 1 <= number <= 10_000:
-        raise InvalidArgument("a part's number must be 1 to 10000")
+    if not 1 <= number <= _MOST_PARTS:
+        raise InvalidArgument(f"a part's number must be 1 to {_MOST_PARTS}")
+
+
+def check_seconds(seconds: int) -> int:
+    """Return a signed URL's life unchanged.
+
+    Raises:
+        InvalidArgument: It is not 1 to LONGEST_SIGNATURE_SECONDS.
+    """
+    if not 1 <= seconds <= LONGEST_SIGNATURE_SECONDS:
+        raise InvalidArgument(
+            f"a signed URL's life must be 1 to {LONGEST_SIGNATURE_SECONDS} seconds, not {seconds}"
+        )
+    return seconds
 
 
 def check_parts(parts: builtins.list[UploadedPart] | Sequence[UploadedPart]) -> None:
@@ -418,6 +483,11 @@ def check_parts(parts: builtins.list[UploadedPart] | Sequence[UploadedPart]) -> 
     numbers = [part.number for part in parts]
     if not numbers or numbers != sorted(set(numbers)):
         raise InvalidArgument("an upload's parts must be one or more, in ascending order")
+
+
+def _unanswered(key: str, seconds: int, **what: object) -> str:
+    query = urlencode({**what, "seconds": check_seconds(seconds)})
+    return f"memory:///{quote(check_key(key))}?{query}"
 
 
 def _part(number: int, data: bytes) -> UploadedPart:

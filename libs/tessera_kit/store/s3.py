@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Seq
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -34,6 +35,7 @@ from tessera_kit.store.objects import (
     check_part_number,
     check_parts,
     check_prefix,
+    check_seconds,
 )
 
 __all__ = ["S3ObjectStore"]
@@ -59,6 +61,7 @@ class S3ObjectStore:
         self._connections = connections
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._signer: Any = None
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
@@ -67,7 +70,7 @@ class S3ObjectStore:
 
     async def close(self) -> None:
         """Close all connections."""
-        self._client = None
+        self._client = self._signer = None
         await self._stack.aclose()
 
     async def __aenter__(self) -> Self:
@@ -262,6 +265,39 @@ class S3ObjectStore:
         except (UploadNotFound, ObjectNotFound):
             return
 
+    async def signed_get(self, key: str, *, seconds: int, file_name: str) -> str:
+        """See `ObjectStore.signed_get`."""
+        disposition = f"attachment; filename*=UTF-8''{quote(file_name, safe='')}"
+        return await self._signed(
+            "get_object", key, seconds, ResponseContentDisposition=disposition
+        )
+
+    async def signed_put(self, key: str, *, seconds: int, media_type: str) -> str:
+        """See `ObjectStore.signed_put`."""
+        return await self._signed("put_object", key, seconds, ContentType=media_type)
+
+    async def signed_parts(
+        self, key: str, upload_id: str, count: int, *, seconds: int
+    ) -> Sequence[str]:
+        """See `ObjectStore.signed_parts`."""
+        check_part_number(count)
+        urls: list[str] = []
+        for number in range(1, count + 1):
+            part = {"UploadId": upload_id, "PartNumber": number}
+            urls.append(await self._signed("upload_part", key, seconds, **part))
+            # Signing waits for nobody: ten thousand parts would hold the loop for seconds.
+            await asyncio.sleep(0)
+        return urls
+
+    async def _signed(self, operation: str, key: str, seconds: int, **arguments: object) -> str:
+        await self._opened()
+        url: str = await self._signer.generate_presigned_url(
+            operation,
+            Params={"Bucket": self._config.bucket, "Key": check_key(key), **arguments},
+            ExpiresIn=check_seconds(seconds),
+        )
+        return url
+
     async def _put_whole(self, key: str, data: bytes) -> ObjectInfo:
         digest = hashlib.sha256(data).hexdigest()
         answer = await self._call("put_object", key, Body=data, Metadata={_SHA256: digest})
@@ -324,26 +360,34 @@ class S3ObjectStore:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._client is None:
-                self._client = await self._stack.enter_async_context(
-                    get_session().create_client(
-                        "s3",
-                        endpoint_url=self._config.endpoint,
-                        region_name=self._config.region,
-                        aws_access_key_id=self._config.access_key,
-                        aws_secret_access_key=self._config.secret_key.reveal(),
-                        config=AioConfig(
-                            retries={"mode": "standard", "max_attempts": 5},
-                            connect_timeout=5,
-                            read_timeout=60,
-                            max_pool_connections=self._connections,
-                            s3={"addressing_style": "path"},
-                            # Not every S3 knows the newer trailing checksums.
-                            request_checksum_calculation="when_required",
-                            response_checksum_validation="when_required",
-                        ),
-                    )
-                )
+                client = await self._client_at(self._config.endpoint)
+                public = self._config.public_endpoint
+                # A signature holds for one host.
+                self._signer = await self._client_at(public) if public else client
+                self._client = client
             return self._client
+
+    async def _client_at(self, endpoint: str) -> Any:
+        return await self._stack.enter_async_context(
+            get_session().create_client(
+                "s3",
+                endpoint_url=endpoint,
+                region_name=self._config.region,
+                aws_access_key_id=self._config.access_key,
+                aws_secret_access_key=self._config.secret_key.reveal(),
+                config=AioConfig(
+                    signature_version="s3v4",
+                    retries={"mode": "standard", "max_attempts": 5},
+                    connect_timeout=5,
+                    read_timeout=60,
+                    max_pool_connections=self._connections,
+                    s3={"addressing_style": "path"},
+                    # Not every S3 knows the newer trailing checksums.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+        )
 
 
 async def _parts_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -6,13 +6,14 @@ Its twin in memory is the same class over `tessera_kit.store.objects.InMemoryObj
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from services.tracking.domain.artifacts import Artifact, ArtifactRoot
 from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound
-from services.tracking.ports import ArtifactPage
-from tessera_kit.store.objects import ObjectNotFound, ObjectStore
+from services.tracking.ports import ArtifactPage, ArtifactUpload, SentPart
+from tessera_kit.errors import InvalidArgument
+from tessera_kit.store.objects import ObjectNotFound, ObjectStore, UploadedPart, check_part_number
 
 __all__ = ["ObjectArtifacts"]
 
@@ -43,16 +44,65 @@ class ObjectArtifacts:
             raise
         return info.size
 
-    async def read(self, root: ArtifactRoot, path: str) -> AsyncIterator[bytes]:
+    async def read(
+        self, root: ArtifactRoot, path: str, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
         """Yield a file's bytes."""
         try:
-            async for chunk in self._objects.stream(_key(root, path)):
+            async for chunk in self._objects.stream(_key(root, path), offset, length):
                 yield chunk
         except ObjectNotFound:
-            raise ArtifactNotFound(
-                f"{root.owner} has no artifact '{path}'",
-                metadata={"owner": root.owner, "path": path},
-            ) from None
+            raise _not_found(root, path) from None
+
+    async def find(self, root: ArtifactRoot, path: str) -> Artifact:
+        """Return a file's size and etag."""
+        try:
+            info = await self._objects.head(_key(root, path))
+        except ObjectNotFound:
+            raise _not_found(root, path) from None
+        return Artifact(path, is_directory=False, size=info.size, etag=info.etag)
+
+    async def begin_upload(
+        self, root: ArtifactRoot, path: str, parts: int, *, seconds: int
+    ) -> ArtifactUpload:
+        """Begin an upload in parts that the sender puts by URLs."""
+        check_part_number(parts)
+        await self._must_be_free(root, path)
+        key = _key(root, path)
+        upload_id = await self._objects.begin_upload(key)
+        urls = await self._objects.signed_parts(key, upload_id, parts, seconds=seconds)
+        return ArtifactUpload(upload_id, urls)
+
+    async def complete_upload(
+        self, root: ArtifactRoot, path: str, upload_id: str, parts: Sequence[SentPart]
+    ) -> None:
+        """Join the parts into the file, in place of one of that path."""
+        await self._must_be_free(root, path)
+        key = _key(root, path)
+        held = {part.number: part for part in await self._objects.list_parts(key, upload_id)}
+        missing = [part.number for part in parts if part.number not in held]
+        if missing:
+            raise InvalidArgument(f"part {missing[0]} of the upload was not sent")
+        told = [UploadedPart(one.number, held[one.number].size, one.etag) for one in parts]
+        await self._objects.complete_upload(key, upload_id, told)
+
+    async def abort_upload(self, root: ArtifactRoot, path: str, upload_id: str) -> None:
+        """Drop an upload and its parts."""
+        await self._objects.abort_upload(_key(root, path), upload_id)
+
+    async def upload_url(
+        self, root: ArtifactRoot, path: str, *, seconds: int, media_type: str
+    ) -> str:
+        """Return a URL that stores the file by one PUT."""
+        await self._must_be_free(root, path)
+        return await self._objects.signed_put(
+            _key(root, path), seconds=seconds, media_type=media_type
+        )
+
+    async def download_url(self, root: ArtifactRoot, path: str, *, seconds: int) -> str:
+        """Return a URL that reads the file."""
+        name = path.rpartition("/")[2]
+        return await self._objects.signed_get(_key(root, path), seconds=seconds, file_name=name)
 
     async def children(
         self, root: ArtifactRoot, path: str, *, limit: int, token: str
@@ -100,6 +150,12 @@ class ObjectArtifacts:
 
 def _key(root: ArtifactRoot, path: str) -> str:
     return f"{ObjectArtifacts.ROOT}/{root.prefix}/{path}"
+
+
+def _not_found(root: ArtifactRoot, path: str) -> ArtifactNotFound:
+    return ArtifactNotFound(
+        f"{root.owner} has no artifact '{path}'", metadata={"owner": root.owner, "path": path}
+    )
 
 
 class _Watched:

@@ -24,6 +24,8 @@ class Artifact:
     """Whether it is a folder."""
     size: int = 0
     """Size in bytes; 0 for a folder."""
+    etag: str = ""
+    """Changes whenever the bytes do; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Artifacts:
         """
         check_artifact_path(path)
         check_sha256(sha256)
-        root = await self._root(principal, run_id, model_id, trace_id, writing=True)
+        root = await self.root(principal, run_id, model_id, trace_id, writing=True)
         content = _Content(chunks, expected=sha256)
         size = await self._files.write(root, path, content.checked())
         return StoredArtifact(Artifact(path, is_directory=False, size=size), content.sha256())
@@ -88,8 +88,10 @@ class Artifacts:
         model_id: str = "",
         trace_id: str = "",
         path: str,
+        offset: int = 0,
+        length: int | None = None,
     ) -> AsyncIterator[bytes]:
-        """Return a file's bytes in pieces.
+        """Return a file's bytes in pieces: at most `length` from `offset` on, or all.
 
         Raises:
             InvalidArtifactPath: The path leaves the run's artifacts.
@@ -97,7 +99,22 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path)
-        return self._files.read(await self._root(principal, run_id, model_id, trace_id), path)
+        root = await self.root(principal, run_id, model_id, trace_id)
+        return self._files.read(root, path, offset, length)
+
+    async def find(
+        self,
+        principal: Principal,
+        *,
+        run_id: str = "",
+        model_id: str = "",
+        trace_id: str = "",
+        path: str,
+    ) -> Artifact:
+        """Return what is known of a file; raises what `download` does."""
+        check_artifact_path(path)
+        root = await self.root(principal, run_id, model_id, trace_id)
+        return await self._files.find(root, path)
 
     async def children(
         self,
@@ -119,7 +136,7 @@ class Artifacts:
             PermissionDenied: The caller may not read it.
         """
         check_artifact_path(path, allow_root=True)
-        root = await self._root(principal, run_id, model_id, trace_id)
+        root = await self.root(principal, run_id, model_id, trace_id)
         return await self._files.children(root, path, limit=limit, token=token)
 
     async def remove(
@@ -140,19 +157,25 @@ class Artifacts:
         """
         check_artifact_path(path)
         await self._files.remove(
-            await self._root(principal, run_id, model_id, trace_id, writing=True), path
+            await self.root(principal, run_id, model_id, trace_id, writing=True), path
         )
 
-    async def _root(
+    async def root(
         self,
         principal: Principal,
-        run_id: str,
-        model_id: str,
-        trace_id: str,
+        run_id: str = "",
+        model_id: str = "",
+        trace_id: str = "",
         *,
         writing: bool = False,
     ) -> ArtifactRoot:
-        """Return whose files are meant, when the caller may use them so."""
+        """Return whose files are meant, when the caller may use them so.
+
+        Raises:
+            RunNotFound, LoggedModelNotFound, TraceNotFound: There is no such thing.
+            PermissionDenied: The caller may not.
+            RunNotActive: It was deleted and would be written.
+        """
         if trace_id:
             return await self._root_of_trace(principal, trace_id, writing=writing)
         async with self._store.read() as view:

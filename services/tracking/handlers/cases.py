@@ -19,6 +19,7 @@ from services.tracking.handlers.trace_correlation import TraceCorrelation
 from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
+from services.tracking.handlers.transfers import Transfers
 
 __all__ = ["UseCases"]
 
@@ -33,6 +34,7 @@ class UseCases:
     metrics: Metrics
     search: Search
     artifacts: Artifacts
+    transfers: Transfers
     traces: Traces
     trace_search: TraceSearch
     trace_metrics: TraceMetrics

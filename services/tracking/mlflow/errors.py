@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from services.tracking.mlflow.not_offered import why_not_offered
 from tessera_kit import errors
-from tessera_kit.errors import InvalidArgument, TesseraError, Unimplemented
+from tessera_kit.errors import InvalidArgument, OutOfRange, TesseraError, Unimplemented
 from tessera_kit.http.status import (
     BodyTooLarge,
     MethodNotAllowed,
@@ -20,7 +20,7 @@ from tessera_kit.http.status import (
     public_message,
 )
 
-__all__ = ["BadRequest", "InvalidParameter", "NotOffered", "mlflow_error"]
+__all__ = ["BadRequest", "InvalidParameter", "NotOffered", "RangeNotSatisfiable", "mlflow_error"]
 
 
 class InvalidParameter(InvalidArgument):
@@ -33,6 +33,12 @@ class BadRequest(InvalidArgument):
     """The request is not what the protocol says, as a body that is not JSON."""
 
     reason = "BAD_REQUEST"
+
+
+class RangeNotSatisfiable(OutOfRange):
+    """The range begins behind the file's end."""
+
+    reason = "RANGE_NOT_SATISFIABLE"
 
 
 class NotOffered(Unimplemented):
@@ -51,6 +57,7 @@ _CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
     BadRequest: ("BAD_REQUEST", None),
     BodyTooLarge: ("BAD_REQUEST", None),
     MethodNotAllowed: ("BAD_REQUEST", None),
+    RangeNotSatisfiable: ("INVALID_PARAMETER_VALUE", 416),
     PathNotFound: ("ENDPOINT_NOT_FOUND", None),
     errors.InvalidArgument: ("INVALID_PARAMETER_VALUE", None),
     errors.NotFound: ("RESOURCE_DOES_NOT_EXIST", None),

@@ -24,6 +24,14 @@ _WHY: Final = (
         "optimise prompts on the client, with mlflow.genai.optimize_prompts",
     ),
     (r"UnifiedTrace|OnlineTrace", "it asks for a Databricks SQL warehouse; use searchTracesV3"),
+    (
+        r"renameRegisteredModel",
+        (
+            "a model's name is its identity in the catalog: grants, lineage, events and endpoints "
+            "refer to it by name; register a model of the new name and copy versions to it "
+            "(MlflowClient.copy_model_version)"
+        ),
+    ),
 )
 
 

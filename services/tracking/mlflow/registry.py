@@ -15,7 +15,7 @@ from services.tracking.handlers.registry import Caller, NamedModel, Registry
 from services.tracking.handlers.search import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import artifact_uri, metric_fields, millis, tag_fields
-from services.tracking.mlflow.errors import InvalidParameter, NotOffered
+from services.tracking.mlflow.errors import InvalidParameter
 from services.tracking.mlflow.experiments import page_bound
 from tessera_kit.errors import TesseraError
 from tessera_kit.http.identity import request_token
@@ -53,7 +53,6 @@ class RegistryMethods:
             f"ModelRegistryService/{name}": method
             for name, method in {
                 "createRegisteredModel": Method(self._create_model, named),
-                "renameRegisteredModel": Method(self._rename, (*named, "new_name")),
                 "updateRegisteredModel": Method(self._update_model, named),
                 "deleteRegisteredModel": Method(self._delete_model, named),
                 "getRegisteredModel": Method(self._get_model, named),
@@ -87,9 +86,6 @@ class RegistryMethods:
             tags=_tags([(tag.key, tag.value) for tag in asked.tags]),
         )
         return {"registered_model": _model_fields(created)}
-
-    async def _rename(self, call: Call) -> Answer:
-        raise NotOffered("renameRegisteredModel (names of the catalog do not change)")
 
     async def _update_model(self, call: Call) -> Answer:
         asked = call.message

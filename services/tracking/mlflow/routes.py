@@ -21,8 +21,9 @@ from services.tracking.mlflow.protos import PREFIXES
 from services.tracking.mlflow.registry import RegistryMethods
 from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
+from services.tracking.mlflow.transfers import TransferMethods
 from services.tracking.mlflow.writes import WriteMethods
-from tessera_kit.http.routes import HttpRoute
+from tessera_kit.http.routes import Endpoint, HttpRoute
 from tessera_kit.http.status import json_response
 
 __all__ = ["mlflow_methods", "mlflow_routes"]
@@ -34,10 +35,9 @@ _SERVER_INFO: Final[dict[str, Any]] = {
     "store_type": "SqlStore",
     "workspaces_enabled": False,
     "trace_archival_enabled": False,
-    "multipart_uploads_enabled": False,
     "multipart_downloads_enabled": False,
-    "presigned_upload_run_id_supported": False,
-    "presigned_upload_model_id_supported": False,
+    "presigned_upload_run_id_supported": True,
+    "presigned_upload_model_id_supported": True,
 }
 """What clients may use of this server beyond its rpcs."""
 
@@ -53,17 +53,29 @@ def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
         **TraceMethods(cases).methods(),
         **EvaluationMethods(cases).methods(),
         **ArtifactMethods(cases).methods(),
+        **TransferMethods(cases).methods(),
         **ModelMethods(cases).methods(),
     }
 
 
-def mlflow_routes(cases: UseCases) -> Sequence[HttpRoute]:
-    """Return the routes over use cases."""
+def mlflow_routes(cases: UseCases, *, uploads_in_parts: bool = False) -> Sequence[HttpRoute]:
+    """Return the routes over use cases.
+
+    Args:
+        cases: Who does the work.
+        uploads_in_parts: Whether clients are told to send large files to the object store by
+            themselves, which they must be able to reach.
+    """
     routes = [
         HttpRoute("GET", "/health", _health, "mlflow.Server/health", open=True),
         HttpRoute("GET", "/version", _version, "mlflow.Server/version", open=True),
         *(
-            HttpRoute("GET", f"{prefix}/3.0/mlflow/server-info", _server_info, "mlflow.Server/info")
+            HttpRoute(
+                "GET",
+                f"{prefix}/3.0/mlflow/server-info",
+                _server_info(uploads_in_parts),
+                "mlflow.Server/info",
+            )
             for prefix in PREFIXES
         ),
         *online_scoring_routes(),
@@ -81,5 +93,10 @@ async def _version(request: Request) -> Response:
     return PlainTextResponse(MLFLOW_VERSION)
 
 
-async def _server_info(request: Request) -> Response:
-    return json_response(_SERVER_INFO)
+def _server_info(uploads_in_parts: bool) -> Endpoint:
+    told = {**_SERVER_INFO, "multipart_uploads_enabled": uploads_in_parts}
+
+    async def endpoint(request: Request) -> Response:
+        return json_response(told)
+
+    return endpoint

@@ -15,6 +15,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import mlflow
 import numpy as np
@@ -24,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from sklearn.linear_model import LogisticRegression
 
 NAME = os.environ["SCENARIO_NAME"]
@@ -156,6 +159,38 @@ def artifacts() -> None:
     assert (Path(local) / "deep" / "a b+ü.bin").read_bytes() == content
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/notes/hello.txt") == "hello"
     assert mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/config.json") == {"a": 1}
+
+
+@scenario
+def large_artifacts_in_parts() -> None:
+    content = np.random.default_rng(1).bytes(12_000_000)
+    in_parts = {
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
+        "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "6000000",
+        "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": "5242880",
+        "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": "5242880",
+    }
+    sent: list[int] = []
+    upload_part = HttpArtifactRepository._upload_part
+
+    def counted(**part: Any) -> Any:
+        sent.append(part["credential"].part_number)
+        return upload_part(**part)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mlflow.start_run() as run,
+        patch.object(HttpArtifactRepository, "_upload_part", staticmethod(counted)),
+        patch.dict(os.environ, in_parts),
+    ):
+        (Path(folder) / "large ü.bin").write_bytes(content)
+        mlflow.log_artifact(str(Path(folder) / "large ü.bin"), "deep/er")
+        local = mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="deep/er/large ü.bin"
+        )
+    assert sorted(sent) == [1, 2, 3], sent
+    assert Path(local).read_bytes() == content
 
 
 @scenario
