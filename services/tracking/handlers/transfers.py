@@ -92,6 +92,6 @@ class Transfers:
             InvalidArgument: `seconds` is not 1 to 604,800.
         """
         check_artifact_path(path)
-        root = await self._artifacts.root(principal, **owner)
+        root = await self._artifacts.root(principal, **owner, writing=False)
         found = await self._files.find(root, path)
         return await self._files.download_url(root, path, seconds=seconds), found
