@@ -12,6 +12,7 @@ from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.artifact_ports import ArtifactStore
 from services.tracking.config import Config
 from services.tracking.consumers import MetricConsumer, watch_grants
 from services.tracking.handlers.access import Access
@@ -35,7 +36,7 @@ from services.tracking.handlers.transfers import Transfers
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
-from services.tracking.ports import ArtifactStore, SpanStore, Store
+from services.tracking.ports import SpanStore, Store
 from services.tracking.servicers import TrackingServicer
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay

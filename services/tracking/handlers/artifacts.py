@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from services.tracking.artifact_ports import ArtifactPage, ArtifactStore
 from services.tracking.domain.artifacts import (
     Artifact,
     ArtifactRoot,
@@ -21,7 +22,7 @@ from services.tracking.errors import (
     TraceNotFound,
 )
 from services.tracking.handlers.access import Access
-from services.tracking.ports import ArtifactPage, ArtifactStore, Store
+from services.tracking.ports import Store
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Artifacts", "StoredArtifact"]
