@@ -102,6 +102,8 @@ class Config:
     """Growth of the runtime's process upon which it is replaced; 0 for never."""
     reconcile_seconds: float
     """How often the runtime's models are looked at without a cause."""
+    idle_seconds: float
+    """After how long without a request an entity that scales to zero is unloaded, by default."""
     database: DatabaseConfig
     """Where endpoints are kept."""
     kafka: KafkaConfig
@@ -138,6 +140,7 @@ class Config:
             largest_model_file=env.integer("TESSERA_INFERENCE_MODEL_FILE_MIB", 1024) << 20,
             runtime_growth_bytes=env.integer("TESSERA_INFERENCE_RUNTIME_GROWTH_MIB", 1024) << 20,
             reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),
+            idle_seconds=env.duration("TESSERA_INFERENCE_SCALE_TO_ZERO_AFTER", 1800.0),
             database=DatabaseConfig.from_env(env, "inference"),
             kafka=KafkaConfig.from_env(env),
             # Tables are named with their database, so any that is always there will do.

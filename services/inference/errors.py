@@ -28,6 +28,7 @@ ResourceExhausted
 └── SpoolFull              the log of payloads has no room left on disk
 Unavailable
 ├── RuntimeUnavailable     the model runtime does not answer, or is loading the model again
+│   └── ModelNotLoaded     it answers, and does not have the model: nothing of the request ran
 └── StoreUnavailable       a store or service that is needed does not answer
 DeadlineExceeded
 └── InferenceTimeout       the caller's deadline passed before the model answered
@@ -64,6 +65,7 @@ __all__ = [
     "InvalidInference",
     "InvalidSignature",
     "ModelFailed",
+    "ModelNotLoaded",
     "ModelNotServable",
     "NoCanary",
     "NoUpdateInProgress",
@@ -203,6 +205,12 @@ class RuntimeUnavailable(Unavailable):
     """The model runtime does not answer, or is loading the model again."""
 
     reason = "RUNTIME_UNAVAILABLE"
+
+
+class ModelNotLoaded(RuntimeUnavailable):
+    """The runtime answers and does not have the model; nothing of the request ran."""
+
+    reason = "MODEL_NOT_LOADED"
 
 
 class StoreUnavailable(Unavailable):

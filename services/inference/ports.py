@@ -235,6 +235,9 @@ class RuntimeModels(Protocol):
     async def loaded(self) -> frozenset[str]:
         """Names of the models that answer."""
 
+    async def answered(self) -> Mapping[str, int]:
+        """How many requests each model that answers has answered since it was loaded."""
+
 
 class RuntimeProcess(Protocol):
     """The process that runs the runtime, where it is on this machine."""

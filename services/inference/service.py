@@ -23,6 +23,7 @@ from services.inference.gateway.streams import StreamHandler, StreamLimits
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
+from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
 from services.inference.handlers.memory_watch import MemoryWatch
 from services.inference.handlers.resolution import Resolver
@@ -122,6 +123,13 @@ def build_service(config: Config, outside: Outside) -> Service:
         clock=outside.clock,
     )
     metrics = GatewayMetrics(telemetry.metrics)
+    elastic = Elastic(
+        routes=routes,
+        models=outside.runtime_models,
+        deployer=deployer,
+        metrics=metrics,
+        idle_seconds=config.idle_seconds,
+    )
     recorder = Recorder(outside.spool, routes, metrics)
     shadows = Shadows(outside.runtime, recorder, metrics)
     hold = RuntimeHold()
@@ -159,7 +167,7 @@ def build_service(config: Config, outside: Outside) -> Service:
     protocol = InferenceProtocol(routes, outside.authority, infer, streams, version("tessera-ml"))
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
-        InferenceServicer(handlers, canaries),
+        InferenceServicer(handlers, canaries, elastic),
         "tessera.inference.v1.InferenceService",
     )
     payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
@@ -171,6 +179,7 @@ def build_service(config: Config, outside: Outside) -> Service:
         canaries=canaries,
         background=(
             BackgroundTask("deployer", deployer.run),
+            BackgroundTask("idle entities", elastic.run),
             BackgroundTask("shadows", shadows.run),
             BackgroundTask("canaries", canaries.run),
             BackgroundTask("rate limits", limiter.run),

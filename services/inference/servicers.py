@@ -15,9 +15,13 @@ from services.inference.convert.endpoints import (
     optional_time,
     statistics_message,
     traffic_policy,
+    with_states,
 )
+from services.inference.domain.endpoint import Endpoint
 from services.inference.handlers.canaries import Canaries
+from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
+from tessera.inference.v1 import endpoint_pb2
 from tessera.inference.v1 import inference_service_pb2 as pb
 from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from tessera_kit.rpc.identity import current_principal
@@ -32,9 +36,10 @@ _CONFIG_SCOPE: Final = "inference.configs"
 class InferenceServicer(InferenceServiceServicer):
     """Translates between the contract and the handlers."""
 
-    def __init__(self, handlers: EndpointHandlers, canaries: Canaries) -> None:
+    def __init__(self, handlers: EndpointHandlers, canaries: Canaries, elastic: Elastic) -> None:
         self._handlers = handlers
         self._canaries = canaries
+        self._elastic = elastic
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: Any
@@ -51,14 +56,14 @@ class InferenceServicer(InferenceServiceServicer):
             endpoint_settings(request),
             traffic_policy(request.config.traffic),
         )
-        return pb.CreateEndpointResponse(endpoint=endpoint_message(endpoint))
+        return pb.CreateEndpointResponse(endpoint=self._told(endpoint))
 
     async def GetEndpoint(
         self, request: pb.GetEndpointRequest, context: Any
     ) -> pb.GetEndpointResponse:
         """Read an endpoint."""
         endpoint = await self._handlers.get(current_principal(), request.name)
-        return pb.GetEndpointResponse(endpoint=endpoint_message(endpoint))
+        return pb.GetEndpointResponse(endpoint=self._told(endpoint))
 
     async def ListEndpoints(
         self, request: pb.ListEndpointsRequest, context: Any
@@ -72,7 +77,7 @@ class InferenceServicer(InferenceServiceServicer):
         )
         token = encode_page_token({"after": following}, _PAGE_SCOPE) if following else ""
         return pb.ListEndpointsResponse(
-            endpoints=[endpoint_message(endpoint) for endpoint in found], next_page_token=token
+            endpoints=[self._told(endpoint) for endpoint in found], next_page_token=token
         )
 
     async def UpdateEndpointConfig(
@@ -86,7 +91,7 @@ class InferenceServicer(InferenceServiceServicer):
             request.etag,
             traffic_policy(request.config.traffic),
         )
-        return pb.UpdateEndpointConfigResponse(endpoint=endpoint_message(endpoint))
+        return pb.UpdateEndpointConfigResponse(endpoint=self._told(endpoint))
 
     async def UpdateTraffic(
         self, request: pb.UpdateTrafficRequest, context: Any
@@ -100,7 +105,7 @@ class InferenceServicer(InferenceServiceServicer):
             shadows=dict(request.shadow_percent),
             traffic=traffic_policy(request.traffic) if request.HasField("traffic") else None,
         )
-        return pb.UpdateTrafficResponse(endpoint=endpoint_message(endpoint))
+        return pb.UpdateTrafficResponse(endpoint=self._told(endpoint))
 
     async def UpdateEndpoint(
         self, request: pb.UpdateEndpointRequest, context: Any
@@ -115,14 +120,14 @@ class InferenceServicer(InferenceServiceServicer):
             endpoint_fields(request.update_mask),
             told.etag,
         )
-        return pb.UpdateEndpointResponse(endpoint=endpoint_message(endpoint))
+        return pb.UpdateEndpointResponse(endpoint=self._told(endpoint))
 
     async def CancelEndpointUpdate(
         self, request: pb.CancelEndpointUpdateRequest, context: Any
     ) -> pb.CancelEndpointUpdateResponse:
         """Give up a pending configuration."""
         endpoint = await self._handlers.cancel(current_principal(), request.name, request.etag)
-        return pb.CancelEndpointUpdateResponse(endpoint=endpoint_message(endpoint))
+        return pb.CancelEndpointUpdateResponse(endpoint=self._told(endpoint))
 
     async def RollbackEndpoint(
         self, request: pb.RollbackEndpointRequest, context: Any
@@ -131,7 +136,7 @@ class InferenceServicer(InferenceServiceServicer):
         endpoint = await self._handlers.rollback(
             current_principal(), request.name, request.config_version, request.etag
         )
-        return pb.RollbackEndpointResponse(endpoint=endpoint_message(endpoint))
+        return pb.RollbackEndpointResponse(endpoint=self._told(endpoint))
 
     async def ListEndpointConfigs(
         self, request: pb.ListEndpointConfigsRequest, context: Any
@@ -156,21 +161,21 @@ class InferenceServicer(InferenceServiceServicer):
         endpoint = await self._canaries.start(
             current_principal(), request.name, canary_plan(request.plan), request.etag
         )
-        return pb.StartCanaryResponse(endpoint=endpoint_message(endpoint))
+        return pb.StartCanaryResponse(endpoint=self._told(endpoint))
 
     async def EndCanary(self, request: pb.EndCanaryRequest, context: Any) -> pb.EndCanaryResponse:
         """End a canary before its time."""
         endpoint = await self._canaries.end(
             current_principal(), request.name, request.promote, request.etag
         )
-        return pb.EndCanaryResponse(endpoint=endpoint_message(endpoint))
+        return pb.EndCanaryResponse(endpoint=self._told(endpoint))
 
     async def WatchEndpoint(
         self, request: pb.WatchEndpointRequest, context: Any
     ) -> AsyncIterator[pb.WatchEndpointResponse]:
         """Stream an endpoint's state."""
         async for endpoint in self._handlers.watch(current_principal(), request.name):
-            yield pb.WatchEndpointResponse(endpoint=endpoint_message(endpoint))
+            yield pb.WatchEndpointResponse(endpoint=self._told(endpoint))
 
     async def DeleteEndpoint(
         self, request: pb.DeleteEndpointRequest, context: Any
@@ -187,3 +192,6 @@ class InferenceServicer(InferenceServiceServicer):
             current_principal(), request.name, optional_time(request.since)
         )
         return statistics_message(counts)
+
+    def _told(self, endpoint: Endpoint) -> endpoint_pb2.Endpoint:
+        return with_states(endpoint_message(endpoint), self._elastic.states(endpoint))

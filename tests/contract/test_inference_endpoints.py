@@ -21,6 +21,7 @@ from services.inference.domain.endpoint import (
     InferenceTable,
     InstanceGroup,
     ServedEntity,
+    WorkloadSize,
 )
 from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
@@ -133,6 +134,13 @@ class EndpointsContract:
         (entity,) = endpoint.pending.entities
         groups = (InstanceGroup(Device.CPU, 2), InstanceGroup(Device.GPU, 1, (0, 1)))
         entity = replace(entity, instance_groups=groups, max_concurrency=8, max_queue=16)
+        entity = replace(
+            entity,
+            workload_size=WorkloadSize.MEDIUM,
+            min_concurrency=8,
+            scale_to_zero=True,
+            idle_seconds=2.5,
+        )
         traffic = TrafficPolicy(True, frozenset({13, 14}), 3)
         pending = replace(endpoint.pending, entities=(entity,), traffic=traffic)
         endpoint = replace(endpoint, pending=pending)

@@ -277,6 +277,15 @@ INFERENCE_MODEL_DURATION: Final = Metric(
     (ENDPOINT, MODEL_VERSION),
     _LATENCY,
 )
+INFERENCE_WAKE_DURATION: Final = Metric(
+    "tessera.inference.wake.duration",
+    Instrument.HISTOGRAM,
+    "s",
+    "Time that an idle model took to be loaded because somebody asked for it.",
+    (),
+    _LATENCY,
+)
+
 INFERENCE_SHADOWS: Final = Metric(
     "tessera.inference.shadows",
     Instrument.COUNTER,

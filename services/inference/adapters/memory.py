@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+from tritonclient.grpc import service_pb2
 
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
@@ -281,6 +282,7 @@ class InMemoryRuntime:
     def __init__(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._answer = answer
         self._models: dict[str, tuple[str, Mapping[str, bytes]]] = {}
+        self._answered: Counter[str] = Counter()
         self._refused: list[tuple[bytes, str]] = []
         self.up = True
         self.streamed: Callable[[bytes], AsyncGenerator[bytes]] | None = None
@@ -304,6 +306,7 @@ class InMemoryRuntime:
             if any(content in file for file in files.values()):
                 raise ModelNotServable(reason)
         self._models[name] = (config, files)
+        self._answered[name] = 0
 
     async def unload(self, name: str) -> None:
         """Unload a model."""
@@ -315,14 +318,21 @@ class InMemoryRuntime:
         self._check_up()
         return frozenset(self._models)
 
+    async def answered(self) -> Mapping[str, int]:
+        """How many requests each model that answers has answered since it was loaded."""
+        self._check_up()
+        return {name: self._answered[name] for name in self._models}
+
     async def infer(self, request: bytes, timeout: float | None) -> bytes:
         """Answer with the function."""
         self._check_up()
         try:
             async with asyncio.timeout(timeout):
-                return await self._answer(request)
+                reply = await self._answer(request)
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
+        self._answered[service_pb2.ModelInferRequest.FromString(request).model_name] += 1
+        return reply
 
     async def stream(self, request: bytes, timeout: float) -> AsyncGenerator[bytes]:
         """Answer with the responses that `streamed` gives, the function's one when it is None."""

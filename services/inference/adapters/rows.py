@@ -16,6 +16,7 @@ from services.inference.domain.endpoint import (
     InstanceGroup,
     ServedEntity,
     UpdateState,
+    WorkloadSize,
 )
 from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
@@ -162,6 +163,10 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         "max_concurrency": entity.max_concurrency,
         "max_queue": entity.max_queue,
         "shadow_percent": entity.shadow_percent,
+        "workload_size": entity.workload_size.value,
+        "min_concurrency": entity.min_concurrency,
+        "scale_to_zero": entity.scale_to_zero,
+        "idle_seconds": entity.idle_seconds,
     }
 
 
@@ -178,7 +183,8 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))
         for group in entry.pop("instance_groups", ())
     )
-    return ServedEntity(**entry, signature=signature, instance_groups=groups)
+    size = WorkloadSize(entry.pop("workload_size", WorkloadSize.CUSTOM))
+    return ServedEntity(**entry, signature=signature, instance_groups=groups, workload_size=size)
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from services.inference.errors import (
     InferenceTimeout,
     InvalidInference,
     ModelFailed,
+    ModelNotLoaded,
     RuntimeUnavailable,
     TooManyInferences,
 )
@@ -22,14 +23,17 @@ _UNAVAILABLE: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 )
 """A model that is gone, or a runtime that is: it cancels what runs when it ends."""
-_LOST: Final = ("unknown model", "Stub process")
-"""What Triton says of a model that is not loaded, or whose process died."""
+_NOT_LOADED: Final = "unknown model"
+"""What Triton says of a model that is not loaded, before anything of the request runs."""
+_DIED: Final = "Stub process"
+"""What it says of one whose process died."""
 
 
 def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
     """What a failed call of Triton means for the caller, without the runtime's own names."""
-    if code in _UNAVAILABLE or any(words in details for words in _LOST):
-        return RuntimeUnavailable(
+    if code in _UNAVAILABLE or _NOT_LOADED in details or _DIED in details:
+        kind = ModelNotLoaded if _NOT_LOADED in details else RuntimeUnavailable
+        return kind(
             "the model is not loaded now; it is being loaded again", retry_after=_RETRY_SECONDS
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

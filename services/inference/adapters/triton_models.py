@@ -54,6 +54,10 @@ class TritonModels:
 
     async def loaded(self) -> frozenset[str]:
         """Names of the models that answer."""
+        return frozenset(await self.answered())
+
+    async def answered(self) -> Mapping[str, int]:
+        """How many requests each model that answers has answered since it was loaded."""
         # The repository's index does not list models that were loaded with their files; the
         # statistics list every model that is ready.
         try:
@@ -62,7 +66,10 @@ class TritonModels:
             )
         except InferenceServerException as error:
             raise _away(error) or RuntimeUnavailable(_reason(error)) from None
-        return frozenset(model.name for model in statistics.model_stats)
+        return {
+            model.name: model.inference_stats.success.count + model.inference_stats.fail.count
+            for model in statistics.model_stats
+        }
 
     async def close(self) -> None:
         """Close the connection."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -19,6 +19,7 @@ from services.inference.domain.endpoint import (
     InstanceGroup,
     ServedEntity,
     UpdateState,
+    WorkloadSize,
 )
 from services.inference.domain.limits import RateLimit, RateScope, check_limits
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
@@ -38,6 +39,7 @@ __all__ = [
     "statistics_message",
     "timestamp",
     "traffic_policy",
+    "with_states",
 ]
 
 _TABLE: Final = "inference_table."
@@ -80,6 +82,14 @@ _DEVICES: Final = {
     Device.CPU: endpoint_pb2.DEVICE_KIND_CPU,
     Device.GPU: endpoint_pb2.DEVICE_KIND_GPU,
 }
+_SIZES: Final = {
+    endpoint_pb2.WORKLOAD_SIZE_UNSPECIFIED: WorkloadSize.CUSTOM,
+    endpoint_pb2.WORKLOAD_SIZE_SMALL: WorkloadSize.SMALL,
+    endpoint_pb2.WORKLOAD_SIZE_MEDIUM: WorkloadSize.MEDIUM,
+    endpoint_pb2.WORKLOAD_SIZE_LARGE: WorkloadSize.LARGE,
+}
+_SIZE_OF: Final = {size: number for number, size in _SIZES.items()}
+_LONGEST_IDLE_SECONDS: Final = 7 * 24 * 3600
 _DEVICE_OF: Final = {number: device for device, number in _DEVICES.items()}
 
 
@@ -92,7 +102,7 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             model_version=entity.model_version,
             model_alias=entity.model_alias,
             traffic_percent=entity.traffic_percent,
-            instance_count=entity.instance_count or 1,
+            instance_count=entity.instance_count,
             instance_groups=tuple(
                 InstanceGroup(_DEVICE_OF[group.device], group.count or 1, tuple(group.gpus))
                 for group in entity.instance_groups
@@ -100,9 +110,24 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             max_concurrency=entity.max_concurrency,
             max_queue=entity.max_queue,
             shadow_percent=entity.shadow_percent,
+            workload_size=_SIZES[entity.workload_size],
+            min_concurrency=entity.min_concurrency,
+            scale_to_zero=entity.scale_to_zero,
+            idle_seconds=_idle_seconds(entity),
         )
         for entity in config.served_entities
     ]
+
+
+def _idle_seconds(entity: endpoint_pb2.ServedEntity) -> float:
+    if not entity.HasField("scale_to_zero_after"):
+        return 0.0
+    seconds = entity.scale_to_zero_after.ToTimedelta().total_seconds()
+    if not 1.0 <= seconds <= _LONGEST_IDLE_SECONDS:
+        text = f"must be 1 second to {_LONGEST_IDLE_SECONDS} seconds"
+        path = "config.served_entities.scale_to_zero_after"
+        raise InvalidConfig(f"{path}: {text}", violations=[FieldViolation(path, text)])
+    return seconds
 
 
 def endpoint_message(endpoint: Endpoint) -> endpoint_pb2.Endpoint:
@@ -220,7 +245,7 @@ def _policy_message(policy: TrafficPolicy) -> endpoint_pb2.TrafficPolicy:
 
 
 def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
-    return endpoint_pb2.ServedEntity(
+    message = endpoint_pb2.ServedEntity(
         name=entity.name,
         model_name=entity.model_name,
         model_version=entity.model_version,
@@ -236,7 +261,22 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         max_concurrency=entity.max_concurrency,
         max_queue=entity.max_queue,
         shadow_percent=entity.shadow_percent,
+        workload_size=_SIZE_OF[entity.workload_size],
+        min_concurrency=entity.min_concurrency,
+        scale_to_zero=entity.scale_to_zero,
     )
+    if entity.idle_seconds:
+        message.scale_to_zero_after.FromTimedelta(timedelta(seconds=entity.idle_seconds))
+    return message
+
+
+def with_states(message: endpoint_pb2.Endpoint, states: Mapping[str, str]) -> endpoint_pb2.Endpoint:
+    """The message with what its entities that scale to zero do now, by their names."""
+    for entity in message.config.served_entities if states else ():
+        state = states.get(entity.name)
+        if state is not None:
+            entity.state = endpoint_pb2.ServedEntityState.Value(f"SERVED_ENTITY_STATE_{state}")
+    return message
 
 
 def statistics_message(

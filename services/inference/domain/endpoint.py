@@ -32,6 +32,7 @@ __all__ = [
     "InstanceGroup",
     "ServedEntity",
     "UpdateState",
+    "WorkloadSize",
     "check_entities",
     "check_shadows",
     "check_shares",
@@ -66,6 +67,16 @@ class Device(StrEnum):
     GPU = "GPU"
 
 
+class WorkloadSize(StrEnum):
+    """How many requests at once an entity is made for."""
+
+    CUSTOM = "CUSTOM"
+    """As its own numbers say."""
+    SMALL = "SMALL"
+    MEDIUM = "MEDIUM"
+    LARGE = "LARGE"
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceGroup:
     """Instances of a model on one kind of device."""
@@ -88,6 +99,7 @@ class EntityRequest:
     model_alias: str
     traffic_percent: int
     instance_count: int
+    """0 for as many as `domain.sizing` finds."""
     instance_groups: tuple[InstanceGroup, ...] = ()
     max_concurrency: int = 0
     """Most requests in the runtime at once; 0 for no bound."""
@@ -95,12 +107,19 @@ class EntityRequest:
     """Most requests that wait beyond them."""
     shadow_percent: int = 0
     """Share of the requests that are mirrored to it."""
+    workload_size: WorkloadSize = WorkloadSize.CUSTOM
+    min_concurrency: int = 0
+    """Requests that run at once in what is kept loaded; 0 for what the size says."""
+    scale_to_zero: bool = False
+    """Whether it is unloaded while nobody asks."""
+    idle_seconds: float = 0.0
+    """After how long; 0 for the service's default."""
 
     @property
     def least_concurrency(self) -> int:
         """How many requests the loaded instances run at once, at the least."""
         groups = self.instance_groups
-        return sum(group.count for group in groups) if groups else self.instance_count
+        return sum(group.count for group in groups) if groups else self.instance_count or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,10 @@ class ServedEntity:
     max_concurrency: int = 0
     max_queue: int = 0
     shadow_percent: int = 0
+    workload_size: WorkloadSize = WorkloadSize.CUSTOM
+    min_concurrency: int = 0
+    scale_to_zero: bool = False
+    idle_seconds: float = 0.0
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
@@ -136,6 +159,10 @@ class ServedEntity:
             max_concurrency=self.max_concurrency,
             max_queue=self.max_queue,
             shadow_percent=self.shadow_percent,
+            workload_size=self.workload_size,
+            min_concurrency=self.min_concurrency,
+            scale_to_zero=self.scale_to_zero,
+            idle_seconds=self.idle_seconds,
         )
 
 
@@ -399,7 +426,14 @@ def _runtime_violations(path: str, entity: EntityRequest) -> list[FieldViolation
                 f"must be at least the {entity.least_concurrency} instances, or 0 for no bound",
             )
         )
-    if entity.max_queue and not most:
+    if 0 < most < entity.min_concurrency:
+        wrong.append(
+            FieldViolation(f"{path}.min_concurrency", f"must be at most max_concurrency, {most}")
+        )
+    if entity.idle_seconds and not entity.scale_to_zero:
+        wrong.append(FieldViolation(f"{path}.scale_to_zero_after", "needs scale_to_zero"))
+    sized = entity.workload_size is not WorkloadSize.CUSTOM
+    if entity.max_queue and not most and not sized:
         wrong.append(FieldViolation(f"{path}.max_queue", "needs a max_concurrency"))
     if entity.shadow_percent and entity.traffic_percent:
         wrong.append(FieldViolation(f"{path}.shadow_percent", "needs a traffic_percent of 0"))

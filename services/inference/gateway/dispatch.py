@@ -7,11 +7,12 @@ from contextlib import aclosing
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final, TypeAlias
 
-from services.inference.errors import RuntimeUnavailable
+from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
 from services.inference.gateway.admission import Gate
 from services.inference.gateway.asking import ask_once
 from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.nap import Nap
 from services.inference.gateway.records import FALLBACK, Exchange
 from services.inference.gateway.routing import Route, RouteTable, Served
 from services.inference.gateway.shadows import Shadows
@@ -177,14 +178,31 @@ class Dispatcher:
         finally:
             gate.leave(entered)
 
+    async def _run_awake(
+        self, exchange: Exchange, served: Served, nap: Nap, timeout: float
+    ) -> bytes:
+        began = perf_counter_ns()
+        try:
+            return await nap.ask(lambda left: self._run_now(exchange, served, left), timeout)
+        finally:
+            asked = exchange.model_began
+            # Whoever was asked before it was asked earlier.
+            exchange.queue_us += ((asked if asked > began else perf_counter_ns()) - began) // 1000
+
     async def _run(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
+        if served.nap is None:
+            return await self._run_now(exchange, served, timeout)
+        return await self._run_awake(exchange, served, served.nap, timeout)
+
+    async def _run_now(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         exchange.model_began = perf_counter_ns()
         try:
             reply = await ask_once(self._runtime, served, exchange.request, timeout)
             exchange.model_answered = True
             return reply
         except RuntimeUnavailable:
-            self._lost(served.runtime_name)
+            if served.nap is None:
+                self._lost(served.runtime_name)
             raise
         finally:
             exchange.model_ended = ended = perf_counter_ns()
@@ -202,18 +220,12 @@ class Dispatcher:
                     entered = await gate.enter(deadline - began)
                 finally:
                     exchange.queue_us += int((perf_counter() - began) * 1e6)
-            exchange.model_began = perf_counter_ns()
-            told = exchange.request + served.request_suffix
-            left = max(deadline - perf_counter(), 0.001)
-            async with aclosing(self._runtime.stream(told, left)) as responses:
+            async with aclosing(self._responses(exchange, served, deadline)) as responses:
                 async for response in responses:
                     exchange.model_answered = True
                     exchange.note_chunk()
                     yield response
             exchange.model_answered = ended = True
-        except RuntimeUnavailable:
-            self._lost(served.runtime_name)
-            raise
         finally:
             if gate is not None and entered:
                 gate.leave(entered)
@@ -221,6 +233,33 @@ class Dispatcher:
             if exchange.model_began:
                 exchange.model_ended = perf_counter_ns()
                 served.count(ended, exchange.model_ended - exchange.model_began)
+
+    async def _responses(
+        self, exchange: Exchange, served: Served, deadline: float
+    ) -> AsyncGenerator[bytes]:
+        nap, told = served.nap, exchange.request + served.request_suffix
+        while True:
+            began = perf_counter_ns()
+            if nap is not None:
+                try:
+                    await nap.ready(deadline - perf_counter())
+                finally:
+                    exchange.queue_us += (perf_counter_ns() - began) // 1000
+            exchange.model_began = perf_counter_ns()
+            left = max(deadline - perf_counter(), 0.001)
+            try:
+                async with aclosing(self._runtime.stream(told, left)) as responses:
+                    async for response in responses:
+                        yield response
+                return
+            except RuntimeUnavailable as error:
+                if nap is None:
+                    self._lost(served.runtime_name)
+                    raise
+                # Nothing of it has run, so it may be asked again.
+                if not isinstance(error, ModelNotLoaded) or perf_counter() >= deadline:
+                    raise
+                nap.lie_down()
 
 
 def _sticky_key(metadata: Metadata) -> bytes | None:

@@ -27,6 +27,7 @@ class GatewayMetrics:
         self._model_durations = metrics.histogram(names.INFERENCE_MODEL_DURATION)
         self._children: dict[tuple[str, int, str], tuple[Any, Any, Any]] = {}
         self._shadows = metrics.counter(names.INFERENCE_SHADOWS)
+        self._wakes = metrics.histogram(names.INFERENCE_WAKE_DURATION)
         self._fallbacks = metrics.counter(names.INFERENCE_FALLBACKS)
         self.unlogged = metrics.counter(names.SPOOL_RECORDS).labels("refused")
         self.lost = metrics.counter(names.SPOOL_RECORDS).labels("lost")
@@ -56,6 +57,10 @@ class GatewayMetrics:
     def count_shadow(self, endpoint: str, entity: str, outcome: str) -> None:
         """Count a mirrored request: answered, failed, or dropped because of the bound."""
         self._shadows.labels(endpoint, entity, outcome).inc()
+
+    def observe_wake(self, seconds: float) -> None:
+        """Note how long a served entity took to be loaded because it was asked for."""
+        self._wakes.observe(seconds)
 
     def count_fallback(self, endpoint: str, entity: str, code: str) -> None:
         """Count a request that is asked of another entity because of a gRPC status."""

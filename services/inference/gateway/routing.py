@@ -13,6 +13,7 @@ from services.inference.domain.splitter import TrafficSplitter
 from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.admission import Gate
+from services.inference.gateway.nap import Nap, Naps
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import MAX_BATCH_ROWS
@@ -38,6 +39,7 @@ class Served:
         "model_name",
         "model_version",
         "name",
+        "nap",
         "reply_suffix",
         "request_suffix",
         "runtime_name",
@@ -45,7 +47,7 @@ class Served:
         "streams",
     )
 
-    def __init__(self, endpoint: str, entity: ServedEntity) -> None:
+    def __init__(self, endpoint: Endpoint, entity: ServedEntity, naps: Naps) -> None:
         self.name = entity.name
         self.model_name = entity.model_name
         self.model_version = entity.model_version
@@ -54,7 +56,7 @@ class Served:
             _MODEL_VERSION, ""
         )
         """What turns a caller's request into the runtime's."""
-        self.reply_suffix = text_field(_MODEL_NAME, endpoint) + text_field(
+        self.reply_suffix = text_field(_MODEL_NAME, endpoint.name) + text_field(
             _MODEL_VERSION, str(entity.model_version)
         )
         """What turns the runtime's response into the caller's."""
@@ -65,6 +67,8 @@ class Served:
         """Who may be in the runtime at once; None for everybody."""
         self.streams = entity.signature.streams
         """Whether a request has any number of responses."""
+        self.nap = Nap(entity, endpoint.created_by, naps) if entity.scale_to_zero else None
+        """Whether it is loaded now; None for what always is."""
         self.answered = self.answered_ns = 0
         """Requests that the runtime answered, and how long it took for all of them."""
         self.failed = self.failed_ns = 0
@@ -124,6 +128,7 @@ class Route:
 
     Args:
         endpoint: With a configuration.
+        naps: Told when an entity must be loaded.
         keep: The route before, whose counts of requests in flight go on for what both serve.
 
     Raises:
@@ -147,14 +152,14 @@ class Route:
         "shadows",
     )
 
-    def __init__(self, endpoint: Endpoint, keep: Route | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, naps: Naps, keep: Route | None = None) -> None:
         if endpoint.config is None:
             raise ValueError(f"endpoint {endpoint.name!r} has no configuration")
         kept = {served.runtime_name: served for served in keep.entities} if keep else {}
         self.endpoint = endpoint
         self.config_version = endpoint.config.version
         self.entities: tuple[Served, ...] = tuple(
-            kept.get(entity.runtime_name) or Served(endpoint.name, entity)
+            kept.get(entity.runtime_name) or Served(endpoint, entity, naps)
             for entity in endpoint.config.entities
         )
         self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
@@ -230,6 +235,8 @@ class RouteTable:
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self._starting: set[str] = set()
+        self.naps = Naps()
+        """Where it is told that an entity must be loaded."""
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -260,7 +267,7 @@ class RouteTable:
             self._starting.add(endpoint.name)
             return ()
         before = self._routes.get(endpoint.name)
-        route = Route(endpoint, before)
+        route = Route(endpoint, self.naps, before)
         self._routes[endpoint.name] = route
         self._starting.discard(endpoint.name)
         if before is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import perf_counter_ns
 from typing import Final
 
 from services.inference.errors import SpoolFull
@@ -11,7 +12,7 @@ from services.inference.gateway.asking import ask_once
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
-from services.inference.gateway.routing import Route, Shadow
+from services.inference.gateway.routing import Route, Served, Shadow
 from services.inference.gateway.status import public_status
 from services.inference.ports import Runtime
 from tessera_kit.tasks import detached_task
@@ -67,11 +68,20 @@ class Shadows:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def _run(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
+        exchange.model_began = perf_counter_ns()
+        return await ask_once(self._runtime, served, exchange.request, timeout)
+
     async def _ask(self, exchange: Exchange, shadow: Shadow, timeout: float) -> None:
         served, outcome = shadow.served, "failed"
         exchange.model_began = exchange.began
         try:
-            reply = await ask_once(self._runtime, served, exchange.request, timeout)
+            if served.nap is None:
+                reply = await self._run(exchange, served, timeout)
+            else:
+                reply = await served.nap.ask(
+                    lambda left: self._run(exchange, served, left), timeout
+                )
             exchange.model_answered = True
             exchange.end_model()
             self._recorder.keep(exchange, reply + served.reply_suffix, 0, "")

@@ -165,6 +165,7 @@ class Deployer:
             if endpoint.config is not None
             for entity in endpoint.config.entities
         }
+        asleep = {name for name, (_, entity) in wanted.items() if entity.scale_to_zero}
         pending = {
             entity.runtime_name
             for endpoint in endpoints
@@ -172,13 +173,12 @@ class Deployer:
             for entity in endpoint.pending.entities
         }
         await self._load_missing(
-            [wanted[name] for name in sorted(wanted.keys() - loaded - self._busy)]
+            [wanted[name] for name in sorted(wanted.keys() - loaded - self._busy - asleep)]
         )
         for name in sorted(loaded - wanted.keys() - pending - self._busy):
             if name.startswith(_PREFIX):
                 _log.info("unloading %s: nothing routes to it", name)
-                await self._runtime.unload(name)
-                self.unloads += 1
+                await self.unload(name)
         await self._bundles.keep_only(frozenset(wanted) | pending | self._busy)
 
     async def _load_missing(self, missing: Sequence[tuple[Endpoint, ServedEntity]]) -> None:
@@ -204,7 +204,7 @@ class Deployer:
     async def _load_again(self, endpoint: Endpoint, entity: ServedEntity) -> None:
         _log.warning("loading %s of endpoint %s again", entity.name, endpoint.name)
         try:
-            await self._load(endpoint.created_by, entity)
+            await self.load(endpoint.created_by, entity)
         except Unavailable:
             raise
         except TesseraError as error:
@@ -250,13 +250,19 @@ class Deployer:
         """Load an entity, over restarts of the runtime and of the catalog."""
         while True:
             try:
-                await self._load(principal, entity)
+                await self.load(principal, entity)
                 return
             except Unavailable as error:
                 _log.warning("%s waits: %s", entity.runtime_name, error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _load(self, principal: str, entity: ServedEntity) -> None:
+    async def load(self, principal: str, entity: ServedEntity) -> None:
+        """Have the runtime load an entity, with files that the principal may read.
+
+        Raises:
+            ModelNotServable: It cannot be loaded.
+            Unavailable: The runtime or the catalog does not answer.
+        """
         bundle = await self._bundles.get(entity.runtime_name)
         if bundle is None:
             bundle = await self._fetch(principal, entity)
@@ -327,11 +333,19 @@ class Deployer:
         finally:
             self._busy.discard(served.runtime_name)
 
+    async def unload(self, name: str) -> None:
+        """Have the runtime unload a model.
+
+        Raises:
+            Unavailable: The runtime does not answer.
+        """
+        await self._runtime.unload(name)
+        self.unloads += 1
+
     async def _unload(self, names: Iterable[str]) -> None:
         for name in names:
             try:
-                await self._runtime.unload(name)
-                self.unloads += 1
+                await self.unload(name)
             except Unavailable as error:
                 # A runtime that is away has lost it anyway; `reconcile` looks again.
                 _log.warning("%s is not unloaded yet: %s", name, error)

@@ -120,5 +120,6 @@ class MemoryWatch:
             served.runtime_name
             for route in self._routes.routes.values()
             for served in route.entities
+            if served.nap is None
         }
         return wanted <= loaded

@@ -13,6 +13,7 @@ from services.inference.domain.endpoint import (
     runtime_name,
 )
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
+from services.inference.domain.sizing import sized
 from services.inference.errors import InvalidConfig, ModelNotServable
 from services.inference.ports import ModelRegistry
 from tessera.catalog.v1 import securable_pb2
@@ -80,6 +81,8 @@ class Resolver:
             facts = await self._models.version(creator.name, model, asked.model_version)
         if not facts.ready:
             raise ModelNotServable(f"version {facts.version} of {model} is not ready")
+        signature = await self._signature(creator.name, model, facts.version)
+        asked = sized(asked, batched=signature.batched)
         return ServedEntity(
             name=asked.name or f"{model.rpartition('.')[2]}-{facts.version}",
             model_name=model,
@@ -88,11 +91,15 @@ class Resolver:
             traffic_percent=asked.traffic_percent,
             instance_count=asked.instance_count,
             runtime_name=in_runtime,
-            signature=await self._signature(creator.name, model, facts.version),
+            signature=signature,
             instance_groups=asked.instance_groups,
             max_concurrency=asked.max_concurrency,
             max_queue=asked.max_queue,
             shadow_percent=asked.shadow_percent,
+            workload_size=asked.workload_size,
+            min_concurrency=asked.min_concurrency,
+            scale_to_zero=asked.scale_to_zero,
+            idle_seconds=asked.idle_seconds,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:

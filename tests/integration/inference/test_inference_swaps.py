@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from tritonclient.utils import InferenceServerException
 
@@ -104,6 +105,47 @@ async def test_a_hundred_swaps_under_load_fail_no_request(serving: Serving, endp
 async def all_rows(serving: Serving, endpoint: str, least: int) -> Any:
     counts = await serving.statistics(endpoint)
     return counts if counts.row_count >= least else None
+
+
+async def test_an_idle_model_leaves_the_runtime_and_comes_back_for_all_who_ask(
+    serving: Serving,
+) -> None:
+    version = await serving.add_version()
+    name = unique_name("endpoint").replace("_", "-")
+    entity = endpoint_pb2.ServedEntity(
+        name=OLD,
+        model_name=serving.model,
+        model_version=version,
+        traffic_percent=100,
+        workload_size=endpoint_pb2.WORKLOAD_SIZE_SMALL,
+        scale_to_zero=True,
+        scale_to_zero_after=Duration(seconds=1),
+    )
+    await serving.endpoints.CreateEndpoint(
+        inference_service_pb2.CreateEndpointRequest(
+            name=name,
+            config=endpoint_pb2.EndpointConfig(served_entities=[entity]),
+            inference_table=endpoint_pb2.InferenceTableConfig(schema_full_name=serving.schema),
+        )
+    )
+    settled = await serving.settled(name)
+    assert settled.state == endpoint_pb2.ENDPOINT_STATE_READY, settled.update_message
+    (served,) = settled.config.served_entities
+    assert (served.min_concurrency, served.max_concurrency, served.max_queue) == (4, 4, 4)
+    assert served.instance_count == 1
+
+    async def asleep() -> bool:
+        found = await serving.endpoints.GetEndpoint(
+            inference_service_pb2.GetEndpointRequest(name=name)
+        )
+        state = found.endpoint.config.served_entities[0].state
+        return bool(state == endpoint_pb2.SERVED_ENTITY_STATE_SCALED_TO_ZERO)
+
+    await eventually(asleep, timeout=60)
+    answers = await asyncio.gather(*(ask(serving, name) for _ in range(8)))
+    assert set(answers) == {str(version)}
+    counts = await eventually(lambda: all_rows(serving, name, 8), timeout=60)
+    assert (counts.row_count, counts.error_count) == (8, 0)
 
 
 async def test_a_mirror_is_asked_and_kept_beside_its_original(

@@ -11,6 +11,7 @@ import pytest
 
 from services.inference.domain.splitter import TrafficSplitter, cycle
 from services.inference.errors import EndpointNotFound, EndpointNotReady
+from services.inference.gateway.nap import Naps
 from services.inference.gateway.routing import Route, RouteTable
 from services.inference.gateway.wire import text_field
 
@@ -70,7 +71,7 @@ async def test_a_replaced_entity_drains(make_endpoint: Make) -> None:
 
 def test_a_route_needs_a_configuration(make_endpoint: Make) -> None:
     with pytest.raises(ValueError, match="configuration"):
-        Route(replace(make_endpoint(), config=None))
+        Route(replace(make_endpoint(), config=None), Naps())
 
 
 def test_text_fields_are_written_as_protobuf_does() -> None:

@@ -13,7 +13,7 @@ from services.inference.adapters.memory import (
     InMemoryCapture,
     InMemoryProcess,
 )
-from services.inference.errors import RuntimeUnavailable
+from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
@@ -63,13 +63,14 @@ class Platform:
         recorder = Recorder(self.capture, control.routes, counts)
         shadows = Shadows(control.runtime, recorder, counts)
         suspect = control.deployer.suspect
+        self.dispatcher = Dispatcher(
+            control.routes, control.runtime, shadows, self.hold, counts, suspect
+        )
         self.handler = InferenceHandler(
             control.routes,
             authority=authority,
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
-            dispatcher=Dispatcher(
-                control.routes, control.runtime, shadows, self.hold, counts, suspect
-            ),
+            dispatcher=self.dispatcher,
             recorder=recorder,
             calls=ServerCalls(metrics, None, 0.0).method("inference/ModelInfer"),
             metrics=counts,
@@ -79,6 +80,8 @@ class Platform:
 
     async def answer(self, request: bytes) -> bytes:
         name = service_pb2.ModelInferRequest.FromString(request).model_name
+        if not self.control.runtime.has(name):
+            raise ModelNotLoaded(f"{name} is not loaded")
         for _ in range(3):
             if not self.control.runtime.has(name):
                 raise RuntimeUnavailable(f"{name} is not loaded")

@@ -101,6 +101,62 @@ DEVICE_KIND_GPU: DeviceKind.ValueType  # 2
 """A GPU; the update fails where the runtime has none."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
+class _WorkloadSize:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkloadSizeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkloadSize.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKLOAD_SIZE_UNSPECIFIED: _WorkloadSize.ValueType  # 0
+    """As min_concurrency, max_concurrency and the instances say."""
+    WORKLOAD_SIZE_SMALL: _WorkloadSize.ValueType  # 1
+    """4."""
+    WORKLOAD_SIZE_MEDIUM: _WorkloadSize.ValueType  # 2
+    """8 to 16."""
+    WORKLOAD_SIZE_LARGE: _WorkloadSize.ValueType  # 3
+    """16 to 64."""
+
+class WorkloadSize(_WorkloadSize, metaclass=_WorkloadSizeEnumTypeWrapper):
+    """How many requests at once a served entity is made for."""
+
+WORKLOAD_SIZE_UNSPECIFIED: WorkloadSize.ValueType  # 0
+"""As min_concurrency, max_concurrency and the instances say."""
+WORKLOAD_SIZE_SMALL: WorkloadSize.ValueType  # 1
+"""4."""
+WORKLOAD_SIZE_MEDIUM: WorkloadSize.ValueType  # 2
+"""8 to 16."""
+WORKLOAD_SIZE_LARGE: WorkloadSize.ValueType  # 3
+"""16 to 64."""
+Global___WorkloadSize: _TypeAlias = WorkloadSize  # noqa: Y015
+
+class _ServedEntityState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServedEntityStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServedEntityState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVED_ENTITY_STATE_UNSPECIFIED: _ServedEntityState.ValueType  # 0
+    """It is not known, or the entity does not scale to zero."""
+    SERVED_ENTITY_STATE_LOADED: _ServedEntityState.ValueType  # 1
+    """It is loaded and answers at once."""
+    SERVED_ENTITY_STATE_SCALED_TO_ZERO: _ServedEntityState.ValueType  # 2
+    """It is unloaded; the next request loads it and waits for it."""
+    SERVED_ENTITY_STATE_LOADING: _ServedEntityState.ValueType  # 3
+    """It is being loaded because of requests that wait for it."""
+
+class ServedEntityState(_ServedEntityState, metaclass=_ServedEntityStateEnumTypeWrapper):
+    """What a served entity that scales to zero is doing."""
+
+SERVED_ENTITY_STATE_UNSPECIFIED: ServedEntityState.ValueType  # 0
+"""It is not known, or the entity does not scale to zero."""
+SERVED_ENTITY_STATE_LOADED: ServedEntityState.ValueType  # 1
+"""It is loaded and answers at once."""
+SERVED_ENTITY_STATE_SCALED_TO_ZERO: ServedEntityState.ValueType  # 2
+"""It is unloaded; the next request loads it and waits for it."""
+SERVED_ENTITY_STATE_LOADING: ServedEntityState.ValueType  # 3
+"""It is being loaded because of requests that wait for it."""
+Global___ServedEntityState: _TypeAlias = ServedEntityState  # noqa: Y015
+
 class _WhenSpoolFull:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -261,6 +317,11 @@ class ServedEntity(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
     SHADOW_PERCENT_FIELD_NUMBER: _builtins.int
+    WORKLOAD_SIZE_FIELD_NUMBER: _builtins.int
+    MIN_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    SCALE_TO_ZERO_FIELD_NUMBER: _builtins.int
+    SCALE_TO_ZERO_AFTER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -281,9 +342,25 @@ class ServedEntity(_message.Message):
     """The share in percent of the endpoint's requests that are asked of this entity too, without their callers waiting for it.
     Its answers are kept with the route SHADOW and go to nobody. Needs a traffic_percent of 0.
     """
+    workload_size: Global___WorkloadSize.ValueType
+    """How many requests at once it is made for. It sets min_concurrency, max_concurrency, a max_queue as large as that, and the
+    instances, wherever these are 0; numbers that are given go before it.
+    """
+    min_concurrency: _builtins.int
+    """How many requests the loaded instances answer at once. When no instances are given it decides how many are kept loaded: one for
+    every 4 requests of a model that answers rows together, one for each of any other.
+    """
+    scale_to_zero: _builtins.bool
+    """Whether it is unloaded while nobody asks. The first request afterwards loads it and waits for it, as long as its deadline allows."""
+    state: Global___ServedEntityState.ValueType
+    """Whether it is loaded, for one that scales to zero, as the process knows that answers; set by the service."""
     @_builtins.property
     def instance_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGroup]:
         """Instances by the kind of device that they run on."""
+
+    @_builtins.property
+    def scale_to_zero_after(self) -> _duration_pb2.Duration:
+        """How long nobody must ask before it is unloaded, 1 second to 7 days; the service's default when absent. Needs scale_to_zero."""
 
     def __init__(
         self,
@@ -298,10 +375,15 @@ class ServedEntity(_message.Message):
         max_concurrency: _builtins.int = ...,
         max_queue: _builtins.int = ...,
         shadow_percent: _builtins.int = ...,
+        workload_size: Global___WorkloadSize.ValueType = ...,
+        min_concurrency: _builtins.int = ...,
+        scale_to_zero: _builtins.bool = ...,
+        scale_to_zero_after: _duration_pb2.Duration | None = ...,
+        state: Global___ServedEntityState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "shadow_percent", b"shadow_percent", "traffic_percent", b"traffic_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
