@@ -206,6 +206,15 @@ _LATENCY: Final = Row(
             unit="s",
         ),
         Panel(
+            "Loading of idle models",
+            "How long models that were scaled to zero took to be loaded because somebody asked.",
+            (
+                Prom(promql.quantile(0.5, names.INFERENCE_WAKE_DURATION), "p50"),
+                Prom(promql.quantile(0.99, names.INFERENCE_WAKE_DURATION), "p99"),
+            ),
+            unit="s",
+        ),
+        Panel(
             "The gateway's own time",
             "Mean time of a request without the model's part: identity, rules, routing, the spool.",
             (
