@@ -33,6 +33,7 @@ from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.handlers.transfers import Transfers
+from services.tracking.handlers.version_files import VersionFiles
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
@@ -94,6 +95,7 @@ def use_cases(
     traces = Traces(store, spans, access, clock)
     search = Search(store, access)
     artifacts = Artifacts(store, files, access)
+    models = LoggedModels(store, access, clock)
     return UseCases(
         experiments=Experiments(store, access, clock, artifact_root=artifact_root),
         runs=Runs(store, access, clock),
@@ -109,11 +111,15 @@ def use_cases(
         scorers=Scorers(store, access, clock),
         artifacts=artifacts,
         transfers=Transfers(artifacts, files),
-        models=LoggedModels(store, access, clock),
+        models=models,
         registry=(
             None
             if registry is None
-            else Registry(registry, artifacts, default_schema=default_schema)
+            else Registry(
+                registry,
+                VersionFiles(registry, artifacts, models, default_schema=default_schema),
+                default_schema=default_schema,
+            )
         ),
     )
 
@@ -154,7 +160,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         stack.push_async_callback(cases.log.close)
         stack.push_async_callback(cases.runs.close)
         if cases.registry is not None:
-            stack.push_async_callback(cases.registry.close)
+            stack.push_async_callback(cases.registry.files.close)
         yield App(
             servers=(
                 build_server(config.rpc, [binding(cases)], authenticator=authority),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from services.tracking.convert import run_message, timestamp_message
 from services.tracking.domain.lifecycle import Micros
+from services.tracking.domain.logged_model import LoggedModel, ModelLink
 from services.tracking.domain.run import DatasetInput, Run
 from tessera.catalog.v1 import lineage_service_pb2 as lineage_pb
 from tessera.events.v1 import catalog_events_pb2, tracking_events_pb2
@@ -16,9 +17,17 @@ from tessera_kit.bus.event import Event, new_event
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.names import parse_full_name
 
-__all__ = ["inputs_observed", "run_ended", "run_started"]
+__all__ = [
+    "inputs_observed",
+    "model_logged",
+    "models_linked",
+    "run_ended",
+    "run_started",
+    "version_made",
+]
 
 SOURCE: Final = "tessera/tracking"
+_Kind = lineage_pb.LineageNodeType
 
 # A record of the topic holds 1 MiB with its headers.
 _LARGEST_RUN: Final = 900_000
@@ -43,23 +52,99 @@ def inputs_observed(
     tables = sorted({one.name for one in inputs if _is_table_name(one.name)})
     if not tables:
         return None
-    target = lineage_pb.LineageNode(type=lineage_pb.LINEAGE_NODE_TYPE_RUN, name=run_id)
-    edges = [
-        lineage_pb.LineageEdge(
-            source=lineage_pb.LineageNode(type=lineage_pb.LINEAGE_NODE_TYPE_TABLE, name=table),
-            target=target,
-            observed_at=timestamp_message(now),
-            principal=principal,
+    sources = [_node(_Kind.LINEAGE_NODE_TYPE_TABLE, table) for table in tables]
+    return _observed(sources, _run(run_id), principal=principal, now=now)
+
+
+def model_logged(model: LoggedModel, *, principal: str, now: Micros) -> list[Event]:
+    """Return the events that a model's files are there, and which run it was made by."""
+    data = tracking_events_pb2.ModelLogged(
+        model_id=model.model_id,
+        experiment_id=model.experiment_id,
+        run_id=model.source_run_id,
+        name=model.name,
+        model_type=model.model_type,
+        created_by=model.created_by,
+    )
+    run_id = model.source_run_id
+    events = [
+        new_event(
+            data,
+            source=SOURCE,
+            key=run_id or model.model_id,
+            event_id=f"tracking-logged-{model.model_id}",
         )
-        for table in tables
     ]
-    # The same tables of the same run are the same fact, however often they are logged.
-    identity = hashlib.sha256("\n".join([run_id, *tables]).encode()).hexdigest()[:32]
+    if run_id:
+        made = _model(model.model_id)
+        events.append(_observed([_run(run_id)], made, principal=principal, now=now))
+    return events
+
+
+def models_linked(
+    run_id: str, links: Collection[ModelLink], *, principal: str, now: Micros
+) -> list[Event]:
+    """Return the events that a run used and made models."""
+    made = sorted({one.model_id for one in links if one.is_output})
+    used = sorted({one.model_id for one in links if not one.is_output})
+    run = _run(run_id)
+    events = [_observed([run], _model(model_id), principal=principal, now=now) for model_id in made]
+    if used:
+        sources = [_model(model_id) for model_id in used]
+        events.append(_observed(sources, run, principal=principal, now=now))
+    return events
+
+
+def version_made(
+    version: str, *, model_id: str = "", copied_from: str = "", principal: str, now: Micros
+) -> Event:
+    """Return the event that a version of a registered model was made.
+
+    Args:
+        version: The model's full name and the version, as `main.flights.delay/3`.
+        model_id: The logged model that it was made from.
+        copied_from: The version that it was copied from, where it was not made from a logged model.
+        principal: Who registered it.
+        now: When.
+    """
+    kind = _Kind.LINEAGE_NODE_TYPE_MODEL_VERSION
+    source = _model(model_id) if model_id else _node(kind, copied_from)
+    return _observed([source], _node(kind, version), principal=principal, now=now)
+
+
+def _run(run_id: str) -> lineage_pb.LineageNode:
+    return _node(_Kind.LINEAGE_NODE_TYPE_RUN, run_id)
+
+
+def _model(model_id: str) -> lineage_pb.LineageNode:
+    return _node(_Kind.LINEAGE_NODE_TYPE_LOGGED_MODEL, model_id)
+
+
+def _node(kind: lineage_pb.LineageNodeType.ValueType, name: str) -> lineage_pb.LineageNode:
+    return lineage_pb.LineageNode(type=kind, name=name)
+
+
+def _observed(
+    sources: Sequence[lineage_pb.LineageNode],
+    target: lineage_pb.LineageNode,
+    *,
+    principal: str,
+    now: Micros,
+) -> Event:
+    at = timestamp_message(now)
+    edges = [
+        lineage_pb.LineageEdge(source=one, target=target, observed_at=at, principal=principal)
+        for one in sources
+    ]
+    kind = _Kind.Name(target.type).removeprefix("LINEAGE_NODE_TYPE_")
+    # The same edges are the same fact, however often they are told.
+    nodes = [f"{one.type}:{one.name}" for one in (target, *sources)]
+    identity = hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:32]
     return new_event(
         catalog_events_pb2.LineageObserved(edges=edges),
         source=SOURCE,
-        key=f"RUN:{run_id}",
-        event_id=f"tracking-inputs-{identity}",
+        key=f"{kind}:{target.name}",
+        event_id=f"tracking-lineage-{identity}",
     )
 
 

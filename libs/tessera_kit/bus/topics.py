@@ -150,8 +150,12 @@ TOPICS: tuple[Topic, ...] = (
         name="tessera.tracking.run.v1",
         partitions=2,
         retention_hours=_WEEK,
-        messages=(tracking_events_pb2.RunStarted, tracking_events_pb2.RunEnded),
-        key="the run's id: a run starts before it ends",
+        messages=(
+            tracking_events_pb2.RunStarted,
+            tracking_events_pb2.RunEnded,
+            tracking_events_pb2.ModelLogged,
+        ),
+        key="the run's id: a run starts before it logs models and ends",
     ),
     Topic(
         name="tessera.tracking.metric.v1",

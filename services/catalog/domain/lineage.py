@@ -13,7 +13,7 @@ from tessera_kit.names import is_name
 
 __all__ = ["Direction", "LineageEdge", "LineageNode", "NodeType"]
 
-_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _MODEL_VERSION = re.compile(r"(?P<model>[^/]+)/(?P<version>[1-9]\d{0,17})\Z")
 
 
@@ -27,6 +27,7 @@ class NodeType(enum.IntEnum):
     MODEL_VERSION = 5
     ENDPOINT = 6
     MONITOR = 7
+    LOGGED_MODEL = 8
 
 
 class Direction(enum.IntEnum):
@@ -37,6 +38,7 @@ class Direction(enum.IntEnum):
     BOTH = 3
 
 
+_UNGOVERNED = frozenset({NodeType.RUN, NodeType.LOGGED_MODEL})
 _SECURABLE = {
     NodeType.TABLE: (SecurableType.TABLE, 3),
     NodeType.VOLUME: (SecurableType.VOLUME, 3),
@@ -65,9 +67,9 @@ class LineageNode:
             node = cls(NodeType(kind), name)
         except ValueError:
             raise of_field(InvalidEdge, f"{field}.type", "is not a known kind of node") from None
-        if node.type is NodeType.RUN:
-            if not _RUN.match(name):
-                text = "must be a run's id: 1 to 64 letters, digits, _ and -"
+        if node.type in _UNGOVERNED:
+            if not _ID.match(name):
+                text = "must be an id: 1 to 64 letters, digits, _ and -"
                 raise of_field(InvalidEdge, f"{field}.name", text)
             return node
         full_name, parts = name, _SECURABLE[node.type][1]
@@ -85,8 +87,11 @@ class LineageNode:
 
     @property
     def securable(self) -> SecurableKey | None:
-        """The governed object whose visibility decides over the node's; None for runs."""
-        if self.type is NodeType.RUN:
+        """The governed object whose visibility decides over the node's.
+
+        None for runs and logged models.
+        """
+        if self.type in _UNGOVERNED:
             return None
         return SecurableKey(_SECURABLE[self.type][0], self.name.partition("/")[0])
 

@@ -49,7 +49,7 @@ class Lineage:
         """Walk the graph breadth first.
 
         What the caller may not see is left out, and so is what only a way through it leads to.
-        Runs, which are no governed objects, are seen by who sees what they touch.
+        Runs and logged models, which are no governed objects, are seen by who sees what they touch.
 
         Raises:
             SecurableNotFound: The start is not there for the caller.

@@ -28,9 +28,12 @@ from services.tracking.errors import (
     RunNotFound,
     TagNotFound,
 )
+from services.tracking.events import model_logged, models_linked, version_made
 from services.tracking.handlers.access import Access
 from services.tracking.ports import Store
+from tessera_kit.bus.event import Event
 from tessera_kit.clock import Clock
+from tessera_kit.errors import PermissionDenied
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.identity import Principal
 
@@ -128,8 +131,16 @@ class LoggedModels:
     async def finalize(
         self, principal: Principal, model_id: str, status: ModelStatus
     ) -> LoggedModel:
-        """Tell how the upload of a model's files went."""
-        return await self._change(principal, model_id, lambda model: replace(model, status=status))
+        """Note how the upload of a model's files went; tell that the model is there when it is."""
+
+        def events(before: LoggedModel, after: LoggedModel) -> list[Event]:
+            if after.status is not ModelStatus.READY or before.status is ModelStatus.READY:
+                return []
+            return model_logged(after, principal=principal.name, now=after.updated_at)
+
+        return await self._change(
+            principal, model_id, lambda model: replace(model, status=status), events
+        )
 
     async def delete(self, principal: Principal, model_id: str) -> None:
         """Mark a model as deleted."""
@@ -231,9 +242,41 @@ class LoggedModels:
         await self._access.write_run(principal, run_id)
         for model_id in {one.model_id for one in links}:
             await self.get(principal, model_id)
+        now = micros_of(self._clock.now())
         async with self._store.write() as work:
             await work.runs.lock([run_id])
             await work.models.link(run_id, links)
+            for event in models_linked(run_id, links, principal=principal.name, now=now):
+                work.publish(event)
+            await work.commit()
+
+    async def registered(
+        self, principal: Principal, version: str, *, model_id: str = "", copied_from: str = ""
+    ) -> None:
+        """Tell what a version of a registered model was made from; nothing when from neither.
+
+        Args:
+            principal: Who registered it; a logged model that it may not read is not told.
+            version: The model's full name and the version, as `main.flights.delay/3`.
+            model_id: The logged model that it was made from.
+            copied_from: The version that it was copied from.
+        """
+        if model_id:
+            try:
+                await self.get(principal, model_id)
+            except (LoggedModelNotFound, PermissionDenied):
+                model_id = ""
+        if not model_id and not copied_from:
+            return
+        event = version_made(
+            version,
+            model_id=model_id,
+            copied_from=copied_from,
+            principal=principal.name,
+            now=micros_of(self._clock.now()),
+        )
+        async with self._store.write() as work:
+            work.publish(event)
             await work.commit()
 
     async def describe(
@@ -258,7 +301,11 @@ class LoggedModels:
         }
 
     async def _change(
-        self, principal: Principal, model_id: str, changed: Callable[[LoggedModel], LoggedModel]
+        self,
+        principal: Principal,
+        model_id: str,
+        changed: Callable[[LoggedModel], LoggedModel],
+        events: Callable[[LoggedModel, LoggedModel], Sequence[Event]] = lambda before, after: (),
     ) -> LoggedModel:
         async with self._store.read() as view:
             model = await view.models.get(model_id)
@@ -271,5 +318,7 @@ class LoggedModels:
                 raise LoggedModelNotFound(model_id)
             new = replace(changed(current), updated_at=micros_of(self._clock.now()))
             await work.models.put(new)
+            for event in events(current, new):
+                work.publish(event)
             await work.commit()
         return new

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
-from services.tracking.domain.artifacts import Artifact, check_artifact_path
 from services.tracking.domain.registry import (
     STAGES,
     RegisteredModel,
@@ -34,36 +29,20 @@ from services.tracking.domain.search.syntax import (
     FieldKind,
     Operator,
 )
-from services.tracking.errors import ArtifactNotFound, InvalidValue
-from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.errors import InvalidValue
+from services.tracking.handlers.version_files import Caller, VersionFiles
 from services.tracking.model_ports import ModelRegistry
-from tessera_kit.errors import AlreadyExists, NotFound, TesseraError
-from tessera_kit.rpc.identity import Principal
-from tessera_kit.tasks import detached_task
+from tessera_kit.errors import AlreadyExists, NotFound
 
-__all__ = ["Caller", "NamedModel", "Registry", "RegistryNotFound", "source_place"]
+__all__ = ["NamedModel", "Registry", "RegistryNotFound"]
 
-_log = logging.getLogger(__name__)
 _PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
-_SOURCE_FILE: Final = "SOURCE"
-_REMOTE: Final = re.compile(r"(?:s3a?|gs|abfss?|wasbs?|https?|dbfs|hdfs|viewfs)://", re.IGNORECASE)
-_PLACEHOLDERS: Final = frozenset({"dummy-source", "prompt-template"})
-_PAGE: Final = 1000
-_COPIES_AT_ONCE: Final = 4
 
 
 class RegistryNotFound(NotFound):
     """No registered model, version or alias of that name; the text is MLflow's."""
 
     reason = "REGISTRY_NOT_FOUND"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, and the token with which the catalog is asked."""
-
-    principal: Principal
-    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,48 +54,21 @@ class NamedModel:
     versions: Sequence[RegistryVersion] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where files of a source lie."""
-
-    path: str = ""
-    run_id: str = ""
-    model_id: str = ""
-    registered: str = ""
-    version: int = 0
-
-
 class Registry:
     """Registers models, versions and their stages.
 
     Args:
         registry: The catalog's models.
-        artifacts: The files of runs and logged models, which versions are made of.
+        files: The files of their versions.
         default_schema: Where plain names land, as `main.default`.
-        soon_seconds: How long a version's creation waits for its files to be copied; then it is
-            answered as pending, and becomes ready later.
     """
 
     def __init__(
-        self,
-        registry: ModelRegistry,
-        artifacts: Artifacts,
-        *,
-        default_schema: str,
-        soon_seconds: float = 20.0,
+        self, registry: ModelRegistry, files: VersionFiles, *, default_schema: str
     ) -> None:
         self._registry = registry
-        self._artifacts = artifacts
         self._schema = default_schema
-        self._soon_seconds = soon_seconds
-        self._copies: set[asyncio.Task[RegistryVersion]] = set()
-        self._at_once = asyncio.Semaphore(_COPIES_AT_ONCE)
-
-    async def close(self) -> None:
-        """End the copies that are under way; their versions are marked as failed."""
-        for copy in self._copies:
-            copy.cancel()
-        await asyncio.gather(*self._copies, return_exceptions=True)
+        self.files = files
 
     # Models
 
@@ -223,10 +175,7 @@ class Registry:
             InvalidValue: The source is a path of some machine, or has no files.
         """
         full_name = full_name_of(name, self._schema)
-        place = source_place(source, self._schema)
-        files = None if place is None else await self._files(caller, place)
-        if files is not None and not files:
-            raise InvalidValue(f"Unable to find a model at the source '{source[:500]}'", "source")
+        made_of = await self.files.source(caller, source, model_id)
         own = own_tags(
             source=source[:1000], model_id=model_id, run_link=run_link[:1000], model_name=name
         )
@@ -240,14 +189,7 @@ class Registry:
             )
         except NotFound:
             raise _no_model(name) from None
-        # Clients ask again until it is ready, and wait less long for the answer itself.
-        copy = detached_task(
-            self._filled(caller, version, place, files, source), name="registry-copy"
-        )
-        self._copies.add(copy)
-        copy.add_done_callback(self._copied)
-        done, _ = await asyncio.wait({copy}, timeout=self._soon_seconds)
-        return copy.result() if done else version
+        return await self.files.fill(caller, version, made_of)
 
     async def get_version(self, caller: Caller, name: str, version: int) -> RegistryVersion:
         """Return a version.
@@ -370,18 +312,6 @@ class Registry:
         if lower in found.model.aliases:
             await self._registry.delete_alias(caller.token, found.model.full_name, lower)
 
-    # Files
-
-    async def files(self, caller: Caller, full_name: str, version: int) -> Sequence[Artifact]:
-        """Return all files of a version, by path."""
-        return await self._registry.files(caller.token, full_name, version)
-
-    def download(
-        self, caller: Caller, full_name: str, version: int, path: str
-    ) -> AsyncIterator[bytes]:
-        """Return the bytes of a version's file in pieces."""
-        return self._registry.download(caller.token, full_name, version, path)
-
     async def _own(self, caller: Caller, name: str, version: int, **values: str) -> None:
         full_name = full_name_of(name, self._schema)
         try:
@@ -403,127 +333,6 @@ class Registry:
             for model in models
             if model.tags.get(_PROMPT_TAG) != "true"
         ]
-
-    async def _files(self, caller: Caller, place: _Place) -> list[str]:
-        """Return the paths of a source's files, below it."""
-        if place.registered:
-            found = await self._registry.files(caller.token, place.registered, place.version)
-            prefix = f"{place.path}/" if place.path else ""
-            return [one.path.removeprefix(prefix) for one in found if one.path.startswith(prefix)]
-        paths: list[str] = []
-        folders = [place.path]
-        while folders:
-            folder = folders.pop()
-            token = ""
-            while True:
-                page = await self._artifacts.children(
-                    caller.principal,
-                    run_id=place.run_id,
-                    model_id=place.model_id,
-                    path=folder,
-                    limit=_PAGE,
-                    token=token,
-                )
-                folders += [one.path for one in page.artifacts if one.is_directory]
-                paths += [one.path for one in page.artifacts if not one.is_directory]
-                token = page.next_token
-                if not token:
-                    break
-        prefix = f"{place.path}/" if place.path else ""
-        return sorted(path.removeprefix(prefix) for path in paths)
-
-    def _copied(self, copy: asyncio.Task[RegistryVersion]) -> None:
-        self._copies.discard(copy)
-        if not copy.cancelled() and (error := copy.exception()) is not None:
-            _log.warning("files of a model version were not copied: %s", error)
-
-    async def _filled(
-        self,
-        caller: Caller,
-        version: RegistryVersion,
-        place: _Place | None,
-        files: Sequence[str] | None,
-        source: str,
-    ) -> RegistryVersion:
-        """Copy a version's files and end its upload."""
-        name, number = version.full_name, version.version
-        try:
-            async with self._at_once:
-                await self._copy(caller, version, place, files, source)
-        except BaseException as error:
-            told = error.message if isinstance(error, TesseraError) else "the copy was interrupted"
-            await self._registry.finalize(caller.token, name, number, failure=told)
-            raise
-        return await self._registry.finalize(caller.token, name, number)
-
-    async def _copy(
-        self,
-        caller: Caller,
-        version: RegistryVersion,
-        place: _Place | None,
-        files: Sequence[str] | None,
-        source: str,
-    ) -> None:
-        if place is None or files is None:
-            await self._upload(caller, version, _SOURCE_FILE, _once(source.encode()))
-            return
-        for path in files:
-            below = f"{place.path}/{path}" if place.path else path
-            if place.registered:
-                chunks = self._registry.download(
-                    caller.token, place.registered, place.version, below
-                )
-            else:
-                chunks = await self._artifacts.download(
-                    caller.principal, run_id=place.run_id, model_id=place.model_id, path=below
-                )
-            await self._upload(caller, version, path, chunks)
-
-    async def _upload(
-        self, caller: Caller, version: RegistryVersion, path: str, chunks: AsyncIterator[bytes]
-    ) -> None:
-        await self._registry.upload(caller.token, version.full_name, version.version, path, chunks)
-
-
-def source_place(source: str, default_schema: str) -> _Place | None:
-    """Return where the files of a source lie on this server; None when they lie elsewhere.
-
-    Raises:
-        InvalidValue: It is a path of some machine, or leaves its place.
-        ArtifactNotFound: It is of this server, and nothing it could have.
-    """
-    if source in _PLACEHOLDERS:
-        return None
-    split = urlsplit(source)
-    if split.scheme in {"mlflow-artifacts", "runs", "models"} and not split.netloc:
-        path = unquote(split.path).strip("/")
-        check_artifact_path(path)
-        return _own_place(split.scheme, path.split("/"), source, default_schema)
-    if _REMOTE.match(source) and ".." not in unquote(source).split("/"):
-        return None
-    raise InvalidValue(
-        f"Invalid model version source: '{source[:500]}'. Use artifacts of a run or logged model "
-        "of this server (runs:/, models:/, mlflow-artifacts:/), or a remote URI.",
-        "source",
-    )
-
-
-def _own_place(scheme: str, parts: Sequence[str], source: str, default_schema: str) -> _Place:
-    match scheme, *parts:
-        case "runs", run_id, *rest:
-            return _Place("/".join(rest), run_id=run_id)
-        case "models", model_id if model_id.startswith("m-"):
-            return _Place(model_id=model_id)
-        case "models", name, version if version.isdigit():
-            registered = full_name_of(name, default_schema)
-            return _Place(registered=registered, version=int(version))
-        case "mlflow-artifacts", "registry", name, version, *rest if version.isdigit():
-            return _Place("/".join(rest), registered=name, version=int(version))
-        case "mlflow-artifacts", _, "models", model_id, "artifacts", *rest:
-            return _Place("/".join(rest), model_id=model_id)
-        case "mlflow-artifacts", _, run_id, "artifacts", *rest:
-            return _Place("/".join(rest), run_id=run_id)
-    raise ArtifactNotFound(f"there is no model at '{source[:500]}'")
 
 
 def _excludes_prompts(condition: Comparison) -> bool:
@@ -551,7 +360,3 @@ def _no_model(name: str) -> RegistryNotFound:
 
 def _no_version(name: str, version: int) -> RegistryNotFound:
     return RegistryNotFound(f"Model Version (name={name}, version={version}) not found")
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

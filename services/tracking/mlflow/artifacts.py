@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from services.tracking.domain.artifacts import Artifact
 from services.tracking.errors import ArtifactNotFound
 from services.tracking.handlers.cases import UseCases
-from services.tracking.handlers.registry import Caller, Registry
+from services.tracking.handlers.version_files import Caller, VersionFiles
 from services.tracking.mlflow.calls import Answer, Call, Method, RawMethod
 from services.tracking.mlflow.convert import artifact_uri, file_fields, run_artifact_uri
 from services.tracking.mlflow.places import Place, Places, safe_path
@@ -84,7 +84,7 @@ class ArtifactMethods:
         principal = current_principal()
         place = await self._places.find(principal, request.path_params["artifact_path"])
         if place.registered:
-            chunks = self._required_registry().download(
+            chunks = self._version_files().download(
                 _caller(request), place.registered, place.version, place.path
             )
             return await _sent(place.path, chunks)
@@ -110,9 +110,7 @@ class ArtifactMethods:
         return json_response({})
 
     async def _children_of_version(self, request: Request, place: Place) -> list[dict[str, Any]]:
-        files = await self._required_registry().files(
-            _caller(request), place.registered, place.version
-        )
+        files = await self._version_files().of(_caller(request), place.registered, place.version)
         prefix = f"{place.path}/" if place.path else ""
         found: dict[str, Artifact] = {}
         for one in files:
@@ -121,10 +119,10 @@ class ArtifactMethods:
                 found.setdefault(name, Artifact(name, is_directory=True) if below else one)
         return [file_fields(found[name], name) for name in sorted(found)]
 
-    def _required_registry(self) -> Registry:
+    def _version_files(self) -> VersionFiles:
         if self._registry is None:
             raise ArtifactNotFound("this server has no registry")
-        return self._registry
+        return self._registry.files
 
     async def _children(self, principal: Principal, path: str, **owner: str) -> list[Artifact]:
         found: list[Artifact] = []

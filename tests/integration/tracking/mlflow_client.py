@@ -283,6 +283,20 @@ def models_of_torch_and_the_registry() -> None:
 
 
 @scenario
+def a_version_of_a_model_of_a_run_that_read_a_table() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0], "y": [0.0, 1.0]})
+    with mlflow.start_run():
+        mlflow.log_input(mlflow.data.from_pandas(frame, name=f"main.default.{NAME}_rows"))
+        mlflow.pytorch.log_model(
+            torch.nn.Linear(1, 1),
+            name="net",
+            input_example=np.zeros((1, 1), np.float32),
+            pip_requirements=REQUIREMENTS,
+            registered_model_name=f"{NAME}_traced",
+        )
+
+
+@scenario
 def many_writers_of_one_run() -> None:
     client, failures = MlflowClient(), []
     run_id = client.create_run("0").info.run_id

@@ -18,13 +18,14 @@ NOW = datetime(2013, 5, 1, tzinfo=UTC)
 
 
 def node(text: str) -> LineageNode:
-    """`T:main.default.a`, `R:run-1`, `M:main.default.m/1`, `E:front`"""
+    """`T:main.default.a`, `R:run-1`, `M:main.default.m/1`, `L:m-1`, `E:front`"""
     kind, _, name = text.partition(":")
     kinds = {
         "T": NodeType.TABLE,
         "R": NodeType.RUN,
         "M": NodeType.MODEL_VERSION,
         "E": NodeType.ENDPOINT,
+        "L": NodeType.LOGGED_MODEL,
     }
     return LineageNode(kinds[kind], name)
 
@@ -173,6 +174,8 @@ def test_edges_from_outside_are_checked_by_field(
 def test_times_and_principals_are_checked_too() -> None:
     good = edge_to_proto(edge("R:r", "M:a.b.c/1"))
     assert edge_from_proto(good, "e", NOW) == edge("R:r", "M:a.b.c/1")
+    logged = edge_to_proto(edge("R:r", "L:m-0a"))
+    assert edge_from_proto(logged, "e", NOW) == edge("R:r", "L:m-0a")
     good.ClearField("observed_at")
     assert edge_from_proto(good, "e", NOW).observed_at == NOW
     good.observed_at.seconds = 10**15

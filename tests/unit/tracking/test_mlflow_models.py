@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tessera.events.v1 import catalog_events_pb2, tracking_events_pb2
 from tests.mlflow_door import BOB, Door
 
 INVALID = (400, "INVALID_PARAMETER_VALUE")
@@ -177,3 +178,56 @@ async def test_models_are_their_experiment_s(door: Door) -> None:
 async def test_a_wrong_model_is_refused(door: Door, fields: Any) -> None:
     answer = await door.call("POST", "logged-models", {"experiment_id": "0", **fields})
     assert answer.error == INVALID
+
+
+def edges(door: Door) -> list[tuple[str, str]]:
+    """The edges of lineage that were told, in order."""
+    return [
+        (edge.source.name, edge.target.name)
+        for event in door.store.told
+        if isinstance(event.data, catalog_events_pb2.LineageObserved)
+        for edge in event.data.edges
+    ]
+
+
+async def test_a_model_that_is_ready_is_told_once_with_its_run(door: Door) -> None:
+    run_id = await door.run()
+    model_id = await model(door, name="net", model_type="cnn", source_run_id=run_id)
+    path = f"logged-models/{model_id}"
+    assert edges(door) == []
+    for status in ("UPLOAD_FAILED", "READY", "READY"):
+        await door.ok("PATCH", path, {"model_id": model_id, "status": f"LOGGED_MODEL_{status}"})
+    logged = [
+        event
+        for event in door.store.told
+        if isinstance(event.data, tracking_events_pb2.ModelLogged)
+    ]
+    assert [(event.key, event.data) for event in logged] == [
+        (
+            run_id,
+            tracking_events_pb2.ModelLogged(
+                model_id=model_id,
+                experiment_id="0",
+                run_id=run_id,
+                name="net",
+                model_type="cnn",
+                created_by="alice",
+            ),
+        )
+    ]
+    assert edges(door) == [(run_id, model_id)]
+
+
+async def test_a_model_that_no_run_made_is_told_by_itself(door: Door) -> None:
+    model_id = await model(door, name="net")
+    ready = {"model_id": model_id, "status": "LOGGED_MODEL_READY"}
+    await door.ok("PATCH", f"logged-models/{model_id}", ready)
+    assert [event.key for event in door.store.told] == [model_id]
+
+
+async def test_models_that_runs_use_and_make_are_told_as_lineage(door: Door) -> None:
+    run_id, used, made = await door.run(), await model(door), await model(door)
+    await door.ok("POST", "runs/log-inputs", {"run_id": run_id, "models": [{"model_id": used}]})
+    outputs = [{"model_id": made, "step": step} for step in (1, 2)]
+    await door.ok("POST", "runs/outputs", {"run_id": run_id, "models": outputs})
+    assert edges(door) == [(used, run_id), (run_id, made)]

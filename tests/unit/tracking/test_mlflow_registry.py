@@ -10,9 +10,11 @@ import pytest
 from services.catalog.domain.privileges import Privilege
 from services.catalog.servicers.bindings import bindings
 from services.tracking.adapters.catalog import CatalogRegistry
-from services.tracking.handlers.registry import Caller, Registry
+from services.tracking.handlers.registry import Registry
+from services.tracking.handlers.version_files import Caller, VersionFiles
 from tessera.catalog.v1 import authorization_service_pb2 as auth
 from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
+from tessera.events.v1 import catalog_events_pb2
 from tessera_kit.config import RpcConfig, Secret
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
@@ -322,9 +324,14 @@ async def test_a_version_whose_copy_takes_long_is_ready_later(
     await registered(door)
     run_id, uri = await source(door)
     assert door.registry is not None
-    registry = Registry(
-        door.registry, door.cases.artifacts, default_schema="main.default", soon_seconds=0.0
+    files = VersionFiles(
+        door.registry,
+        door.cases.artifacts,
+        door.cases.models,
+        default_schema="main.default",
+        soon_seconds=0.0,
     )
+    registry = Registry(door.registry, files, default_schema="main.default")
     caller = Caller(await world.caller("alice"), tokens["alice"])
     version = await registry.create_version(
         caller, "net", source=uri, run_id=run_id, model_id="", run_link="", description="", tags={}
@@ -338,6 +345,38 @@ async def test_a_version_whose_copy_takes_long_is_ready_later(
     other = await registry.create_version(
         caller, "net", source=uri, run_id=run_id, model_id="", run_link="", description="", tags={}
     )
-    await registry.close()
+    await files.close()
     found = await registry.get_version(caller, "net", other.version)
     assert found.failed or found.is_ready
+
+
+async def test_what_a_version_was_made_from_is_told_as_lineage(
+    door: Door, world: World, tokens: dict[str, str]
+) -> None:
+    await registered(door)
+    created = await door.ok("POST", "logged-models", {"experiment_id": "0", "name": "net"})
+    model_id = created["model"]["info"]["model_id"]
+    path = f"{ROOT}/0/models/{model_id}/artifacts/MLmodel"
+    assert (await door.send("PUT", path, b"flavors:", content_type="text/plain")).status == 200
+    for uri in (f"models:/{model_id}", "models:/net/1", "s3://bucket/elsewhere"):
+        await door.ok("POST", f"{VERSIONS}/create", {"name": "net", "source": uri})
+    edges = [
+        (edge.source.name, edge.target.name)
+        for event in door.store.told
+        if isinstance(event.data, catalog_events_pb2.LineageObserved)
+        for edge in event.data.edges
+    ]
+    assert edges == [
+        (model_id, "main.default.net/1"),
+        ("main.default.net/1", "main.default.net/2"),
+    ]
+
+    hidden = await door.experiment("hers")
+    created = await door.ok("POST", "logged-models", {"experiment_id": hidden, "name": "net"})
+    told = len(door.store.told)
+    await let_pass(world, "bob", [Privilege.CREATE_MODEL])
+    bob = {"token": tokens["bob"]}
+    await door.ok("POST", f"{MODELS}/create", {"name": "his"}, **bob)
+    foreign = {"source": "s3://bucket/x", "model_id": created["model"]["info"]["model_id"]}
+    await door.ok("POST", f"{VERSIONS}/create", {"name": "his", **foreign}, **bob)
+    assert len(door.store.told) == told

@@ -42,6 +42,8 @@ class _LineageNodeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Linea
     """A serving endpoint, by name."""
     LINEAGE_NODE_TYPE_MONITOR: _LineageNodeType.ValueType  # 7
     """A monitor, by name."""
+    LINEAGE_NODE_TYPE_LOGGED_MODEL: _LineageNodeType.ValueType  # 8
+    """A model that a run logged, by id."""
 
 class LineageNodeType(_LineageNodeType, metaclass=_LineageNodeTypeEnumTypeWrapper):
     """A lineage node's kind."""
@@ -62,6 +64,8 @@ LINEAGE_NODE_TYPE_ENDPOINT: LineageNodeType.ValueType  # 6
 """A serving endpoint, by name."""
 LINEAGE_NODE_TYPE_MONITOR: LineageNodeType.ValueType  # 7
 """A monitor, by name."""
+LINEAGE_NODE_TYPE_LOGGED_MODEL: LineageNodeType.ValueType  # 8
+"""A model that a run logged, by id."""
 Global___LineageNodeType: _TypeAlias = LineageNodeType  # noqa: Y015
 
 class _LineageDirection:

@@ -70,6 +70,50 @@ class RunEnded(_message.Message):
 Global___RunEnded: _TypeAlias = RunEnded  # noqa: Y015
 
 @_typing.final
+class ModelLogged(_message.Message):
+    """A run logged a model, and its files are there. Topic tessera.tracking.run.v1, keyed by run id; by the model's id where
+    no run made it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model's id."""
+    experiment_id: _builtins.str
+    """The experiment that it belongs to."""
+    run_id: _builtins.str
+    """The run that logged it; empty when none did."""
+    name: _builtins.str
+    """Its name; need not be unique."""
+    model_type: _builtins.str
+    """What kind of model it is, in its maker's words."""
+    created_by: _builtins.str
+    """The principal that created it."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        model_type: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_by", b"created_by", "experiment_id", b"experiment_id", "model_id", b"model_id", "model_type", b"model_type", "name", b"name", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLogged: _TypeAlias = ModelLogged  # noqa: Y015
+
+@_typing.final
 class MetricsObserved(_message.Message):
     """Points of metrics that a run logs, told by outsiders, as protobuf or as JSON.
     Topic tessera.tracking.metric.v1, keyed by run id. The run must exist; the same points told again change nothing.

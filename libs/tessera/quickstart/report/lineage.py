@@ -11,11 +11,12 @@ _COLUMNS = (
     lineage.LINEAGE_NODE_TYPE_TABLE,
     lineage.LINEAGE_NODE_TYPE_JOB,
     lineage.LINEAGE_NODE_TYPE_RUN,
+    lineage.LINEAGE_NODE_TYPE_LOGGED_MODEL,
     lineage.LINEAGE_NODE_TYPE_MODEL_VERSION,
     lineage.LINEAGE_NODE_TYPE_ENDPOINT,
     lineage.LINEAGE_NODE_TYPE_MONITOR,
 )
-_COLORS = ("#0369a1", "#64748b", "#4f46e5", "#d97706", "#0f766e", "#be123c")
+_COLORS = ("#0369a1", "#64748b", "#4f46e5", "#a21caf", "#d97706", "#0f766e", "#be123c")
 _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 168, 44, 36, 18
 _LONGEST = 24
 
