@@ -52,7 +52,7 @@ SERVICES: Mapping[str, Service] = {
         Service("catalog", "catalog", grpc=("catalog",)),
         Service("tracking", "tracking", grpc=("tracking",), http=("tracking-http",)),
         Service("training", "training", grpc=("training",)),
-        Service("inference", "inference", grpc=("inference", "gateway")),
+        Service("inference", "inference", grpc=("inference", "gateway"), http=("gateway-http",)),
         Service("inference-sink", "inference", ("sink",)),
         Service("monitoring", "monitoring", grpc=("monitoring",)),
     )

@@ -44,7 +44,7 @@ class App:
     """What a process runs."""
 
     servers: Sequence[Server]
-    """The control plane's door and the gateway's; none in the sink."""
+    """The control plane's door and the gateway's two; none in the sink."""
     background: Sequence[BackgroundTask]
     """The work beside them."""
 
@@ -110,7 +110,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         )
         await service.deployer.start()
         yield App(
-            servers=(service.control, service.gateway),
+            servers=(service.control, service.gateway, service.gateway_http),
             background=(
                 *service.background,
                 BackgroundTask("outbox", OutboxRelay(database, producer).run),

@@ -11,6 +11,7 @@ from tessera_kit.config import (
     ConfigError,
     DatabaseConfig,
     Env,
+    HttpConfig,
     KafkaConfig,
     RpcConfig,
     S3Config,
@@ -90,6 +91,8 @@ class Config:
     """The control plane's door."""
     gateway_rpc: RpcConfig
     """The gateway's door."""
+    gateway_http: HttpConfig
+    """The gateway's HTTP door."""
     gateway: GatewayConfig
     """The gateway's bounds."""
     spool: SpoolConfig
@@ -134,6 +137,7 @@ class Config:
         return cls(
             rpc=RpcConfig.from_env(env, "inference"),
             gateway_rpc=RpcConfig.from_env(env, "gateway"),
+            gateway_http=HttpConfig.from_env(env, "gateway"),
             gateway=GatewayConfig.from_env(env),
             spool=SpoolConfig.from_env(env),
             models_directory=env.path("TESSERA_DATA_DIR").absolute() / "models",

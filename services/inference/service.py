@@ -10,6 +10,7 @@ from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
 from services.inference.config import Config
+from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
@@ -38,11 +39,14 @@ from services.inference.ports import (
     TableCatalog,
     TableReader,
 )
+from services.inference.rest.errors import oip_error
+from services.inference.rest.routes import gateway_routes
 from services.inference.servicers import InferenceServicer
 from tessera.inference.v1 import inference_service_pb2_grpc as rpc
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.clock import Clock
 from tessera_kit.config import RpcConfig
+from tessera_kit.http.server import build_http_server
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.server import BackgroundTask, Binding, RawBinding, RpcServer, build_server
 from tessera_kit.rpc.serving import Server
@@ -83,6 +87,8 @@ class Service:
     """The control plane's door."""
     gateway: Server
     """The Open Inference Protocol's door."""
+    gateway_http: Server
+    """The same by HTTP, with MLflow's scoring."""
     deployer: Deployer
     """Keeps the runtime in order; `start` it before the doors open."""
     canaries: Canaries
@@ -164,7 +170,8 @@ def build_service(config: Config, outside: Outside) -> Service:
         limits,
         StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds),
     )
-    protocol = InferenceProtocol(routes, outside.authority, infer, streams, version("tessera-ml"))
+    descriptions = Descriptions(routes, outside.authority, version("tessera-ml"))
+    protocol = InferenceProtocol(descriptions, infer, streams)
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
         InferenceServicer(handlers, canaries, elastic),
@@ -175,6 +182,18 @@ def build_service(config: Config, outside: Outside) -> Service:
     return Service(
         control=build_server(config.rpc, [control], authenticator=outside.authority),
         gateway=outside.open_door(config.gateway_rpc, [RawBinding(protocol, SERVICE_NAME)]),
+        gateway_http=build_http_server(
+            config.gateway_http,
+            gateway_routes(
+                infer,
+                descriptions,
+                max_body_bytes=config.gateway_http.max_body_bytes,
+                max_message_bytes=config.gateway_rpc.max_message_bytes,
+                seconds=config.gateway_http.deadline_seconds,
+            ),
+            authenticator=outside.authority,
+            render=oip_error,
+        ),
         deployer=deployer,
         canaries=canaries,
         background=(

@@ -205,6 +205,8 @@ def _connect_lines(state: StackState, home: str) -> list[tuple[str, str]]:
         lines.append((f"grpcurl -plaintext {token} {doors['catalog']} list", "any gRPC client"))
     if "gateway" in doors:
         lines.append((doors["gateway"], "Open Inference Protocol v2: point tritonclient here"))
+    if "gateway_http" in doors:
+        lines.append((doors["gateway_http"], "the same by HTTP, and MLflow's scoring"))
     if "tracking_http" in doors:
         signed_in = f"MLFLOW_TRACKING_TOKEN=$(cat {home}/admin.token)"
         uri = f"MLFLOW_TRACKING_URI={doors['tracking_http']}"

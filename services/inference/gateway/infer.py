@@ -6,7 +6,7 @@ Every request of an endpoint becomes one payload record in the spool before its 
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -25,8 +25,9 @@ from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Route, RouteTable
-from services.inference.gateway.status import public_status
+from services.inference.gateway.status import failure_of, public_status
 from tessera.catalog.v1 import securable_pb2
+from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import Authority
 from tessera_kit.rpc.identity import bearer_token
@@ -38,8 +39,7 @@ __all__ = ["CODES", "REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits", "re
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call: TypeAlias = tuple[float, Span]
-
-_log = logging.getLogger(__name__)
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID_KEY: Final = "tessera-request-id"
 """Metadata key and response parameter that tell a caller the id of its request."""
@@ -109,57 +109,86 @@ class InferenceHandler:
         metadata = context.invocation_metadata() or ()
         exchange, call = self.begin(data, metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
-        code = "OK"
         try:
-            reply = await self._answer(exchange, metadata, self._timeout(context))
-            self._recorder.keep(exchange, reply, _OK, "")
-            return reply
-        except asyncio.CancelledError:
-            code = self.keep_cancelled(exchange, context)
-            raise
-        except Exception as error:
+            answer = self._answer(exchange, metadata, self._timeout(context))
+            return await self.recorded(exchange, answer, lambda: context.time_remaining() == 0)
+        except TesseraError as error:
             status = public_status(error)
-            code = CODES[status.code].name
-            self._recorder.keep_failure(exchange, status.code, status.message)
             context.set_trailing_metadata(
                 ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
             )
             await context.abort(CODES[status.code], status.message)
         finally:
-            self.end(exchange, call, code)
+            self.end(exchange, call, exchange.code)
 
-    async def _answer(self, exchange: Exchange, metadata: Any, timeout: float) -> bytes:
+    async def _answer(self, exchange: Exchange, metadata: Metadata, timeout: float) -> bytes:
         request, route = await self.admit(exchange, metadata)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
-    # What `streams` uses too.
+    # What other doors use too.
 
-    def begin(self, data: bytes, metadata: Any) -> tuple[Exchange, Call]:
+    def begin(self, data: bytes, metadata: Metadata) -> tuple[Exchange, Call]:
         """Take a serialised request; `end` has to follow."""
         exchange = Exchange(new_id(), data)
         call = self._calls.begin(metadata)
-        exchange.span = call[1].get_span_context()
-        self._in_flight += 1
+        self.enter(exchange, call[1])
         return exchange, call
 
     def end(self, exchange: Exchange, call: Call, code: str) -> None:
         """Count and trace a request that ended with the gRPC status `code`."""
-        self._in_flight -= 1
-        if call[1].is_recording():
-            self._trace(call, exchange, code)
+        self.leave(exchange, call[1], code)
         self._calls.end(call, code)
+
+    def enter(self, exchange: Exchange, span: Span) -> None:
+        """Count a request in, whose call has a span; `leave` has to follow."""
+        exchange.span = span.get_span_context()
+        self._in_flight += 1
+
+    def leave(self, exchange: Exchange, span: Span, code: str) -> None:
+        """Count a request out that ended with the gRPC status `code`."""
+        self._in_flight -= 1
+        if span.is_recording():
+            self._trace((0.0, span), exchange, code)
         self._metrics.observe(exchange, code)
 
-    def keep_cancelled(self, exchange: Exchange, context: Context, reply: bytes = b"") -> str:
+    async def recorded(
+        self, exchange: Exchange, work: Awaitable[bytes], is_late: Callable[[], bool]
+    ) -> bytes:
+        """Await an exchange's reply and keep its record before it is returned, whatever it is.
+
+        Args:
+            exchange: The request; `code` is the name of its status afterwards.
+            work: Comes to the reply, a serialised `inference.ModelInferResponse`.
+            is_late: Whether a call that is cancelled now is so for its deadline.
+
+        Raises:
+            TesseraError: The failure, as the caller may be told of it.
+        """
+        try:
+            reply = await work
+            self._recorder.keep(exchange, reply, _OK, "")
+            return reply
+        except asyncio.CancelledError:
+            exchange.code = self.keep_cancelled(exchange, is_late())
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            status = public_status(failure)
+            exchange.code = CODES[status.code].name
+            self._recorder.keep_failure(exchange, status.code, status.message)
+            if failure is error:
+                raise
+            raise failure from error
+
+    def keep_cancelled(self, exchange: Exchange, late: bool, reply: bytes = b"") -> str:
         """Keep a request that its caller or its deadline has ended; returns the code's name."""
-        late = context.time_remaining() == 0
         number = _DEADLINE_EXCEEDED if late else _CANCELLED
         text = "the deadline passed" if late else "the caller cancelled"
         self._recorder.keep_failure(exchange, number, text, reply)
         return CODES[number].name
 
-    async def admit(self, exchange: Exchange, metadata: Any) -> tuple[Any, Route]:
+    async def admit(self, exchange: Exchange, metadata: Metadata) -> tuple[Any, Route]:
         """The parsed request and its route, once its caller may ask it and it fits the signature.
 
         Raises:
@@ -169,8 +198,30 @@ class InferenceHandler:
             request = service_pb2.ModelInferRequest.FromString(exchange.request)
         except DecodeError:
             raise InvalidInference("the request is not an inference.ModelInferRequest") from None
-        exchange.endpoint = name = request.model_name
         exchange.client_request_id = request.id
+        await self.admit_caller(exchange, request.model_name, metadata)
+        # A configuration may have become ready meanwhile, and the models of this one be unloaded.
+        exchange.route = route = self._routes.find(exchange.endpoint)
+        route.rules.check(request)
+        return request, route
+
+    async def admit_caller(self, exchange: Exchange, name: str, metadata: Metadata) -> Route:
+        """Let a caller ask an endpoint, or not; returns the endpoint's route as it is now.
+
+        Args:
+            exchange: Told who asks, and for which endpoint.
+            name: The endpoint's.
+            metadata: Of the call, with the caller's token.
+
+        Raises:
+            TooManyInferences: The gateway has as many requests as it may.
+            Unauthenticated: The token is missing, or nobody's.
+            EndpointNotFound: There is no such endpoint.
+            EndpointNotReady: Its first configuration is not ready.
+            PermissionDenied: The caller may not ask it.
+            RateLimited: It asked as often as it may.
+        """
+        exchange.endpoint = name
         if self._in_flight > self._limits.max_in_flight:
             raise TooManyInferences(
                 "the gateway has as many requests in flight as it may", retry_after=_RETRY_SECONDS
@@ -183,10 +234,27 @@ class InferenceHandler:
         exchange.authorised = True
         if route.limits:
             await self._limiter.admit(route.endpoint.endpoint_id, route.limits, principal, token)
-        # A configuration may have become ready meanwhile, and the models of this one be unloaded.
-        exchange.route = route = self._routes.find(name)
+        return route
+
+    async def ask(
+        self, exchange: Exchange, request: Any, metadata: Metadata, timeout: float
+    ) -> bytes:
+        """The answer to the request of an exchange whose caller was admitted before.
+
+        Args:
+            exchange: Holds the request as it is sent on.
+            request: The same, parsed.
+            metadata: Of the call.
+            timeout: Seconds that the caller has.
+
+        Raises:
+            InvalidInference: The request does not fit the endpoint's signature.
+            TesseraError: The model gave no answer; see `Dispatcher.ask`.
+        """
+        exchange.route = route = self._routes.find(exchange.endpoint)
         route.rules.check(request)
-        return request, route
+        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
+        return reply + reply_suffix(exchange)
 
     def _timeout(self, context: Context) -> float:
         longest = self._limits.longest_seconds

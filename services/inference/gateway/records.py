@@ -38,6 +38,7 @@ class Exchange:
         "began",
         "chunk_times_us",
         "client_request_id",
+        "code",
         "endpoint",
         "failed",
         "leg",
@@ -64,6 +65,8 @@ class Exchange:
         self.request = request
         self.endpoint = ""
         self.client_request_id = ""
+        self.code = "OK"
+        """Name of the gRPC status that it ended with."""
         self.requester = ""
         self.span = INVALID_SPAN_CONTEXT
         self.authorised = False

@@ -243,6 +243,11 @@ class RouteTable:
         """Every route."""
         return MappingProxyType(self._routes)
 
+    @property
+    def starting(self) -> frozenset[str]:
+        """Names of the endpoints whose first configuration is still being made ready."""
+        return frozenset(self._starting)
+
     def knows(self, name: str) -> bool:
         """Whether there is an endpoint of that name, ready or not; each has a table."""
         return name in self._routes or name in self._starting

@@ -158,7 +158,9 @@ class _Stream:
                 await asyncio.wait([before])
             await self._ask(exchange, whole)
         except asyncio.CancelledError:
-            code = self._infer.keep_cancelled(exchange, self._context, self._reply(exchange, whole))
+            code = self._infer.keep_cancelled(
+                exchange, self._context.time_remaining() == 0, self._reply(exchange, whole)
+            )
             raise
         except Exception as error:
             status = public_status(error)

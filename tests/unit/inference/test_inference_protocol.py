@@ -10,6 +10,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
 from services.inference.gateway.routing import RouteTable
 from tessera.catalog.v1 import securable_pb2
@@ -55,7 +56,7 @@ def ask(routes: RouteTable) -> Callable[..., Any]:
     authority.grant("alice", [securable_pb2.PRIVILEGE_EXECUTE], endpoint, "flights")
     infer: Any = SimpleNamespace(infer=None)
     streams: Any = SimpleNamespace(stream=None)
-    protocol = InferenceProtocol(routes, authority, infer, streams, "1.2.3")
+    protocol = InferenceProtocol(Descriptions(routes, authority, "1.2.3"), infer, streams)
 
     async def call(method: str, who: str = "alice", **fields: Any) -> Any:
         details: Any = SimpleNamespace(method=f"/{SERVICE_NAME}/{method}")
