@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.points import Points
+from services.tracking.ports import Store
+from services.tracking.transaction_ports import Transaction
 from tessera_kit.config import DatabaseConfig
 from tests import databases
 
-__all__ = ["fresh_database", "fresh_postgres"]
+__all__ = ["append", "fresh_database", "fresh_postgres"]
 
 
 async def fresh_database(folder: Path) -> DatabaseConfig:
@@ -18,3 +23,15 @@ async def fresh_database(folder: Path) -> DatabaseConfig:
 async def fresh_postgres(server_url: str) -> DatabaseConfig:
     """The migrated database on a PostgreSQL server, emptied."""
     return await databases.fresh_postgres(server_url, "tracking")
+
+
+async def append(store: Store, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
+    """Store points of the runs that are active; return the stages of the runs there are."""
+
+    def task(work: Transaction) -> dict[str, LifecycleStage]:
+        stages = work.lock(points)
+        active = {one for one, stage in stages.items() if stage is LifecycleStage.ACTIVE}
+        work.add_points({one: added for one, added in points.items() if one in active})
+        return stages
+
+    return await store.transact(task)

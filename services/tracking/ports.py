@@ -5,14 +5,13 @@ Each port has a twin in memory (`adapters.memory`), and one contract test over b
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
-from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
@@ -30,6 +29,7 @@ from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.model_ports import ModelStore
+from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "ExperimentStore",
     "MetricStore",
     "PointArchive",
-    "RequestKey",
     "RunQuery",
     "RunStore",
     "ScorerStore",
@@ -53,6 +52,7 @@ __all__ = [
     "Work",
 ]
 
+T = TypeVar("T")
 
 POINT_SCHEMA: Final = pa.schema(
     [
@@ -64,15 +64,6 @@ POINT_SCHEMA: Final = pa.schema(
     ]
 )
 """Columns of exported points."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestKey:
-    """Identifies one request for a creation, so that sending it again creates nothing."""
-
-    principal: str
-    method: str
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,36 +182,18 @@ class RunStore(Protocol):
         Locks are taken in one order for all callers, so that no two of them wait for each other.
         """
 
-    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
-        """Store a new run; its experiment must exist."""
-
     async def put(self, run: RunInfo) -> None:
         """Store the new state of a locked run."""
 
     async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
         """Delete the active runs of a locked experiment, or restore those deleted with it."""
 
-    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
-        """Return, by run, what locked runs have of what batches name.
-
-        Every run that is locked and named has an entry.
-        """
-
-    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
-        """Store what is new to locked runs, by run id; a later tag replaces an earlier one."""
-
     async def remove_tag(self, run_id: str, key: str) -> bool:
         """Remove a tag of a locked run; return whether it had it."""
 
 
 class MetricStore(Protocol):
-    """Points of metrics, append-only; a run's points are a set."""
-
-    async def add(self, points: Mapping[str, Points]) -> None:
-        """Store points of locked runs, by run id, and note what is new of each metric with the run.
-
-        A point that is there already changes nothing, so adding is idempotent.
-        """
+    """Points of metrics; a run's points are a set."""
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
@@ -450,14 +423,11 @@ class Store(Protocol):
     def write(self) -> AbstractAsyncContextManager[Work]:
         """Begin a transaction; leaving the block without `commit` drops it."""
 
-    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
-        """Store points of runs, by run id, in one transaction of its own, and durably.
+    async def transact(self, task: Callable[[Transaction], T]) -> T:
+        """Return what a task returns, after all that it wrote and told is stored durably.
 
-        Does what `MetricStore.add` does, for the runs that are active; the others' points are
-        passed over. Writers of one run never wait for each other in a circle.
-
-        Returns:
-            The stages of the runs that there are.
+        The task runs in the database's thread, all of it in one go: it computes and calls the
+        transaction, and waits for nothing else. Raising, it leaves nothing behind.
 
         Raises:
             StoreBusy: Nothing was stored.

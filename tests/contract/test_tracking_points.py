@@ -18,7 +18,7 @@ from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import RunInfo
+from services.tracking.domain.run import Run, RunInfo
 from services.tracking.ports import POINT_SCHEMA, PointArchive
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.errors import Unavailable
@@ -26,7 +26,7 @@ from tessera_kit.ids import new_id
 from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
 from tessera_kit.store.sql import Database
 from tests.helpers import eventually, unique_name
-from tests.tracking_database import fresh_database
+from tests.tracking_database import append, fresh_database
 
 HARD = [
     Point("m", -(2**63), 0, math.inf),
@@ -194,17 +194,17 @@ async def new_run(store: SqlStore) -> str:
                     etag="1",
                 )
             )
-        run = RunInfo(
-            run_id=run_id,
-            experiment_id="e1",
-            name="r",
-            started_at=1,
-            artifact_location=f"s3://b/e1/{run_id}",
-            created_by="ada",
-            etag="1",
-        )
-        await work.runs.add(run, {})
         await work.commit()
+    run = RunInfo(
+        run_id=run_id,
+        experiment_id="e1",
+        name="r",
+        started_at=1,
+        artifact_location=f"s3://b/e1/{run_id}",
+        created_by="ada",
+        etag="1",
+    )
+    await store.transact(lambda work: work.add_runs([Run(run)]))
     return run_id
 
 
@@ -218,13 +218,13 @@ async def test_points_are_read_once_wherever_they_are(
 ) -> None:
     store = SqlStore(database, archive)
     run_id, other = await new_run(store), await new_run(store)
-    await store.append({run_id: Points.of(HARD[::2]), other: Points.of([Point("x", 1, 1, 1.0)])})
+    await append(store, {run_id: Points.of(HARD[::2]), other: Points.of([Point("x", 1, 1, 1.0)])})
     assert repr(await read(store, run_id)) == repr(HARD[::2])
     assert await store.carrier.carry()
     assert not await store.carrier.carry()
     assert repr(await read(store, run_id)) == repr(HARD[::2])
     # Sent again, and more: part of it in the archive, part of it in the log, part of it in both.
-    await store.append({run_id: Points.of(HARD)})
+    await append(store, {run_id: Points.of(HARD)})
     assert repr(await read(store, run_id)) == repr(HARD)
     await store.carrier.settle([run_id])
     assert repr(await read(store, run_id)) == repr(HARD)
@@ -239,13 +239,13 @@ async def test_an_archive_that_is_away_loses_and_doubles_nothing(database: Datab
     archive = Flaky(InMemoryPoints())
     store = SqlStore(database, archive)
     run_id = await new_run(store)
-    await store.append({run_id: Points.of(HARD[:4])})
+    await append(store, {run_id: Points.of(HARD[:4])})
     archive.away_before, archive.away_after = 1, 1
     with pytest.raises(Unavailable, match="away"):
         await store.carrier.settle([run_id])
     with pytest.raises(Unavailable, match="lost"):
         await store.carrier.carry()
-    await store.append({run_id: Points.of(HARD[2:])})
+    await append(store, {run_id: Points.of(HARD[2:])})
     assert repr(await read(store, run_id)) == repr(HARD)
     archive.away_before, archive.away_after = 1, 1
     running = asyncio.create_task(store.carrier.run())
@@ -266,7 +266,7 @@ async def test_settling_one_run_leaves_the_others_in_the_log(database: Database)
     store = SqlStore(database, archive)
     one, other = await new_run(store), await new_run(store)
     for run_id in (one, other):
-        await store.append({run_id: Points.of(HARD)})
+        await append(store, {run_id: Points.of(HARD)})
     await store.carrier.settle([one])
     assert repr(await archive.history(one, "m", after=None, limit=100)) == repr(HARD)
     assert await archive.history(other, "m", after=None, limit=100) == []

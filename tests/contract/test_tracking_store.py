@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,23 @@ import sqlalchemy as sa
 from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.sql.tables import METADATA
-from services.tracking.domain.batch import Batch, News
+from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, DatasetUse, RunInfo, RunStatus
+from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo, RunStatus
 from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports import ExperimentQuery, RequestKey, RunQuery, Store
+from services.tracking.events import run_started
+from services.tracking.ports import ExperimentQuery, RunQuery, Store
+from services.tracking.transaction_ports import Home, RequestKey, Transaction
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.sql import Database
-from tests.tracking_database import fresh_database, fresh_postgres
+from tests.tracking_database import append, fresh_database, fresh_postgres
 
 
 def experiment(number: int = 1, **changes: object) -> Experiment:
@@ -105,9 +108,8 @@ async def given(store: Store, *runs: RunInfo) -> None:
     async with store.write() as work:
         for number in sorted({int(one.experiment_id[1:]) for one in runs} | {1}):
             await work.experiments.add(experiment(number))
-        for one in runs:
-            await work.runs.add(one, {})
         await work.commit()
+    await store.transact(lambda work: work.add_runs([Run(one) for one in runs]))
 
 
 async def log(
@@ -118,11 +120,12 @@ async def log(
     tags: dict[str, str] | None = None,
     inputs: tuple[DatasetInput, ...] = (),
 ) -> None:
-    async with store.write() as work:
-        await work.runs.lock([run_id])
-        await work.runs.log({run_id: [News(params or {}, tags or {}, inputs)]})
-        await work.metrics.add({run_id: Points.of(points)})
-        await work.commit()
+    def task(work: Transaction) -> None:
+        work.lock([run_id])
+        work.log({run_id: [News(params or {}, tags or {}, inputs)]}, {})
+        work.add_points({run_id: Points.of(points)})
+
+    await store.transact(task)
 
 
 async def find(store: Store, text: str = "", *order: str, limit: int = 100) -> list[str]:
@@ -139,10 +142,41 @@ async def find(store: Store, text: str = "", *order: str, limit: int = 100) -> l
 async def test_what_is_not_committed_is_not_there(store: Store) -> None:
     async with store.write() as work:
         await work.experiments.add(experiment())
-        await work.runs.add(run(), {"a": "b"})
     async with store.read() as view:
         assert await view.experiments.get("e1") is None
+    await given(store)
+
+    def fails(work: Transaction) -> None:
+        work.add_runs([Run(run(), tags={"a": "b"})])
+        work.add_points({"r1": Points.of([Point("m", 1, 1, 1.0)])})
+        work.publish(run_started(Run(run())))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(fails)
+    async with store.read() as view:
         assert await view.runs.get("r1") is None
+
+
+async def test_runs_that_were_just_added_take_what_is_logged(store: Store) -> None:
+    await given(store)
+
+    def task(work: Transaction) -> None:
+        assert work.homes(["e1", "no"]) == {"e1": Home(LifecycleStage.ACTIVE, "s3://bucket/e1")}
+        work.add_runs([Run(run(number), tags={"t": str(number), "s": ""}) for number in range(250)])
+        work.log({"r7": [News({"p": "1"}, {"t": "new"}, ())]}, {"r7": "second"})
+        work.add_points({"r8": Points.of([Point("m", 1, 1, 0.5)])})
+
+    await store.transact(task)
+    async with store.read() as view:
+        for number in (0, 7, 8, 249):
+            found = await view.runs.get(f"r{number}")
+            assert found is not None
+            changed = number == 7
+            assert found.info == run(number, etag="second" if changed else "first")
+            assert found.tags == {"s": "", "t": "new" if changed else str(number)}
+            assert found.params == ({"p": "1"} if changed else {})
+            assert list(found.metrics) == (["m"] if number == 8 else [])
 
 
 async def test_an_experiment_is_read_as_it_was_stored(store: Store) -> None:
@@ -309,26 +343,6 @@ async def test_history_is_a_set_in_order_and_in_pages(store: Store) -> None:
         assert await view.metrics.history("none", "m", after=None, limit=5) == []
 
 
-async def test_many_points_of_many_metrics_and_runs_in_one_work(store: Store) -> None:
-    await given(store, run(1), run(2))
-    points = {
-        run_id: Points.of(
-            Point(f"m{key}", step, step, float(step)) for key in range(70) for step in range(9)
-        )
-        for run_id in ("r1", "r2")
-    }
-    async with store.write() as work:
-        await work.runs.lock(["r1", "r2"])
-        await work.metrics.add(points)
-        await work.commit()
-    async with store.read() as view:
-        for run_id in ("r1", "r2"):
-            found = await view.runs.get(run_id)
-            assert found is not None
-            assert found.metrics == {f"m{key}": Point(f"m{key}", 8, 8, 8.0) for key in range(70)}
-            assert len(await view.metrics.history(run_id, "m69", after=None, limit=100)) == 9
-
-
 async def test_appended_points_are_those_of_active_runs(store: Store) -> None:
     await given(store, run(1), run(2, stage=LifecycleStage.DELETED), run(3))
     points = Points.of(
@@ -337,12 +351,12 @@ async def test_appended_points_are_those_of_active_runs(store: Store) -> None:
     nan = Points.of([Point("x", 1, 1, math.nan)])
     first = {"r1": points, "r2": points, "missing": points, "r3": nan}
     for _ in range(2):
-        assert await store.append(first) == {
+        assert await append(store, first) == {
             "r1": LifecycleStage.ACTIVE,
             "r2": LifecycleStage.DELETED,
             "r3": LifecycleStage.ACTIVE,
         }
-    await store.append({"r1": Points.of([Point("m0", 2, 9, 9.0), Point("m0", 29, 0, 9.0)])})
+    await append(store, {"r1": Points.of([Point("m0", 2, 9, 9.0), Point("m0", 29, 0, 9.0)])})
     async with store.read() as view:
         found = await view.runs.get("r1")
         assert found is not None
@@ -359,26 +373,27 @@ async def test_writers_of_the_same_runs_never_wait_in_a_circle(store: Store) -> 
     runs = [f"r{number}" for number in range(4)]
     await given(store, *(run(number) for number in range(4)))
 
-    async def append(writer: int) -> None:
+    def log_all(chosen: list[str], news: News, points: Points, work: Transaction) -> None:
+        work.lock(chosen)
+        work.log({run_id: [news] for run_id in chosen}, dict.fromkeys(chosen, "other"))
+        work.add_points(dict.fromkeys(chosen, points))
+
+    async def measure(writer: int) -> None:
         ordered = runs if writer % 2 else runs[::-1]
         for step in range(5):
             point = Point("shared", step, writer, float(writer))
             own = Point(f"m{writer}", step, 0, 0.0)
             points = Points.of([point, own][:: (-1) ** step])
-            await store.append(dict.fromkeys(ordered, points))
+            await append(store, dict.fromkeys(ordered, points))
 
     async def write(writer: int) -> None:
         for step in range(5):
             chosen = runs[writer % 2 :: (-1) ** writer]
-            async with store.write() as work:
-                await work.runs.lock(chosen)
-                news = News({}, {"who": f"{writer} {step}", f"t{writer}": "x"}, ())
-                await work.runs.log({run_id: [news] for run_id in chosen})
-                point = Point("shared", step, writer, 0.5)
-                await work.metrics.add(dict.fromkeys(chosen, Points.of([point])))
-                await work.commit()
+            news = News({}, {"who": f"{writer} {step}", f"t{writer}": "x"}, ())
+            points = Points.of([Point("shared", step, writer, 0.5)])
+            await store.transact(partial(log_all, chosen, news, points))
 
-    await asyncio.gather(*(one(writer) for one in (append, write) for writer in range(8)))
+    await asyncio.gather(*(one(writer) for one in (measure, write) for writer in range(8)))
     async with store.read() as view:
         for run_id in runs:
             found = await view.runs.get(run_id)
@@ -402,9 +417,12 @@ async def test_known_is_what_batches_name(store: Store) -> None:
         Batch(run_id="r2", principal="ada", params={"p": "?", "z": "?"}),
         Batch(run_id="r3", principal="ada"),
     ]
-    async with store.write() as work:
-        await work.runs.lock(["r1", "r2", "r3"])
-        known = await work.runs.known(batches)
+
+    def task(work: Transaction) -> dict[str, Known]:
+        work.lock(["r1", "r2", "r3"])
+        return work.known(batches)
+
+    known = await store.transact(task)
     assert known["r1"].params["p"] == "1"
     assert known["r1"].tags == {"t": "3"}
     assert known["r1"].inputs == {used}
@@ -413,11 +431,9 @@ async def test_known_is_what_batches_name(store: Store) -> None:
 
 
 async def test_a_tag_is_removed_once(store: Store) -> None:
-    async with store.write() as work:
-        await work.experiments.add(experiment())
-        await work.runs.add(run(1), {"a": "1", "b": "2"})
-        await work.runs.add(run(2), {"a": "1"})
-        await work.commit()
+    await given(store)
+    tagged = [Run(run(1), tags={"a": "1", "b": "2"}), Run(run(2), tags={"a": "1"})]
+    await store.transact(lambda work: work.add_runs(tagged))
     async with store.write() as work:
         await work.runs.lock(["r1"])
         assert await work.runs.remove_tag("r1", "a")
@@ -434,8 +450,9 @@ async def test_any_stage_can_be_asked_for(store: Store) -> None:
     async with store.write() as work:
         for number, stage in enumerate(LifecycleStage, 1):
             await work.experiments.add(experiment(number, stage=stage))
-            await work.runs.add(run(number, "e1", stage=stage), {})
         await work.commit()
+    staged = [Run(run(at, "e1", stage=stage)) for at, stage in enumerate(LifecycleStage, 1)]
+    await store.transact(lambda work: work.add_runs(staged))
     async with store.read() as view:
         experiments = await view.experiments.find(ExperimentQuery(stage=None, limit=9))
         runs = await view.runs.find(RunQuery(experiment_ids=["e1"], stage=None, limit=9))
@@ -469,6 +486,13 @@ async def test_a_request_creates_once(store: Store) -> None:
     async with store.write() as work:
         assert await work.claim(key, "r2") == "r1"
         assert await work.claim(RequestKey("bob", "CreateRun", "42"), "r3") is None
+    assert await store.transact(lambda work: work.claim(key, "r2")) == "r1"
+    assert await store.transact(lambda work: work.result_of(key)) == "r1"
+    other = replace(key, request_id="43")
+    assert await store.transact(lambda work: (work.claim(other, "r4"), work.result_of(other))) == (
+        None,
+        "r4",
+    )
     async with store.read() as view:
         assert await view.result_of(key) == "r1"
         assert await view.result_of(RequestKey("bob", "CreateRun", "42")) is None

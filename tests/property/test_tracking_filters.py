@@ -17,7 +17,7 @@ from services.tracking.domain.batch import News
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, RunInfo, RunStatus
+from services.tracking.domain.run import DatasetInput, Run, RunInfo, RunStatus
 from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import (
     position_after,
@@ -28,6 +28,7 @@ from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, Schema
 from services.tracking.errors import InvalidFilter, InvalidOrderBy
 from services.tracking.ports import RunQuery, Store
+from services.tracking.transaction_ports import Transaction
 from tessera_kit.ids import new_id
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres
@@ -141,11 +142,15 @@ async def sql(
 async def fill(store: Store, experiment: Experiment, infos: list[RunInfo], runs: list[Any]) -> None:
     async with store.write() as work:
         await work.experiments.add(experiment)
-        for info, (_, news, points) in zip(infos, runs, strict=True):
-            await work.runs.add(info, {})
-            await work.runs.log({info.run_id: [news]})
-            await work.metrics.add({info.run_id: Points.of(points)})
         await work.commit()
+
+    def task(work: Transaction) -> None:
+        work.add_runs([Run(info) for info in infos])
+        for info, (_, news, points) in zip(infos, runs, strict=True):
+            work.log({info.run_id: [news]}, {})
+            work.add_points({info.run_id: Points.of(points)})
+
+    await store.transact(task)
 
 
 async def pages(store: Store, query: RunQuery) -> list[str]:

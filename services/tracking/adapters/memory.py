@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 import pyarrow as pa
 
 from services.tracking.adapters.memory_evaluation import InMemoryEvaluation, InMemoryScorers
 from services.tracking.adapters.memory_pages import Item, page_of
 from services.tracking.adapters.memory_traces import InMemoryTraces
-from services.tracking.domain.batch import Batch, Known, News
+from services.tracking.adapters.memory_transaction import (
+    InMemoryTransaction,
+    PointSets,
+    merge_points,
+)
 from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
@@ -23,19 +28,20 @@ from services.tracking.domain.evaluation import (
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
-from services.tracking.domain.metrics import Extremes, Point, identity, latest_points
+from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo
+from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RequestKey, RunQuery
+from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
+from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 
 __all__ = ["InMemoryPoints", "InMemoryStore"]
 
 
-_PointSets = dict[tuple[str, str], frozenset[Point]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class _State:
 
     experiments: dict[str, Experiment] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
-    points: _PointSets = field(default_factory=dict)
+    points: PointSets = field(default_factory=dict)
     requests: dict[RequestKey, str] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     datasets: dict[str, EvaluationDataset] = field(default_factory=dict)
@@ -77,15 +83,16 @@ class InMemoryStore:
         async with self._writer:
             yield InMemoryWork(self, self._state.copy())
 
-    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
-        """Store points of the runs that are active; return the stages of the runs there are."""
-        async with self.write() as work:
-            runs = await work.runs.lock(points)
-            stages = {run_id: run.stage for run_id, run in runs.items()}
-            active = {run_id for run_id, stage in stages.items() if stage is LifecycleStage.ACTIVE}
-            await work.metrics.add({run_id: points[run_id] for run_id in active})
-            await work.commit()
-        return stages
+    async def transact(self, task: Callable[[Transaction], T]) -> T:
+        """Run a task on a copy of the state, which is then the state."""
+        async with self._writer:
+            state = self._state.copy()
+            transaction = InMemoryTransaction(
+                state.experiments, state.runs, state.points, state.requests
+            )
+            result = task(transaction)
+            self.keep(state, transaction.events)
+            return result
 
     async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
         """Return a metric as buckets."""
@@ -112,7 +119,7 @@ class InMemoryWork:
         self._events: list[Event] = []
         self.experiments = _Experiments(state)
         self.runs = _Runs(state)
-        self.metrics = _Metrics(state)
+        self.metrics = InMemoryPoints(state.points)
         self.traces = InMemoryTraces(state.traces)
         self.evaluation = InMemoryEvaluation(state.datasets, state.records)
         self.scorers = InMemoryScorers(state.scorers)
@@ -200,9 +207,6 @@ class _Runs:
     async def lock(self, run_ids: Collection[str]) -> dict[str, RunInfo]:
         return {run_id: self._all[run_id].info for run_id in run_ids if run_id in self._all}
 
-    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
-        self._all[run.run_id] = Run(run, tags=_sorted(tags))
-
     async def put(self, run: RunInfo) -> None:
         self._all[run.run_id] = replace(self._all[run.run_id], info=run)
 
@@ -215,24 +219,6 @@ class _Runs:
             if deleting or info.deleted_with_experiment:
                 await self.put(replace(info, stage=stage, deleted_with_experiment=deleting))
 
-    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
-        runs = {batch.run_id: self._all[batch.run_id] for batch in batches}
-        return {
-            run_id: Known(dict(run.params), dict(run.tags), set(run.inputs))
-            for run_id, run in runs.items()
-        }
-
-    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
-        for run_id, entries in news.items():
-            for entry in entries:
-                run = self._all[run_id]
-                self._all[run_id] = replace(
-                    run,
-                    params=_sorted({**run.params, **entry.params}),
-                    tags=_sorted({**run.tags, **entry.tags}),
-                    inputs=_inputs([*run.inputs, *entry.inputs]),
-                )
-
     async def remove_tag(self, run_id: str, key: str) -> bool:
         run = self._all[run_id]
         tags = {name: value for name, value in run.tags.items() if name != key}
@@ -243,21 +229,12 @@ class _Runs:
 class InMemoryPoints:
     """The point archive as a dictionary."""
 
-    def __init__(self, points: _PointSets | None = None) -> None:
-        self._points: _PointSets = {} if points is None else points
+    def __init__(self, points: PointSets | None = None) -> None:
+        self._points: PointSets = {} if points is None else points
 
     async def add(self, points: Mapping[str, Points]) -> None:
         """Store points."""
-        for run_id, added in points.items():
-            by_key: dict[str, list[Point]] = {}
-            for point in added:
-                by_key.setdefault(point.key, []).append(point)
-            for key, those in by_key.items():
-                at = (run_id, key)
-                # One NaN per step and time, as NaN differs from itself.
-                known = {identity(one): one for one in self._points.get(at, ())}
-                known.update((identity(one), one) for one in those)
-                self._points[at] = frozenset(known.values())
+        merge_points(self._points, points)
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
@@ -356,33 +333,3 @@ class _Models:
             if run_id in run_ids:
                 found.setdefault(run_id, []).append(dataset)
         return found
-
-
-class _Metrics(InMemoryPoints):
-    def __init__(self, state: _State) -> None:
-        super().__init__(state.points)
-        self._state = state
-
-    async def add(self, points: Mapping[str, Points]) -> None:
-        await super().add(points)
-        for run_id, added in points.items():
-            run = self._state.runs[run_id]
-            latest = latest_points([*run.metrics.values(), *added])
-            self._state.runs[run_id] = replace(
-                run,
-                metrics=dict(sorted(latest.items())),
-                extremes={key: ends for key in sorted(latest) if (ends := self._ends(run_id, key))},
-            )
-
-    def _ends(self, run_id: str, key: str) -> Extremes | None:
-        points = self._points[run_id, key]
-        values = [point.value for point in points if not math.isnan(point.value)]
-        return Extremes(min(values), max(values)) if values else None
-
-
-def _sorted(pairs: Mapping[str, str]) -> dict[str, str]:
-    return dict(sorted(pairs.items()))
-
-
-def _inputs(inputs: Sequence[DatasetInput]) -> tuple[DatasetInput, ...]:
-    return tuple(sorted(set(inputs)))

@@ -9,7 +9,7 @@ from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import DatasetInput, RunInfo
+from services.tracking.domain.run import DatasetInput
 from services.tracking.errors import BatchTooLarge, DuplicateParams, ParamChanged, RunNotActive
 
 __all__ = [
@@ -48,11 +48,6 @@ class Batch:
     """Tags, by key."""
     inputs: tuple[DatasetInput, ...] = ()
     """Data sets that the run used."""
-
-    @property
-    def has_points_only(self) -> bool:
-        """Whether it holds nothing but points."""
-        return not (self.params or self.tags or self.inputs)
 
 
 @dataclass(slots=True)
@@ -147,15 +142,15 @@ def check_run_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return dict(pairs)
 
 
-def news_of(batch: Batch, run: RunInfo, known: Known) -> News:
+def news_of(batch: Batch, stage: LifecycleStage, known: Known) -> News:
     """Return what of a batch is new to its run, and count it as known from then on.
 
     Raises:
         RunNotActive: The run was deleted.
         ParamChanged: A parameter has another value; `known` is then unchanged.
     """
-    if run.stage is not LifecycleStage.ACTIVE:
-        raise RunNotActive(run.run_id)
+    if stage is not LifecycleStage.ACTIVE:
+        raise RunNotActive(batch.run_id, stage=stage)
     changed = [
         {"key": key, "old_value": known.params[key], "new_value": value}
         for key, value in batch.params.items()
@@ -164,8 +159,8 @@ def news_of(batch: Batch, run: RunInfo, known: Known) -> News:
     if changed:
         raise ParamChanged(
             f"Changing param values is not allowed. Params were already logged='{changed}' "
-            f"for run ID='{run.run_id}'.",
-            metadata={"run_id": run.run_id, **changed[0]},
+            f"for run ID='{batch.run_id}'.",
+            metadata={"run_id": batch.run_id, **changed[0]},
         )
     params = {key: value for key, value in batch.params.items() if key not in known.params}
     tags = {key: value for key, value in batch.tags.items() if known.tags.get(key) != value}

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from services.tracking.domain.batch import Batch, News, news_of
-from services.tracking.domain.lifecycle import LifecycleStage, micros_of
+from services.tracking.domain.lifecycle import micros_of
 from services.tracking.domain.points import Points
-from services.tracking.domain.run import RunInfo
-from services.tracking.errors import InvalidValue, RunNotActive, RunNotFound
+from services.tracking.errors import InvalidValue, RunNotFound
 from services.tracking.events import inputs_observed
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.group_commit import GroupCommit
-from services.tracking.ports import Store, Work
+from services.tracking.ports import Store
+from services.tracking.transaction_ports import Transaction
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag
@@ -142,44 +142,45 @@ class RunLog:
             under_way.end(None)
 
     async def _apply(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
-        if all(batch.has_points_only for batch in batches):
-            outcomes = await self._append(batches)
-        else:
-            async with self._store.write() as work:
-                runs = await work.runs.lock({batch.run_id for batch in batches})
-                accepted, outcomes = await _sorted_out(work, runs, batches)
-                await self._store_accepted(work, runs, accepted)
-                await work.commit()
-        stored = zip(batches, outcomes, strict=True)
-        self._logged.inc(sum(len(batch.points) for batch, outcome in stored if outcome is None))
+        outcomes = await self._store.transact(lambda work: self._stored(work, batches))
+        done = zip(batches, outcomes, strict=True)
+        self._logged.inc(sum(len(batch.points) for batch, outcome in done if outcome is None))
         return outcomes
 
-    async def _append(self, batches: Sequence[Batch]) -> list[TesseraError | None]:
-        stages = await self._store.append(_points_of(batches))
-        return [_refusal(batch.run_id, stages.get(batch.run_id)) for batch in batches]
-
-    async def _store_accepted(
-        self, work: Work, runs: dict[str, RunInfo], accepted: Sequence[tuple[Batch, News]]
-    ) -> None:
-        points = _points_of([batch for batch, _ in accepted if batch.points])
+    def _stored(self, work: Transaction, batches: Sequence[Batch]) -> list[TesseraError | None]:
+        """Store the batches that can be; return each one's outcome."""
+        stages = work.lock({batch.run_id for batch in batches})
+        known = work.known([batch for batch in batches if batch.run_id in stages])
+        accepted: list[Batch] = []
+        outcomes: list[TesseraError | None] = []
         news: dict[str, list[News]] = {}
-        for batch, new in accepted:
+        for batch in batches:
+            try:
+                if batch.run_id not in stages:
+                    raise RunNotFound(batch.run_id)
+                new = news_of(batch, stages[batch.run_id], known[batch.run_id])
+            except TesseraError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append(None)
+            accepted.append(batch)
             if new.changes_run:
                 news.setdefault(batch.run_id, []).append(new)
-            observed = inputs_observed(
-                batch.run_id,
-                new.inputs,
-                principal=batch.principal,
-                now=micros_of(self._clock.now()),
-            )
-            if observed is not None:
-                work.publish(observed)
+            self._tell_inputs(work, batch, new)
+        points = _points_of([batch for batch in accepted if batch.points])
         if points:
-            await work.metrics.add(points)
+            work.add_points(points)
         if news:
-            await work.runs.log(news)
-        for run_id in news:
-            await work.runs.put(replace(runs[run_id], etag=new_etag()))
+            work.log(news, {run_id: new_etag() for run_id in news})
+        return outcomes
+
+    def _tell_inputs(self, work: Transaction, batch: Batch, new: News) -> None:
+        if not new.inputs:
+            return
+        now = micros_of(self._clock.now())
+        observed = inputs_observed(batch.run_id, new.inputs, principal=batch.principal, now=now)
+        if observed is not None:
+            work.publish(observed)
 
 
 class _UnderWay:
@@ -244,29 +245,3 @@ def _points_of(batches: Sequence[Batch]) -> dict[str, Points]:
         block = points if isinstance(points, Points) else Points.of(points)
         blocks.setdefault(batch.run_id, []).append(block)
     return {run_id: Points.joined(some) for run_id, some in blocks.items()}
-
-
-def _refusal(run_id: str, stage: LifecycleStage | None) -> TesseraError | None:
-    if stage is None:
-        return RunNotFound(run_id)
-    return None if stage is LifecycleStage.ACTIVE else RunNotActive(run_id, stage=stage)
-
-
-async def _sorted_out(
-    work: Work, runs: dict[str, RunInfo], batches: Sequence[Batch]
-) -> tuple[list[tuple[Batch, News]], list[TesseraError | None]]:
-    """Return the batches that can be stored with what is new in them, and each batch's outcome."""
-    known = await work.runs.known([batch for batch in batches if batch.run_id in runs])
-    accepted: list[tuple[Batch, News]] = []
-    outcomes: list[TesseraError | None] = []
-    for batch in batches:
-        outcome: TesseraError | None = None
-        run = runs.get(batch.run_id)
-        try:
-            if run is None:
-                raise RunNotFound(batch.run_id)
-            accepted.append((batch, news_of(batch, run, known[batch.run_id])))
-        except TesseraError as error:
-            outcome = error
-        outcomes.append(outcome)
-    return accepted, outcomes

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 
-from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.naming import random_run_name
@@ -28,7 +27,8 @@ from services.tracking.errors import (
 from services.tracking.events import run_ended, run_started
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.group_commit import GroupCommit
-from services.tracking.ports import RequestKey, Store, Work
+from services.tracking.ports import Store, Work
+from services.tracking.transaction_ports import Home, RequestKey, Transaction
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag, new_id
@@ -43,7 +43,10 @@ _GROUP = 256
 
 @dataclass(slots=True)
 class _Creation:
-    """A run that is to be created; once that is done, it has it."""
+    """A run that is to be created; once that is done, it has its id.
+
+    And the run itself, unless the request had created it before.
+    """
 
     principal: str
     experiment_id: str
@@ -52,6 +55,7 @@ class _Creation:
     tags: Mapping[str, str]
     request_id: str
     context: Context = field(default_factory=copy_context)
+    run_id: str = ""
     run: Run | None = None
 
 
@@ -100,10 +104,8 @@ class Runs:
             request_id=request_id,
         )
         await self._creations.submit(creation)
-        if creation.run is None:
-            raise RuntimeError("a creation that was applied has a run")
-        self._access.remember(creation.run.info.run_id, experiment_id)
-        return creation.run
+        self._access.remember(creation.run_id, experiment_id)
+        return creation.run or await self._existing(creation.run_id)
 
     async def close(self) -> None:
         """Wait until all that was accepted is stored."""
@@ -111,64 +113,57 @@ class Runs:
 
     async def _create_all(self, creations: Sequence[_Creation]) -> list[TesseraError | None]:
         """Create runs of concurrent callers in one transaction."""
+        return await self._store.transact(lambda work: self._created(work, creations))
+
+    def _created(
+        self, work: Transaction, creations: Sequence[_Creation]
+    ) -> list[TesseraError | None]:
+        homes = work.homes({one.experiment_id for one in creations})
         outcomes: list[TesseraError | None] = []
-        made: dict[RequestKey, Run] = {}
-        async with self._store.write() as work:
-            experiments: dict[str, Experiment | None] = {}
-            # In one order for all, so that no two transactions wait for each other.
-            for experiment_id in sorted({one.experiment_id for one in creations}):
-                found = await work.experiments.lock(experiment_id, shared=True)
-                experiments[experiment_id] = found
-            for one in creations:
-                try:
-                    one.run = await self._created(work, one, experiments[one.experiment_id], made)
-                except TesseraError as error:
-                    outcomes.append(error)
-                else:
-                    outcomes.append(None)
-            await work.commit()
+        runs: list[Run] = []
+        for asked in creations:
+            try:
+                run = self._new_run(work, asked, homes.get(asked.experiment_id))
+            except TesseraError as error:
+                outcomes.append(error)
+                continue
+            outcomes.append(None)
+            if run is not None:
+                asked.run_id = run.info.run_id
+                asked.run = run
+                runs.append(run)
+        work.add_runs(runs)
         return outcomes
 
-    async def _created(
-        self,
-        work: Work,
-        asked: _Creation,
-        experiment: Experiment | None,
-        made: dict[RequestKey, Run],
-    ) -> Run:
-        """Create one run, or return the one that its request created before."""
-        if experiment is None:
+    def _new_run(self, work: Transaction, asked: _Creation, home: Home | None) -> Run | None:
+        """Return the run to add; None when its request created one before."""
+        if home is None:
             raise _no_experiment(asked.experiment_id)
         request = RequestKey(asked.principal, _CREATE, asked.request_id)
-        if request in made:
-            return made[request]
-        run_id = new_id()
-        before = await _run_of(work, request)
-        if before is not None:
-            return before
-        if experiment.stage is not LifecycleStage.ACTIVE:
+        asked.run_id = (work.result_of(request) if asked.request_id else None) or ""
+        if asked.run_id:
+            return None
+        if home.stage is not LifecycleStage.ACTIVE:
             raise ExperimentNotActive(asked.experiment_id)
-        if asked.request_id and await work.claim(request, run_id) is not None:
-            # Another process was faster, a moment ago.
-            before = await _run_of(work, request)
-            if before is not None:
-                return before
+        run_id = new_id()
+        if asked.request_id:
+            # Another process may have been faster, a moment ago.
+            asked.run_id = work.claim(request, run_id) or ""
+            if asked.run_id:
+                return None
         now = micros_of(self._clock.now())
         info = RunInfo(
             run_id=run_id,
             experiment_id=asked.experiment_id,
             name=asked.name,
             started_at=now if asked.started_at is None else asked.started_at,
-            artifact_location=f"{experiment.artifact_location}/{run_id}/artifacts",
+            artifact_location=f"{home.artifact_location}/{run_id}/artifacts",
             created_by=asked.principal,
             etag=new_etag(),
         )
         run = Run(info, tags=asked.tags)
-        await work.runs.add(info, run.tags)
         # In the context of the call, whose trace the event belongs to.
         asked.context.run(lambda: work.publish(run_started(run)))
-        if asked.request_id:
-            made[request] = run
         return run
 
     async def get(self, principal: Principal, run_id: str) -> Run:
@@ -179,11 +174,7 @@ class Runs:
             PermissionDenied: The caller may not read it.
         """
         await self._access.read_run(principal, run_id)
-        async with self._store.read() as view:
-            run = await view.runs.get(run_id)
-        if run is None:
-            raise RunNotFound(run_id)
-        return run
+        return await self._existing(run_id)
 
     async def info(self, principal: Principal, run_id: str) -> RunInfo:
         """Return a run's own facts, as `get` does.
@@ -274,6 +265,13 @@ class Runs:
         async with self._store.read() as view:
             return await view.metrics.history(run_id, key, after=after, limit=limit)
 
+    async def _existing(self, run_id: str) -> Run:
+        async with self._store.read() as view:
+            run = await view.runs.get(run_id)
+        if run is None:
+            raise RunNotFound(run_id)
+        return run
+
     async def _may_create(self, principal: Principal, experiment_id: str) -> None:
         # Experiments are marked as deleted but never vanish: what was there once need not be asked.
         if experiment_id not in self._known_experiments:
@@ -298,12 +296,6 @@ class Runs:
             moved = move_run(await _locked(work, run_id), stage, etag=new_etag())
             await work.runs.put(moved)
             await work.commit()
-
-
-async def _run_of(work: Work, request: RequestKey) -> Run | None:
-    """Return the run that a request created before; None when it created none."""
-    known = await work.result_of(request) if request.request_id else None
-    return None if known is None else await work.runs.get(known)
 
 
 async def _locked(work: Work, run_id: str) -> RunInfo:

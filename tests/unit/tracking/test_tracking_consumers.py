@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.consumers import METRICS_TOPIC, batch_of
 from services.tracking.domain.metrics import Point
+from services.tracking.domain.run import Run
 from services.tracking.errors import RunNotFound
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.log import RunLog
@@ -74,9 +75,7 @@ def test_what_is_wrong_is_named(changes: dict[str, object], named: str) -> None:
 
 async def test_points_told_again_change_nothing_and_a_missing_run_harms_no_other() -> None:
     store = InMemoryStore()
-    async with store.write() as work:
-        await work.runs.add(RUN, {})
-        await work.commit()
+    await store.transact(lambda work: work.add_runs([Run(RUN)]))
     log = RunLog(store, Access(InMemoryAuthority(), store), SystemClock())
     batches = [batch_of(consumed(observed(run_id=run_id))) for run_id in ("none", "r1", "r1")]
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -206,25 +205,25 @@ def test_news_are_what_the_run_did_not_have() -> None:
         tags={"t": "1", "u": "2"},
         inputs=(used, DatasetInput("e"), DatasetInput("e")),
     )
-    news = news_of(batch, RUN, known)
+    news = news_of(batch, LifecycleStage.ACTIVE, known)
     assert (news.params, news.tags) == ({"q": "2"}, {"u": "2"})
     assert news.inputs == (DatasetInput("e"),)
     assert news.changes_run
-    assert not news_of(batch, RUN, known).changes_run
+    assert not news_of(batch, LifecycleStage.ACTIVE, known).changes_run
 
 
 def test_a_changed_parameter_refuses_the_whole_batch() -> None:
     known = Known({"p": "1"})
     batch = Batch(run_id="r1", principal="ada", params={"q": "2", "p": "3"}, tags={"t": "1"})
     with pytest.raises(ParamChanged) as caught:
-        news_of(batch, RUN, known)
+        news_of(batch, LifecycleStage.ACTIVE, known)
     assert caught.value.message == (
         "Changing param values is not allowed. Params were already logged='[{'key': 'p', "
         "'old_value': '1', 'new_value': '3'}]' for run ID='r1'."
     )
     assert known == Known({"p": "1"})
     with pytest.raises(RunNotActive):
-        news_of(batch, replace(RUN, stage=LifecycleStage.DELETED), known)
+        news_of(batch, LifecycleStage.DELETED, known)
 
 
 def test_times_are_kept_to_the_microsecond() -> None:

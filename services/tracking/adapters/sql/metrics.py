@@ -10,9 +10,8 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.bulk import insert_rows
-from services.tracking.adapters.sql.log import LOG_COLUMNS, log_rows, unpacked
-from services.tracking.adapters.sql.tables import LATEST_METRICS, POINT_LOG, RUNS
+from services.tracking.adapters.sql.log import unpacked
+from services.tracking.adapters.sql.tables import POINT_LOG, RUNS
 from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
 from services.tracking.ports import PointArchive
@@ -41,28 +40,16 @@ KEEP_NEWER = (
 
 
 class SqlMetrics:
-    """The metric store in the transaction of a session.
+    """The metric store through a session.
 
     Args:
         session: The transaction.
-        numbers: Numbers of the runs that the session locked, by run id.
         archive: Where points are that are not in the log any more.
     """
 
-    def __init__(
-        self, session: AsyncSession, numbers: Mapping[str, int], archive: PointArchive
-    ) -> None:
+    def __init__(self, session: AsyncSession, archive: PointArchive) -> None:
         self._session = session
-        self._numbers = numbers
         self._archive = archive
-
-    async def add(self, points: Mapping[str, Points]) -> None:
-        """Store points of locked runs and note what is new of each metric."""
-        connection = await self._session.connection()
-        latest = latest_rows(points, self._numbers)
-        await insert_rows(connection, LATEST_METRICS, LATEST_COLUMNS, latest, suffix=KEEP_NEWER)
-        rows = log_rows(points, self._numbers)
-        await insert_rows(connection, POINT_LOG, LOG_COLUMNS, rows, suffix="")
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int

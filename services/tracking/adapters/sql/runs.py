@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.bulk import insert_rows
 from services.tracking.adapters.sql.metrics import point_of
 from services.tracking.adapters.sql.search import RunSearch
 from services.tracking.adapters.sql.tables import (
@@ -18,13 +17,12 @@ from services.tracking.adapters.sql.tables import (
     RUN_TAGS,
     RUNS,
 )
-from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Extremes, Point
 from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo, RunStatus
 from services.tracking.ports import RunQuery
 
-__all__ = ["SqlRuns"]
+__all__ = ["SqlRuns", "run_row"]
 
 # SQLite takes at most 32,766 parameters in a statement, and plans long lists no better.
 _LIST = 500
@@ -89,18 +87,10 @@ class SqlRuns:
             found[row.run_id] = _info(row)
         return found
 
-    async def add(self, run: RunInfo, tags: Mapping[str, str]) -> None:
-        """Store a new run."""
-        result = await self._session.execute(
-            sa.insert(RUNS).values(_row(run)).returning(RUNS.c.run_no)
-        )
-        self._numbers[run.run_id] = result.scalar_one()
-        await self.log({run.run_id: [News({}, tags, ())]})
-
     async def put(self, run: RunInfo) -> None:
         """Store the new state of a locked run."""
         await self._session.execute(
-            sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(_row(run))
+            sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(run_row(run))
         )
 
     async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
@@ -116,67 +106,11 @@ class SqlRuns:
             sa.update(RUNS).where(*moved).values(stage=str(stage), deleted_with_experiment=deleting)
         )
 
-    async def known(self, batches: Sequence[Batch]) -> dict[str, Known]:
-        """Return what locked runs have of what batches name."""
-        known = {batch.run_id: Known() for batch in batches}
-        run_ids = {self._numbers[run_id]: run_id for run_id in known}
-        params = [(self._numbers[b.run_id], key) for b in batches for key in b.params]
-        tags = [(self._numbers[b.run_id], key) for b in batches for key in b.tags]
-        for run_no, key, value in await self._pairs(RUN_PARAMS, params):
-            known[run_ids[run_no]].params[key] = value
-        for run_no, key, value in await self._pairs(RUN_TAGS, tags):
-            known[run_ids[run_no]].tags[key] = value
-        with_inputs = {self._numbers[b.run_id] for b in batches if b.inputs}
-        for run_no, *values in await self._rows_of(RUN_INPUTS, sorted(with_inputs)):
-            known[run_ids[run_no]].inputs.add(DatasetInput(*values))
-        return known
-
-    async def log(self, news: Mapping[str, Sequence[News]]) -> None:
-        """Store what is new to locked runs."""
-        connection = await self._session.connection()
-        params: dict[tuple[int, str], str] = {}
-        tags: dict[tuple[int, str], str] = {}
-        inputs: set[tuple[Any, ...]] = set()
-        for run_id, entries in news.items():
-            run_no = self._numbers[run_id]
-            for entry in entries:
-                params.update(((run_no, key), value) for key, value in entry.params.items())
-                tags.update(((run_no, key), value) for key, value in entry.tags.items())
-                inputs.update((run_no, *one) for one in entry.inputs)
-        columns = ("run_no", "key", "value")
-        await insert_rows(connection, RUN_PARAMS, columns, _pairs(params), suffix="")
-        await insert_rows(
-            connection,
-            RUN_TAGS,
-            columns,
-            _pairs(tags),
-            suffix="ON CONFLICT (run_no, key) DO UPDATE SET value = excluded.value",
-        )
-        await insert_rows(
-            connection,
-            RUN_INPUTS,
-            ("run_no", "name", "digest", "context"),
-            sorted(inputs),
-            suffix="",
-        )
-
     async def remove_tag(self, run_id: str, key: str) -> bool:
         """Remove a tag of a locked run; return whether it had it."""
         own = (RUN_TAGS.c.run_no == self._numbers[run_id], RUN_TAGS.c.key == key)
         removed = await self._session.execute(sa.delete(RUN_TAGS).where(*own).returning(sa.true()))
         return removed.first() is not None
-
-    async def _pairs(self, table: sa.Table, wanted: Sequence[tuple[int, str]]) -> list[Any]:
-        rows: list[Any] = []
-        # A row may lie under a key that another run asked for; the caller keeps what it named.
-        for at in range(0, len(wanted), _LIST):
-            part = wanted[at : at + _LIST]
-            statement = sa.select(table).where(
-                table.c.run_no.in_(sorted({run_no for run_no, _ in part})),
-                table.c.key.in_(sorted({key for _, key in part})),
-            )
-            rows += await self._session.execute(statement)
-        return rows
 
     async def _rows_of(self, table: sa.Table, run_numbers: Sequence[int]) -> list[Any]:
         rows: list[Any] = []
@@ -229,11 +163,8 @@ class SqlRuns:
 _SELECT = sa.select(RUNS)
 
 
-def _pairs(values: Mapping[tuple[int, str], str]) -> list[tuple[int, str, str]]:
-    return sorted((run_no, key, value) for (run_no, key), value in values.items())
-
-
-def _row(run: RunInfo) -> dict[str, Any]:
+def run_row(run: RunInfo) -> dict[str, Any]:
+    """Return a run as columns of RUNS, but for its number."""
     return {
         "run_id": run.run_id,
         "experiment_id": run.experiment_id,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.append import append_points
 from services.tracking.adapters.sql.carrier import PointCarrier
 from services.tracking.adapters.sql.evaluation import SqlEvaluation, SqlScorers
 from services.tracking.adapters.sql.experiments import SqlExperiments
@@ -20,16 +19,18 @@ from services.tracking.adapters.sql.models import SqlModels
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
+from services.tracking.adapters.sql.transaction import SqlTransaction, in_sqlite, on_connection
 from services.tracking.domain.buckets import Bucket, Steps
-from services.tracking.domain.lifecycle import LifecycleStage
-from services.tracking.domain.points import Points
 from services.tracking.errors import StoreBusy
-from services.tracking.ports import PointArchive, RequestKey
+from services.tracking.ports import PointArchive
+from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
 from tessera_kit.store.sqlite_driver import SqliteConnection
 
 __all__ = ["SqlStore"]
+
+T = TypeVar("T")
 
 
 class SqlStore:
@@ -57,22 +58,17 @@ class SqlStore:
         async with UnitOfWork(self._database) as unit:
             yield SqlWork(unit, self._archive)
 
-    async def append(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
-        """Store points of the runs that are active; return the stages of the runs there are."""
-        self.carrier.note(sum(len(added) for added in points.values()))
+    async def transact(self, task: Callable[[Transaction], T]) -> T:
+        """Run a task in the database's thread, in one transaction; return what it returns."""
         if self._database.dialect == "sqlite":
-            return await self._append_at_once(points)
-        async with self.write() as work:
-            runs = await work.runs.lock(points)
-            stages = {run_id: run.stage for run_id, run in runs.items()}
-            active = {
-                run_id: added
-                for run_id, added in points.items()
-                if stages.get(run_id) is LifecycleStage.ACTIVE
-            }
-            await work.metrics.add(active)
-            await work.commit()
-        return stages
+            result, transaction = await self._in_sqlite(task)
+        else:
+            async with self._database.engine.begin() as connection:
+                result, transaction = await connection.run_sync(on_connection, task)
+        self.carrier.note(transaction.points)
+        if transaction.tells:
+            self._database.outbox_filled.set()
+        return result
 
     async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
         """Return a metric as buckets."""
@@ -87,12 +83,12 @@ class SqlStore:
         async for batch in self._archive.export(run_ids, keys):
             yield batch
 
-    async def _append_at_once(self, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:
+    async def _in_sqlite(self, task: Callable[[SqlTransaction], T]) -> tuple[T, SqlTransaction]:
         async with self._database.engine.connect() as connection:
             raw = await connection.get_raw_connection()
             driver = cast("SqliteConnection", raw.driver_connection)
             try:
-                return await driver.run(lambda sqlite: append_points(sqlite, points))
+                return await driver.run(lambda sqlite: in_sqlite(sqlite, task))
             except sqlite3.OperationalError as error:
                 raise StoreBusy("the database is busy", retry_after=0.5) from error
 
@@ -105,7 +101,7 @@ class SqlView:
         numbers: dict[str, int] = {}
         self.experiments = SqlExperiments(session)
         self.runs = SqlRuns(session, numbers)
-        self.metrics = SqlMetrics(session, numbers, archive)
+        self.metrics = SqlMetrics(session, archive)
         self.traces = SqlTraces(session)
         self.evaluation = SqlEvaluation(session)
         self.scorers = SqlScorers(session)
