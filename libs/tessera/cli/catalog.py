@@ -13,12 +13,12 @@ from tessera.cli.messages import age, enum_word, pairs, rows
 from tessera.cli.output import (
     Column,
     JsonOption,
-    human_bytes,
     print_json,
     print_rows,
     print_success,
 )
 from tessera.client.sync.client import Client
+from tessera_kit.units import human_bytes
 
 PANEL = "The catalog"
 

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tessera.cli.messages import enum_word
-from tessera.cli.output import JsonOption, console, human_duration, print_json
+from tessera.cli.output import JsonOption, console, print_json
 from tessera.client.sync.client import Client
 from tessera.client.sync.tracking import Tracking
 from tessera.tracking.v1 import tracking_pb2
+from tessera_kit.units import human_duration
 
 __all__ = ["comparison", "runs_compare", "sparkline"]
 

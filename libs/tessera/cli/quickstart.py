@@ -18,12 +18,13 @@ from devstack.home import DEFAULT_HOME
 from devstack.stack import Stack, attach, follow_start, launch, shut_down
 from devstack.state import StackPhase
 from tessera.cli import screen
-from tessera.cli.output import console, error_console, human_duration, print_json
+from tessera.cli.output import console, error_console, print_json
 from tessera.cli.stack import HomeOption
 from tessera.client.settings import Settings
 from tessera.quickstart.main import Options, run, write_report
 from tessera.quickstart.plan import DEFAULT_REQUESTS
 from tessera.quickstart.results import Results
+from tessera_kit.units import human_duration
 
 _ALL = 1_000_000_000
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from tessera.cli.compare import runs_compare
 from tessera.cli.messages import age, enum_word, rows
 from tessera.cli.output import Column, JsonOption, print_json, print_rows, print_success
+from tessera.cli.run_page import runs_page
 from tessera.client.sync.client import Client
 from tessera.tracking.v1 import tracking_pb2
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(cls=_WithDefault, no_args_is_help=True, help="Find and compare runs.")
     group.command("list")(runs)
     group.command("compare")(runs_compare)
+    group.command("page")(runs_page)
     app.add_typer(group, name="runs", rich_help_panel=_TRACKING)
     for verb in (*_OF_TRACKING, jobs, job_logs, cancel):
         panel = _TRACKING if verb in _OF_TRACKING else _TRAINING

@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState
-from tessera.cli.output import command_name, human_bytes
+from tessera.cli.output import command_name
+from tessera_kit.units import human_bytes
 
 _WIDE = 110
 _MARKS = {

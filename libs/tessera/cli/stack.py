@@ -19,10 +19,10 @@ from tessera.cli.output import (
     JsonOption,
     console,
     error_console,
-    human_duration,
     print_json,
     print_success,
 )
+from tessera_kit.units import human_duration
 
 HomeOption = Annotated[
     Path,

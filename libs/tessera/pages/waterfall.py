@@ -9,9 +9,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import jinja2
+from tessera.pages import document
 
-__all__ = ["Row", "Step", "StepEvent", "Trace", "arranged", "duration_text", "page", "trace_of"]
+__all__ = [
+    "Row",
+    "Shown",
+    "Step",
+    "StepEvent",
+    "Trace",
+    "arranged",
+    "duration_text",
+    "page",
+    "shown",
+    "trace_of",
+]
 
 _NANOS: Final = 1_000_000_000
 _DEEPEST: Final = 12
@@ -71,6 +82,16 @@ class Row:
     """Where it begins, as a share of the whole."""
     width: float
     """How long it takes, as a share of the whole."""
+
+    @property
+    def indent(self) -> int:
+        """How far its name is set in; deep steps no further, they would leave the screen."""
+        return min(self.depth, _DEEPEST)
+
+    @property
+    def took(self) -> str:
+        """How long it took."""
+        return duration_text(self.step.ended_at - self.step.started_at)
 
     @property
     def kind(self) -> str:
@@ -147,25 +168,31 @@ def _down(
 
 def page(trace: Trace) -> str:
     """Return the waterfall as one HTML document; everything that the trace holds is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tessera.pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    rows = arranged(trace.steps)
-    begun = min((step.started_at for step in trace.steps), default=0)
-    took = max((step.ended_at for step in trace.steps), default=begun) - begun
-    return environment.get_template("trace.html.j2").render(
+    return document.render(
+        "trace.html.j2",
         trace=trace,
-        rows=rows,
-        began=datetime.fromtimestamp(begun // _NANOS, UTC),
-        took=duration_text(took),
-        failed=sum(row.step.failed for row in rows),
-        duration=lambda row: duration_text(row.step.ended_at - row.step.started_at),
-        indent=lambda row: min(row.depth, _DEEPEST),
+        policy=document.policy(),
+        rows=arranged(trace.steps),
+        shown=shown(trace.steps),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a trace's steps are together."""
+
+    began: datetime
+    took: str
+    failed: int
+    """How many of the steps failed."""
+
+
+def shown(steps: Sequence[Step]) -> Shown:
+    """Return when steps began, how long they took together, and how many failed."""
+    begun = min((step.started_at for step in steps), default=0)
+    ended = max((step.ended_at for step in steps), default=begun)
+    began = datetime.fromtimestamp(begun // _NANOS, UTC)
+    return Shown(began, duration_text(ended - begun), sum(step.failed for step in steps))
 
 
 def duration_text(nanoseconds: int) -> str:

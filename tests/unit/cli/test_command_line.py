@@ -13,8 +13,9 @@ import typer
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, SupervisorState
 from devstack.state import write_state as write
 from tessera.cli import main as command
-from tessera.cli.output import Column, describe_error, human_bytes, human_duration, print_rows
+from tessera.cli.output import Column, describe_error, print_rows
 from tessera_kit.errors import FieldViolation, InvalidArgument, Unavailable
+from tessera_kit.units import human_bytes, human_duration
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
