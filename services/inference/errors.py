@@ -4,6 +4,7 @@ InvalidArgument
 ├── InvalidSignature       a model's manifest does not describe what can be served
 ├── InvalidArchive         a model's file holds what is not loaded from strangers
 ├── InvalidConfig          a configuration's entities or shares do not fit together
+│   └── CodeNotAllowed     a model brings code, and the configuration does not allow it
 └── InvalidInference       an inference request does not fit the endpoint's signature
 NotFound
 ├── EndpointNotFound       no endpoint of that name, or the caller may not see it
@@ -54,6 +55,7 @@ from tessera_kit.errors import (
 
 __all__ = [
     "CanaryRuns",
+    "CodeNotAllowed",
     "ConfigNotFound",
     "EndpointExists",
     "EndpointNotFound",
@@ -97,6 +99,12 @@ class InvalidConfig(InvalidArgument):
     """A configuration's entities or shares do not fit together."""
 
     reason = "INVALID_CONFIG"
+
+
+class CodeNotAllowed(InvalidConfig):
+    """A model brings code of its author, and the configuration does not allow that."""
+
+    reason = "CODE_NOT_ALLOWED"
 
 
 class InvalidInference(InvalidArgument):

@@ -167,6 +167,7 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         "min_concurrency": entity.min_concurrency,
         "scale_to_zero": entity.scale_to_zero,
         "idle_seconds": entity.idle_seconds,
+        "allow_code": entity.allow_code,
     }
 
 

@@ -114,6 +114,7 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             min_concurrency=entity.min_concurrency,
             scale_to_zero=entity.scale_to_zero,
             idle_seconds=_idle_seconds(entity),
+            allow_code=entity.allow_code,
         )
         for entity in config.served_entities
     ]
@@ -264,6 +265,7 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         workload_size=_SIZE_OF[entity.workload_size],
         min_concurrency=entity.min_concurrency,
         scale_to_zero=entity.scale_to_zero,
+        allow_code=entity.allow_code,
     )
     if entity.idle_seconds:
         message.scale_to_zero_after.FromTimedelta(timedelta(seconds=entity.idle_seconds))

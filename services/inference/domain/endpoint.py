@@ -114,6 +114,8 @@ class EntityRequest:
     """Whether it is unloaded while nobody asks."""
     idle_seconds: float = 0.0
     """After how long; 0 for the service's default."""
+    allow_code: bool = False
+    """Whether the model's author's code may run."""
 
     @property
     def least_concurrency(self) -> int:
@@ -145,6 +147,7 @@ class ServedEntity:
     min_concurrency: int = 0
     scale_to_zero: bool = False
     idle_seconds: float = 0.0
+    allow_code: bool = False
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
@@ -163,6 +166,7 @@ class ServedEntity:
             min_concurrency=self.min_concurrency,
             scale_to_zero=self.scale_to_zero,
             idle_seconds=self.idle_seconds,
+            allow_code=self.allow_code,
         )
 
 

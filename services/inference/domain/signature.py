@@ -31,8 +31,16 @@ class Flavor(StrEnum):
     TORCH_EXPORT = "torch_export"
     TORCHSCRIPT = "torchscript"
     ONNX = "onnx"
+    MLFLOW = "mlflow"
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether loading a model of it runs its author's code, so that it must be allowed."""
+        return self in _WITH_CODE
 
 
+_MANIFEST_FLAVORS: Final = (Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT, Flavor.ONNX)
+_WITH_CODE: Final = frozenset({Flavor.MLFLOW})
 _WITHOUT_TEXTS: Final = frozenset({Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT})
 
 
@@ -125,8 +133,8 @@ class _Reader:
             self._wrong("", "must be a JSON object")
             return None
         flavor = manifest.get("flavor")
-        if flavor not in set(Flavor):
-            self._wrong("flavor", f"must be one of {', '.join(Flavor)}")
+        if flavor not in _MANIFEST_FLAVORS:
+            self._wrong("flavor", f"must be one of {', '.join(_MANIFEST_FLAVORS)}")
         file = manifest.get("file")
         if not isinstance(file, str) or len(file) > 255 or _path(file) is None:
             self._wrong("file", "must be the name of the model's file, without folders")

@@ -41,7 +41,7 @@ from tessera_kit.clock import Clock
 from tessera_kit.errors import AlreadyExists, PermissionDenied, Unavailable
 from tessera_kit.ids import new_etag, new_id
 from tessera_kit.names import check_name
-from tessera_kit.rpc.authority import Authority
+from tessera_kit.rpc.authority import AccessDenied, Authority
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["EndpointHandlers"]
@@ -184,9 +184,15 @@ class EndpointHandlers:
         etag: str,
         traffic: TrafficPolicy | None = None,
     ) -> Endpoint:
-        """Begin to change what an endpoint serves."""
+        """Begin to change what an endpoint serves.
+
+        Raises:
+            AccessDenied: The caller may not change it, or not allow code in it.
+        """
         check_entities(entities)
         stored = await self.managed(caller, name, etag)
+        if any(entity.allow_code for entity in entities):
+            _check_creator(caller, stored)
         return await self._begin(caller, stored, entities, traffic or TrafficPolicy())
 
     async def rollback(
@@ -428,3 +434,11 @@ def _same(endpoint: Endpoint, name: str) -> Endpoint:
     if endpoint.name != name:
         raise RequestIdReused(f"this request id was used to create endpoint {endpoint.name!r}")
     return endpoint
+
+
+def _check_creator(caller: Principal, endpoint: Endpoint) -> None:
+    if not caller.is_admin and caller.name != endpoint.created_by:
+        raise AccessDenied(
+            f"{caller.name}: only {endpoint.created_by}, who created endpoint {endpoint.name!r}, "
+            "and administrators may set allow_code"
+        )

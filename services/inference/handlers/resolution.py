@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from services.inference.convert.mlmodel import MLMODEL, parse_mlmodel
 from services.inference.domain.endpoint import (
     EndpointConfig,
     EntityRequest,
@@ -14,7 +15,7 @@ from services.inference.domain.endpoint import (
 )
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
 from services.inference.domain.sizing import sized
-from services.inference.errors import InvalidConfig, ModelNotServable
+from services.inference.errors import CodeNotAllowed, InvalidConfig, ModelNotServable
 from services.inference.ports import ModelRegistry
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import FieldViolation, NotFound
@@ -58,6 +59,7 @@ class Resolver:
             NotFound: A model, version or alias does not exist, or the creator may not see it.
             AccessDenied: The creator lacks EXECUTE on a model.
             ModelNotServable: A version is not ready or has no manifest.
+            CodeNotAllowed: A model brings code, and its entity does not allow that.
             InvalidSignature: A manifest is not valid.
         """
         check_entities(entities)
@@ -65,6 +67,7 @@ class Resolver:
             await self._entity(creator, entity, runtime_name(endpoint_id, version, index))
             for index, entity in enumerate(entities)
         ]
+        self._check_code(found)
         self._check_together(found)
         return EndpointConfig(version, tuple(found), now)
 
@@ -100,16 +103,33 @@ class Resolver:
             min_concurrency=asked.min_concurrency,
             scale_to_zero=asked.scale_to_zero,
             idle_seconds=asked.idle_seconds,
+            allow_code=asked.allow_code,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:
-        try:
-            manifest = await self._models.read_file(principal, model, version, MANIFEST)
-        except NotFound:
-            raise ModelNotServable(
-                f"version {version} of {model} has no {MANIFEST}, which says how to serve it"
-            ) from None
-        return parse_manifest(manifest)
+        for path, parse in ((MANIFEST, parse_manifest), (MLMODEL, parse_mlmodel)):
+            try:
+                return parse(await self._models.read_file(principal, model, version, path))
+            except NotFound:
+                continue
+        raise ModelNotServable(
+            f"version {version} of {model} has neither {MANIFEST} nor {MLMODEL}, which say how to "
+            "serve it"
+        )
+
+    @staticmethod
+    def _check_code(entities: Sequence[ServedEntity]) -> None:
+        wrong = [
+            FieldViolation(
+                f"config.served_entities[{index}].allow_code",
+                f"must be true to serve version {entity.model_version} of {entity.model_name}: a "
+                f"model of flavor {entity.signature.flavor} brings code of its author",
+            )
+            for index, entity in enumerate(entities)
+            if entity.signature.flavor.runs_code and not entity.allow_code
+        ]
+        if wrong:
+            raise CodeNotAllowed(f"{wrong[0].field} {wrong[0].description}", violations=wrong)
 
     @staticmethod
     def _check_together(entities: Sequence[ServedEntity]) -> None:

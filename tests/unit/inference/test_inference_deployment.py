@@ -24,7 +24,9 @@ from services.inference.domain.endpoint import (
     EntityRequest,
     UpdateState,
 )
+from services.inference.domain.signature import Flavor
 from services.inference.errors import (
+    CodeNotAllowed,
     EndpointExists,
     EndpointNotFound,
     InvalidConfig,
@@ -410,6 +412,38 @@ async def test_a_version_without_a_manifest_is_refused(control: Control) -> None
     control.models.put(MODEL, 3, {"model.pt": b""})
     with pytest.raises(ModelNotServable, match=r"model\.json"):
         await control.create(entities=[entity(3)])
+
+
+MLMODEL = b"""
+flavors: {python_function: {loader_module: mlflow.sklearn}}
+signature: {inputs: '[{"type": "long", "name": "n"}]', outputs: '[{"type": "long"}]'}
+"""
+
+
+async def test_a_model_that_brings_code_must_be_allowed(control: Control) -> None:
+    control.models.put(MODEL, 3, {"MLmodel": MLMODEL, "model.pkl": b"x"})
+    with pytest.raises(CodeNotAllowed, match=r"served_entities\[0\].allow_code must be true"):
+        await control.create(entities=[entity(3)])
+    endpoint = await control.created(entities=[entity(3, allow_code=True)])
+    assert endpoint.config is not None
+    assert endpoint.config.entities[0].signature.flavor is Flavor.MLFLOW
+    told = control.endpoints.told[0].data
+    assert told.endpoint.pending_config.served_entities[0].allow_code
+    assert told.principal == "ada"
+
+
+async def test_only_the_creator_allows_code(control: Control) -> None:
+    control.models.put(MODEL, 3, {"MLmodel": MLMODEL})
+    await control.created()
+    control.authority.grant(
+        "bob", [securable_pb2.PRIVILEGE_MANAGE], securable_pb2.SECURABLE_TYPE_ENDPOINT, "delays"
+    )
+    allowed = [entity(3, allow_code=True)]
+    with pytest.raises(PermissionDenied, match="only ada"):
+        await control.handlers.update_config(BOB, "delays", allowed, "")
+    await control.handlers.update_config(ADA, "delays", allowed, "")
+    await control.deployer.idle()
+    await control.handlers.update_config(BOB, "delays", [entity(1)], "")
 
 
 async def test_entities_must_share_an_interface(control: Control) -> None:

@@ -322,6 +322,7 @@ class ServedEntity(_message.Message):
     SCALE_TO_ZERO_FIELD_NUMBER: _builtins.int
     SCALE_TO_ZERO_AFTER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ALLOW_CODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -354,6 +355,10 @@ class ServedEntity(_message.Message):
     """Whether it is unloaded while nobody asks. The first request afterwards loads it and waits for it, as long as its deadline allows."""
     state: Global___ServedEntityState.ValueType
     """Whether it is loaded, for one that scales to zero, as the process knows that answers; set by the service."""
+    allow_code: _builtins.bool
+    """Lets code that the model brings run in the runtime, in a process of its own. Models whose format can hold code, as those that MLflow logged,
+    are refused without it. Only the endpoint's creator and administrators may set it.
+    """
     @_builtins.property
     def instance_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceGroup]:
         """Instances by the kind of device that they run on."""
@@ -380,10 +385,11 @@ class ServedEntity(_message.Message):
         scale_to_zero: _builtins.bool = ...,
         scale_to_zero_after: _duration_pb2.Duration | None = ...,
         state: Global___ServedEntityState.ValueType = ...,
+        allow_code: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

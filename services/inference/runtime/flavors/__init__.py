@@ -7,6 +7,7 @@ from typing import Final
 
 from services.inference.domain.signature import Flavor
 from services.inference.runtime.flavors.base import FlavorRule
+from services.inference.runtime.flavors.mlflow import MLFLOW
 from services.inference.runtime.flavors.onnx import ONNX
 from services.inference.runtime.flavors.torch_archives import TORCH_EXPORT, TORCHSCRIPT
 
@@ -17,6 +18,7 @@ FLAVORS: Final = MappingProxyType(
         Flavor.TORCH_EXPORT: TORCH_EXPORT,
         Flavor.TORCHSCRIPT: TORCHSCRIPT,
         Flavor.ONNX: ONNX,
+        Flavor.MLFLOW: MLFLOW,
     }
 )
 """Every flavor's rule."""
