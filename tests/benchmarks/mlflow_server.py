@@ -28,8 +28,12 @@ class MlflowServer:
 
 
 @asynccontextmanager
-async def mlflow_server() -> AsyncIterator[MlflowServer]:
-    """Start a server in a folder of its own, wait until it answers, and stop it at the end."""
+async def mlflow_server(workers: int | None = None) -> AsyncIterator[MlflowServer]:
+    """Start a server in a folder of its own, wait until it answers, and stop it at the end.
+
+    Args:
+        workers: Its processes; as many as it takes by itself when None.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,6 +43,7 @@ async def mlflow_server() -> AsyncIterator[MlflowServer]:
         words = ["server", "--host", "127.0.0.1", "--port", str(port)]
         words += ["--backend-store-uri", f"sqlite:///{database}"]
         words += ["--artifacts-destination", str(folder / "artifacts")]
+        words += [] if workers is None else ["--workers", str(workers)]
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "mlflow", *words),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from services.tracking.adapters.memory import Snapshot
 from services.tracking.mlflow.protos import Rpc, all_rpcs
-from tests.mlflow_door import Answer, Door
+from tests.mlflow_door import BOB, Answer, Door
 
 SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.one_of(
@@ -89,6 +92,13 @@ def checked(answer: Answer) -> None:
         assert isinstance(told["message"], str)
 
 
+def checked_and_unchanged(answer: Answer, door: Door, before: Snapshot) -> None:
+    """As `checked`; and what was refused changed nothing."""
+    checked(answer)
+    if answer.status != 200:
+        assert door.store.snapshot() == before
+
+
 async def _door_with_a_run() -> tuple[Door, str]:
     door = Door()
     await door.cases.experiments.ensure_default()
@@ -100,19 +110,16 @@ async def _door_with_a_run() -> tuple[Door, str]:
 def test_every_rpc_answers_anything(call: tuple[Rpc, str, str, dict[str, Any]]) -> None:
     async def check() -> None:
         door, run_id = await _door_with_a_run()
+        before = door.store.snapshot()
         _, method, path, fields = call
         for key in ("run_id", "run_uuid"):
             if key in fields and isinstance(fields[key], str):
                 fields[key] = run_id
         if method == "GET":
-            query = {
-                name: value if isinstance(value, list) else str(value)
-                for name, value in fields.items()
-                if name.isprintable() and name.isascii()
-            }
-            checked(await door.send(method, path, query=_encodable(query)))
+            answer = await door.send(method, path, query=_query(fields))
         else:
-            checked(await door.send(method, path, json.dumps(fields).encode()))
+            answer = await door.send(method, path, json.dumps(fields).encode())
+        checked_and_unchanged(answer, door, before)
 
     asyncio.run(check())
 
@@ -125,9 +132,10 @@ def test_every_rpc_answers_anything(call: tuple[Rpc, str, str, dict[str, Any]]) 
 def test_any_bytes_are_answered(body: bytes, rpc: Rpc) -> None:
     async def check() -> None:
         door, _ = await _door_with_a_run()
+        before = door.store.snapshot()
         method, path = rpc.endpoints[0]
         filled = re.sub(r"\{[^}]+\}", "x", path)
-        checked(await door.send(method, filled, body))
+        checked_and_unchanged(await door.send(method, filled, body), door, before)
 
     asyncio.run(check())
 
@@ -164,11 +172,106 @@ def test_a_batch_is_stored_whole_or_not_at_all(
     asyncio.run(check())
 
 
-def _encodable(query: dict[str, Any]) -> dict[str, Any]:
+@pytest.mark.parametrize("token", [None, "nobody's", "x" * 5000, "a b", "\u00fc"])
+async def test_no_rpc_answers_without_a_good_token(token: str | None) -> None:
+    door, run_id = await _door_with_a_run()
+    before = door.store.snapshot()
+    for rpc in all_rpcs():
+        for method, path in rpc.endpoints:
+            filled = re.sub(r"\{[^}]+\}", run_id, path)
+            body = json.dumps({"run_id": run_id, "experiment_id": "0"}).encode()
+            answer = await door.send(method, filled, body, token=token)
+            assert answer.error == (401, "UNAUTHENTICATED"), (rpc.name, answer)
+    assert door.store.snapshot() == before
+
+
+@given(calls())
+@SETTINGS
+def test_who_holds_no_grants_changes_nothing(
+    call: tuple[Rpc, str, str, dict[str, Any]],
+) -> None:
+    async def check() -> None:
+        door = Door()
+        await door.cases.experiments.ensure_default()
+        hers = {"experiment_id": await door.experiment("hers")}
+        hers["run_id"] = await door.run(hers["experiment_id"], tags=[{"key": "a", "value": "b"}])
+        model = await door.ok("POST", "logged-models", hers)
+        hers["model_id"] = model["model"]["info"]["model_id"]
+        before = door.store.snapshot()
+        rpc, method, path, fields = call
+        if rpc.name == "MlflowService/createDataset" and not fields.get("experiment_ids"):
+            # A data set of no experiment is its maker's.
+            fields["experiment_ids"] = ["0"]
+        aimed = _aimed(fields, {**hers, "run_uuid": hers["run_id"]})
+        answer = (
+            await door.send(method, path, query=_query(aimed), token=BOB)
+            if method == "GET"
+            else await door.send(method, path, json.dumps(aimed).encode(), token=BOB)
+        )
+        checked(answer)
+        assert door.store.snapshot() == before, answer
+
+    asyncio.run(check())
+
+
+def _aimed(value: Any, ids: Mapping[str, str]) -> Any:
+    """The same with every id of a kind in the place of what stood there, one or a list."""
+    if isinstance(value, list):
+        return [_aimed(one, ids) for one in value]
+    if not isinstance(value, dict):
+        return value
+    aimed = {key: _aimed(one, ids) for key, one in value.items()}
+    for key in value:
+        # As either spelling has it: experiment_id, experimentIds.
+        kind = re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), key).removesuffix("s")
+        if kind in ids:
+            aimed[key] = [ids[kind]] if key.endswith("s") else ids[kind]
+    return aimed
+
+
+FILTERS = {
+    "runs/search": ["metrics.auc > 0.5", "params.`a b` = 'x'", "attributes.run_id IN ('r', 's')"],
+    "experiments/search": ["name LIKE 'a%'", "tags.team = 'ml' AND creation_time > 5"],
+    "/api/3.0/mlflow/traces/search": ["trace.status = 'OK'", "feedback.x RLIKE '^a'"],
+}
+
+
+@given(
+    st.sampled_from([(path, text) for path, texts in FILTERS.items() for text in texts]),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.text(alphabet="'\"`()=<>.%\\;ANDORinlike 0é\x00", max_size=6),
+)
+@SETTINGS
+def test_a_filter_that_does_not_parse_says_where(
+    searched: tuple[str, str], at: int, until: int, put: str
+) -> None:
+    async def check() -> None:
+        door, _ = await _door_with_a_run()
+        path, text = searched
+        broken = text[:at] + put + text[max(at, until) :]
+        places = {"locations": [{"mlflow_experiment": {"experiment_id": "0"}}]}
+        asked = {"filter": broken, **(places if "traces" in path else {"experiment_ids": ["0"]})}
+        if "experiments" in path:
+            del asked["experiment_ids"]
+        answer = await door.call("POST", path, asked)
+        if answer.status != 200:
+            assert answer.error == (400, "INVALID_PARAMETER_VALUE")
+            found = re.search(r"at character (\d+)", answer.json()["message"])
+            assert found is not None, answer
+            assert 1 <= int(found[1]) <= len(broken) + 1
+
+    asyncio.run(check())
+
+
+def _query(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as a client can put them into a query."""
+
     def one(value: Any) -> str:
         return str(value).encode("utf-8", "replace").decode()
 
     return {
         name: [one(each) for each in value] if isinstance(value, list) else one(value)
-        for name, value in query.items()
+        for name, value in fields.items()
+        if name.isprintable() and name.isascii()
     }

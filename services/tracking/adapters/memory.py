@@ -38,7 +38,7 @@ from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
 from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 
-__all__ = ["InMemoryPoints", "InMemoryStore"]
+__all__ = ["InMemoryPoints", "InMemoryStore", "Snapshot"]
 
 
 T = TypeVar("T")
@@ -62,6 +62,14 @@ class _State:
 
     def copy(self) -> _State:
         return _State(**{one.name: dict(getattr(self, one.name)) for one in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is stored, and the events that were told."""
+
+    state: _State
+    told: tuple[Event, ...]
 
 
 class InMemoryStore:
@@ -103,6 +111,10 @@ class InMemoryStore:
     ) -> AsyncIterator[pa.RecordBatch]:
         """Return all points of runs as Arrow batches."""
         return InMemoryPoints(self._state.points).export(run_ids, keys)
+
+    def snapshot(self) -> Snapshot:
+        """Return all that is stored and was told, to compare with what is later."""
+        return Snapshot(self._state.copy(), tuple(self.told))
 
     def keep(self, state: _State, events: list[Event]) -> None:
         """Make a work's state the stored one."""

@@ -17,6 +17,7 @@ from tessera.client.sync.tracking import Tracking
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.transfer.from_mlflow import COPIED_FROM, Copied, copy_from_mlflow
 from tessera.transfer.to_mlflow import copy_to_mlflow
+from tests.benchmarks.mlflow_server import mlflow_server
 
 from .conftest import Service, channel_of
 
@@ -62,16 +63,26 @@ async def test_a_copy_that_was_stopped_goes_on_and_comes_back(
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     source, back = (tmp_path / name for name in ("source", "back"))
-    await asyncio.to_thread(check, tracking, source.as_uri(), back.as_uri(), tmp_path)
+    ids = await asyncio.to_thread(check_import, tracking, source.as_uri(), tmp_path)
+    await asyncio.to_thread(check_export, tracking, back.as_uri(), ids)
 
 
-def check(tracking: Tracking, source: str, back: str, folder: Path) -> None:
+async def test_a_running_server_is_copied_over_an_interruption(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    async with mlflow_server(workers=1) as server:
+        await asyncio.to_thread(check_import, tracking, server.url, tmp_path)
+
+
+def stop(_name: str, copied: Copied) -> None:
+    """As if the user pressed Ctrl-C after the second run."""
+    if copied.runs + copied.known == 2:
+        raise KeyboardInterrupt
+
+
+def check_import(tracking: Tracking, source: str, folder: Path) -> list[str]:
+    """Everything of a store is copied although the copy was stopped; returns its runs' ids."""
     ids = fill(source, folder)
-
-    def stop(_name: str, copied: Copied) -> None:
-        if copied.runs + copied.known == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         copy_from_mlflow(tracking, source, experiments=["flights"], tell=stop)
     copied = copy_from_mlflow(tracking, source, experiments=["flights"])
@@ -96,6 +107,11 @@ def check(tracking: Tracking, source: str, back: str, folder: Path) -> None:
         [odd] = tracking.metric_history(run.run_id, "odd")
         assert math.isnan(odd.value)
         assert tracking.download_artifact(run.run_id, "model/deep/weights.bin") == b"weights"
+    return ids
+
+
+def check_export(tracking: Tracking, back: str, ids: list[str]) -> None:
+    """What was imported goes to another store, again over an interruption."""
     with pytest.raises(KeyboardInterrupt):
         copy_to_mlflow(tracking, back, ["flights"], tell=stop)
     assert copy_to_mlflow(tracking, back, ["flights"]).known == 2
