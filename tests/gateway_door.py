@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -150,7 +151,13 @@ class GatewayDoor:
             authority=self.authority,
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
             dispatcher=Dispatcher(
-                self.routes, self.runtime, shadows, RuntimeHold(), counts, lambda _: None
+                self.routes,
+                self.runtime,
+                shadows,
+                RuntimeHold(),
+                counts,
+                lost=lambda _: None,
+                follow=partial(asyncio.sleep, 0),
             ),
             recorder=recorder,
             calls=telemetry.server_calls().method("inference/ModelInfer"),

@@ -148,7 +148,9 @@ def build_service(config: Config, outside: Outside) -> Service:
         bound=config.runtime_growth_bytes,
     )
     limiter = RateLimiter(outside.budgets, outside.clock)
-    dispatcher = Dispatcher(routes, outside.runtime, shadows, hold, metrics, deployer.suspect)
+    dispatcher = Dispatcher(
+        routes, outside.runtime, shadows, hold, metrics, deployer.suspect, deployer.follow
+    )
     limits = InferenceLimits(
         max_in_flight=config.gateway.max_in_flight,
         longest_seconds=config.gateway_rpc.unary_deadline_seconds,

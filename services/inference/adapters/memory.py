@@ -18,6 +18,7 @@ from services.inference.errors import (
     EndpointExists,
     EndpointNotFound,
     InferenceTimeout,
+    ModelNotLoaded,
     ModelNotServable,
     RuntimeUnavailable,
     SpoolFull,
@@ -283,6 +284,8 @@ class InMemoryRuntime:
         self._answer = answer
         self._models: dict[str, tuple[str, Mapping[str, bytes]]] = {}
         self._answered: Counter[str] = Counter()
+        self._inside: Counter[str] = Counter()
+        self._leaving: set[str] = set()
         self._refused: list[tuple[bytes, str]] = []
         self.up = True
         self.streamed: Callable[[bytes], AsyncGenerator[bytes]] | None = None
@@ -311,6 +314,10 @@ class InMemoryRuntime:
     async def unload(self, name: str) -> None:
         """Unload a model."""
         self._check_up()
+        self._leaving.add(name)
+        while self._inside[name]:  # noqa: ASYNC110 - nobody tells, in a twin
+            await asyncio.sleep(0)
+        self._leaving.discard(name)
         self._models.pop(name, None)
 
     async def loaded(self) -> frozenset[str]:
@@ -326,13 +333,18 @@ class InMemoryRuntime:
     async def infer(self, request: bytes, timeout: float | None) -> bytes:
         """Answer with the function."""
         self._check_up()
+        name = service_pb2.ModelInferRequest.FromString(request).model_name
+        if name in self._leaving:
+            raise ModelNotLoaded(f"{name} is being unloaded")
+        self._inside[name] += 1
         try:
             async with asyncio.timeout(timeout):
-                reply = await self._answer(request)
+                return await self._answer(request)
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
-        self._answered[service_pb2.ModelInferRequest.FromString(request).model_name] += 1
-        return reply
+        finally:
+            self._inside[name] -= 1
+            self._answered[name] += 1
 
     async def stream(self, request: bytes, timeout: float) -> AsyncGenerator[bytes]:
         """Answer with the responses that `streamed` gives, the function's one when it is None."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final, TypeAlias
@@ -40,6 +41,7 @@ class Dispatcher:
         hold: Keeps requests waiting while the runtime is replaced.
         metrics: Where fallbacks are counted.
         lost: Told the runtime name of a model that the runtime should have and does not.
+        follow: Brings the routes to what other processes made of them.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Dispatcher:
         hold: RuntimeHold,
         metrics: GatewayMetrics,
         lost: Callable[[str], None],
+        follow: Callable[[], Awaitable[object]],
     ) -> None:
         self._routes = routes
         self._runtime = runtime
@@ -57,6 +60,8 @@ class Dispatcher:
         self._hold = hold
         self._metrics = metrics
         self._lost = lost
+        self._follow = follow
+        self._moving = asyncio.Lock()
 
     async def ask(
         self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
@@ -77,6 +82,32 @@ class Dispatcher:
         if self._hold.is_closed:
             timeout = await self._hold.wait(timeout)
             route = exchange.route = self._routes.find(request.model_name)
+        try:
+            return await self._ask_route(exchange, route, request, metadata, timeout)
+        except ModelNotLoaded:
+            began = perf_counter()
+            moved = await self._moved(exchange, route)
+            if moved is None:
+                raise
+            left = timeout - (perf_counter() - began)
+            return await self._ask_route(exchange, moved, request, metadata, left)
+
+    async def _moved(self, exchange: Exchange, route: Route) -> Route | None:
+        """The route that another process has led the endpoint's requests to; None for no other."""
+        async with self._moving:
+            # Whoever waited for its turn may find it done.
+            found = self._routes.find(exchange.endpoint)
+            if found.config_version == route.config_version:
+                await self._follow()
+                found = self._routes.find(exchange.endpoint)
+        if found.config_version == route.config_version:
+            return None
+        exchange.route = found
+        return found
+
+    async def _ask_route(
+        self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
+    ) -> bytes:
         served = self._choose(exchange, route, request, metadata, timeout)
         # Who asks for a version wants that one's answer or none.
         if route.fallback_codes and not request.model_version:
@@ -106,6 +137,12 @@ class Dispatcher:
             except TesseraError as error:
                 if exchange.model_answered:
                     raise
+                if isinstance(error, ModelNotLoaded) and perf_counter() < deadline:
+                    moved = await self._moved(exchange, route)
+                    if moved is not None:
+                        route, left = moved, deadline - perf_counter()
+                        served = self._choose(exchange, route, request, metadata, left)
+                        continue
                 served = self._other(exchange, route, others, error, deadline)
 
     def _choose(

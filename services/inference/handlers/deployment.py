@@ -151,14 +151,40 @@ class Deployer:
         while tasks := [*self._tasks.values(), *self._draining]:
             await asyncio.wait(tasks)
 
+    async def follow(self) -> Sequence[Endpoint]:
+        """Route as the store says, where another process changed an endpoint.
+
+        Returns every endpoint.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        before, starting = dict(self._routes.routes), self._routes.starting
+        endpoints = await self._endpoints.all()
+        for endpoint in endpoints:
+            route = before.get(endpoint.name)
+            if route is not self._routes.routes.get(endpoint.name):
+                # It was changed here meanwhile, and what was read may be what it was before.
+                continue
+            if route is None and endpoint.config is None and endpoint.name in starting:
+                continue
+            if route is None or route.endpoint.etag != endpoint.etag:
+                self.apply(endpoint)
+        gone = (starting | before.keys()) - {endpoint.name for endpoint in endpoints}
+        for name in gone:
+            if before.get(name) is self._routes.routes.get(name):
+                self._retire(self._routes.remove(name))
+                self._changes.ring(name)
+        return endpoints
+
     async def reconcile(self) -> None:
         """Load what should answer and does not, and unload what nobody asks for.
 
         Raises:
             Unavailable: The runtime or a store does not answer.
         """
+        endpoints = await self.follow()
         loaded = await self._runtime.loaded()
-        endpoints = await self._endpoints.all()
         wanted = {
             entity.runtime_name: (endpoint, entity)
             for endpoint in endpoints

@@ -99,6 +99,12 @@ class Control:
             clock=self.clock,
         )
 
+    def share(self, other: Control) -> None:
+        """Stand on the same store and runtime as another process does."""
+        self.endpoints, self.models = other.endpoints, other.models
+        self.runtime, self.bundles = other.runtime, other.bundles
+        self.deployer = self.new_deployer()
+
     def new_deployer(self) -> Deployer:
         return Deployer(
             endpoints=self.endpoints,

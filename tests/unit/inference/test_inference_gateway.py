@@ -117,7 +117,9 @@ class Gateway:
         self.hold = RuntimeHold()
         asked = runtime or self.runtime
         self.shadows = Shadows(asked, self.recorder, counts)
-        dispatcher = Dispatcher(self.routes, asked, self.shadows, self.hold, counts, self._on_lost)
+        dispatcher = Dispatcher(
+            self.routes, asked, self.shadows, self.hold, counts, self._on_lost, self._follow
+        )
         self.handler = InferenceHandler(
             self.routes,
             authority=self.authority,
@@ -135,6 +137,9 @@ class Gateway:
             limits or InferenceLimits(),
             stream_limits or StreamLimits(),
         )
+
+    async def _follow(self) -> None:
+        """No other process changes anything."""
 
     def _on_lost(self, runtime_name: str) -> None:
         self.lost.append(runtime_name)

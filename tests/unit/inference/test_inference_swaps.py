@@ -13,6 +13,7 @@ from services.inference.adapters.memory import (
     InMemoryCapture,
     InMemoryProcess,
 )
+from services.inference.domain.settings import EndpointSettings
 from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.hold import RuntimeHold
@@ -48,8 +49,12 @@ class PatientAuthority(InMemoryAuthority):
 class Platform:
     """A control plane and a gateway over one runtime, which has only what is loaded."""
 
-    def __init__(self, manifest: dict[str, Any], make_request: Make) -> None:
+    def __init__(
+        self, manifest: dict[str, Any], make_request: Make, beside: Platform | None = None
+    ) -> None:
         self.control = Control(manifest)
+        if beside is not None:
+            self.control.share(beside.control)
         self.control.runtime._answer = self.answer
         self.request = make_request(name="delays").SerializeToString()
         self.capture = InMemoryCapture()
@@ -62,9 +67,9 @@ class Platform:
         counts = GatewayMetrics(metrics)
         recorder = Recorder(self.capture, control.routes, counts)
         shadows = Shadows(control.runtime, recorder, counts)
-        suspect = control.deployer.suspect
+        suspect, follow = control.deployer.suspect, control.deployer.follow
         self.dispatcher = Dispatcher(
-            control.routes, control.runtime, shadows, self.hold, counts, suspect
+            control.routes, control.runtime, shadows, self.hold, counts, suspect, follow
         )
         self.handler = InferenceHandler(
             control.routes,
@@ -127,6 +132,53 @@ async def test_a_hundred_swaps_of_configurations_and_shares_fail_no_request(
     records = [pb.PayloadRecord.FromString(data) for data in platform.capture.records]
     assert len({record.config_version for record in records}) > 40
     assert len(await platform.control.runtime.loaded()) == 2
+
+
+async def test_another_gateway_over_the_store_follows_and_fails_no_request(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    """It hears of nothing; it reads the store now and then, and when a model is gone."""
+    first = Platform(manifest, make_request)
+    second = Platform(manifest, make_request, beside=first)
+    handlers, routes = first.control.handlers, second.control.routes
+    await first.control.created()
+    await second.control.deployer.reconcile()
+    keeping = asyncio.create_task(second.control.deployer.run())
+    workers = second.start()
+    for number in range(30):
+        await handlers.update_config(ADA, "delays", [entity(1 + number % 2)], "")
+        await first.control.deployer.idle()
+        await asyncio.sleep(0.001 * (number % 5))
+    newest = await first.control.endpoints.get("delays")
+    await eventually(lambda: routes.find("delays").endpoint == newest)
+    await second.stop(workers)
+    records = [pb.PayloadRecord.FromString(data) for data in second.capture.records]
+    assert len({record.config_version for record in records}) > 3
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+
+async def test_another_gateway_hears_of_settings_of_new_endpoints_and_of_gone_ones(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    first = Platform(manifest, make_request)
+    follower = Platform(manifest, make_request, beside=first).control
+    await follower.deployer.reconcile()
+    assert not follower.routes.knows("delays")
+    await first.control.create()
+    await follower.deployer.reconcile()
+    assert follower.routes.knows("delays")
+    await first.control.deployer.idle()
+    await follower.deployer.reconcile()
+    assert follower.routes.find("delays").sampled == 1.0
+    settings = EndpointSettings(sampling_fraction=0.25)
+    await first.control.handlers.update(ADA, "delays", "", settings, {"sampling_fraction"}, "")
+    await follower.deployer.reconcile()
+    assert follower.routes.find("delays").sampled == 0.25
+    await first.control.handlers.delete(ADA, "delays", "")
+    await follower.deployer.reconcile()
+    assert not follower.routes.knows("delays")
+    await follower.deployer.idle()
 
 
 async def test_a_runtime_that_leaks_is_replaced_and_no_request_fails(
