@@ -234,6 +234,11 @@ class PointArchive(Protocol):
     async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
         """As `Store.buckets`, of what was added here."""
 
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """As `Store.curves`, of what was added here."""
+
     def export(
         self, run_ids: Collection[str], keys: Collection[str]
     ) -> AsyncIterator[pa.RecordBatch]:
@@ -438,6 +443,22 @@ class Store(Protocol):
 
         Buckets are `bucket_width` wide, from the first step of the range, or of the metric, on.
         Every point that was committed before counts once.
+
+        Raises:
+            Unavailable: What computes them is away.
+        """
+
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return what `buckets` does of each of several metrics, in their order.
+
+        Metrics without points are left out.
+
+        Args:
+            run_id: The run.
+            keys: The metrics, none twice.
+            count: How many buckets each has at most.
 
         Raises:
             Unavailable: What computes them is away.

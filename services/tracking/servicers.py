@@ -26,6 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _HISTORY_PAGE: Final = 1000
 _BUCKETS: Final = 1000
+_CURVE_BUCKETS: Final = 400
 _MOST_HISTORY: Final = 25_000
 
 
@@ -236,6 +237,20 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             current_principal(), request.run_id, request.key, steps, request.buckets or _BUCKETS
         )
         return pb.DownsampleMetricResponse(buckets=[convert.bucket_message(one) for one in buckets])
+
+    async def DownsampleMetrics(
+        self, request: pb.DownsampleMetricsRequest, context: Context
+    ) -> pb.DownsampleMetricsResponse:
+        """Return several metrics in few buckets."""
+        curves = await self._metrics.curves(
+            current_principal(), request.run_id, request.keys, request.buckets or _CURVE_BUCKETS
+        )
+        return pb.DownsampleMetricsResponse(
+            curves=[
+                pb.MetricCurve(key=key, buckets=[convert.bucket_message(one) for one in buckets])
+                for key, buckets in curves.items()
+            ]
+        )
 
     async def TailRun(
         self, request: pb.TailRunRequest, context: Context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,6 +111,28 @@ async def test_a_metric_in_few_buckets(archive: PointArchive) -> None:
     assert len(await archive.buckets(run_id, "m", Steps(), 10_000)) == 100
 
 
+async def test_several_metrics_are_what_each_of_them_is(archive: PointArchive) -> None:
+    run_id, other = new_id(), new_id()
+    assert await archive.curves(run_id, ["m"], 10) == {}
+    named = [f"it's {{a}} \\ \t {letter}/é" for letter in "xyz"]
+    points = [
+        Point(key, first + step * wide, 10 * step, math.sin(step))
+        for key, first, wide in zip(named, (-(2**63), 0, 7), (2**50, 1, 3), strict=True)
+        for step in range(200)
+    ]
+    for _ in range(2):
+        await archive.add({run_id: Points.of([*points, *HARD]), other: Points.of(points[:3])})
+    keys = [named[2], "none", "m", named[0], named[1]]
+    for count in (1, 7, 1000):
+        found = await archive.curves(run_id, keys, count)
+        assert list(found) == [key for key in keys if key != "none"]
+        for key, buckets in found.items():
+            alone = await archive.buckets(run_id, key, Steps(), count)
+            assert repr([one[:-1] for one in buckets]) == repr([one[:-1] for one in alone])
+            means = [one.mean for one in alone]
+            assert [one.mean for one in buckets] == pytest.approx(means, nan_ok=True)
+
+
 async def test_buckets_of_the_widest_range_and_of_no_number(archive: PointArchive) -> None:
     run_id = new_id()
     await archive.add({run_id: Points.of([*HARD, Point("n", 1, 1, math.nan)])})
@@ -161,6 +183,11 @@ class Flaky:
 
     async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
         return await self.kept.buckets(run_id, key, steps, count)
+
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        return await self.kept.curves(run_id, keys, count)
 
     def export(
         self, run_ids: Collection[str], keys: Collection[str]

@@ -97,12 +97,18 @@ class _Gathering:
         buckets = _ALL_BUCKETS // max(len(wanted), 1)
         buckets = min(max(buckets, _LEAST_BUCKETS), _MOST_BUCKETS)
 
-        async def ask(one: tuple[int, str]) -> Buckets:
-            place, key = one
-            tracking = self._client.tracking
-            return await tracking.downsample(runs[place].run_id, key, buckets=buckets)
+        keys: dict[int, list[str]] = {}
+        for place, key in wanted:
+            keys.setdefault(place, []).append(key)
 
-        return dict(zip(wanted, await several(wanted, ask), strict=True))
+        async def ask(place: int) -> dict[tuple[int, str], Buckets]:
+            found = await self._client.tracking.downsample_many(
+                runs[place].run_id, keys[place], buckets=buckets
+            )
+            return {(place, key): curve for key, curve in found.items()}
+
+        answers = await several(keys, ask, at_once=4)
+        return {which: curve for answer in answers for which, curve in answer.items()}
 
     def _wanted(self, runs: Sequence[tracking_pb2.Run]) -> list[tuple[int, str]]:
         """The place of a run and the name of a metric for each curve, whole metrics only."""

@@ -106,6 +106,12 @@ class InMemoryStore:
         """Return a metric as buckets."""
         return await InMemoryPoints(self._state.points).buckets(run_id, key, steps, count)
 
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return metrics as buckets."""
+        return await InMemoryPoints(self._state.points).curves(run_id, keys, count)
+
     def export(
         self, run_ids: Collection[str], keys: Collection[str]
     ) -> AsyncIterator[pa.RecordBatch]:
@@ -270,6 +276,13 @@ class InMemoryPoints:
             if first <= point.step <= last:
                 found.setdefault((point.step - first) // width, []).append(point)
         return [_bucket(those) for those in found.values()]
+
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return metrics as buckets."""
+        found = {key: await self.buckets(run_id, key, Steps(), count) for key in keys}
+        return {key: buckets for key, buckets in found.items() if buckets}
 
     async def export(
         self, run_ids: Collection[str], keys: Collection[str]

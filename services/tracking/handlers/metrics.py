@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Final
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ __all__ = ["Metrics"]
 _TAIL_SECONDS: Final = 0.5
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE_RUNS: Final = 1000
+_MOST_BUCKETS: Final = 20_000
 
 
 class Metrics:
@@ -51,6 +52,26 @@ class Metrics:
         """
         await self._access.read_run(principal, run_id)
         return await self._store.buckets(run_id, key, steps, count)
+
+    async def curves(
+        self, principal: Principal, run_id: str, keys: Iterable[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return metrics as at most `count` buckets each; those without points are left out.
+
+        Raises:
+            InvalidValue: They would be more than 20,000 buckets in all.
+            RunNotFound: There is no such run.
+            PermissionDenied: The caller may not read it.
+        """
+        chosen = list(dict.fromkeys(keys))
+        if len(chosen) * count > _MOST_BUCKETS:
+            raise InvalidValue(
+                f"{len(chosen)} metrics of {count:,} buckets are more than {_MOST_BUCKETS:,} "
+                "in all; ask for fewer of either",
+                "buckets",
+            )
+        await self._access.read_run(principal, run_id)
+        return await self._store.curves(run_id, chosen, count) if chosen else {}
 
     async def tail(self, principal: Principal, run_id: str) -> AsyncIterator[RunNews]:
         """Yield the run with all it has, then what is new, twice a second at most, until it ends.

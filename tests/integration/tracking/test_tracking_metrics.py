@@ -114,6 +114,27 @@ async def test_a_metric_in_buckets(ada: AsyncTracking, bob: AsyncTracking) -> No
         await bob.downsample(run_id, "m")
 
 
+async def test_many_metrics_in_buckets(
+    service: Service, ada: AsyncTracking, bob: AsyncTracking
+) -> None:
+    run_id = await new_run(ada)
+    keys = [f"m{number}" for number in range(60)]
+    async with await ada.stream_metrics(run_id) as stream:
+        for step in range(20):
+            stream.log({key: float(step) for key in keys}, step=step)
+    found = await ada.downsample_many(run_id, [*keys, "none", "m1"], buckets=4)
+    assert list(found) == keys
+    assert all([one.count for one in curve] == [5, 5, 5, 5] for curve in found.values())
+    assert found["m7"] == await ada.downsample(run_id, "m7", buckets=4)
+    assert await ada.downsample_many(run_id, []) == {}
+    too_many = api.DownsampleMetricsRequest(run_id=run_id, keys=keys[:3], buckets=10_000)
+    with pytest.raises(grpc.aio.AioRpcError, match="20,000") as caught:
+        await service.ada.DownsampleMetrics(too_many)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(PermissionDenied):
+        await bob.downsample_many(run_id, ["m1"])
+
+
 async def test_a_tail_tells_what_is_new_until_the_run_ends(
     ada: AsyncTracking, bob: AsyncTracking
 ) -> None:

@@ -17,6 +17,8 @@ from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_ser
 from tessera_kit.errors import AlreadyExists
 
 _MOST_METRICS = 1000
+_MOST_BUCKETS = 20_000
+_MOST_CURVES = 50
 
 
 class AsyncTracking:
@@ -204,6 +206,26 @@ class AsyncTracking:
             run_id=run_id, key=key, buckets=buckets, first_step=first_step, last_step=last_step
         )
         return list((await call(self._stub.DownsampleMetric, request)).buckets)
+
+    async def downsample_many(
+        self, run_id: str, keys: Sequence[str], *, buckets: int = 400
+    ) -> dict[str, list[tracking_pb2.MetricBucket]]:
+        """Several metrics of a run, each as `downsample` answers it; those without points are not.
+
+        Args:
+            run_id: The run.
+            keys: The metrics.
+            buckets: How many each has at most, up to 10,000.
+        """
+        found: dict[str, list[tracking_pb2.MetricBucket]] = {}
+        at_once = min(max(_MOST_BUCKETS // buckets, 1), _MOST_CURVES)
+        for start in range(0, len(keys), at_once):
+            request = tracking_service_pb2.DownsampleMetricsRequest(
+                run_id=run_id, keys=keys[start : start + at_once], buckets=buckets
+            )
+            curves = (await call(self._stub.DownsampleMetrics, request)).curves
+            found |= {curve.key: list(curve.buckets) for curve in curves}
+        return found
 
     async def tail_run(self, run_id: str) -> AsyncIterator[tracking_service_pb2.TailRunResponse]:
         """A run as it is, then what changes: the run, and the latest points, until it ends."""

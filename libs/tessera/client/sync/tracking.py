@@ -147,6 +147,18 @@ class Tracking:
             )
         )
 
+    def downsample_many(
+        self, run_id: str, keys: Sequence[str], *, buckets: int = 400
+    ) -> dict[str, list[tracking_pb2.MetricBucket]]:
+        """Several metrics of a run, each as `downsample` answers it; those without points are not.
+
+        Args:
+            run_id: The run.
+            keys: The metrics.
+            buckets: How many each has at most, up to 10,000.
+        """
+        return self._portal.run(self._wrapped.downsample_many(run_id, keys, buckets=buckets))
+
     def tail_run(self, run_id: str) -> Iterator[tracking_service_pb2.TailRunResponse]:
         """A run as it is, then what changes: the run, and the latest points, until it ends."""
         return self._portal.iterate(self._wrapped.tail_run(run_id))

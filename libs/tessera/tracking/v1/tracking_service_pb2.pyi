@@ -824,6 +824,90 @@ class DownsampleMetricResponse(_message.Message):
 Global___DownsampleMetricResponse: _TypeAlias = DownsampleMetricResponse  # noqa: Y015
 
 @_typing.final
+class DownsampleMetricsRequest(_message.Message):
+    """Asks for several metrics in few buckets: at most 20,000 in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    buckets: _builtins.int
+    """How many buckets each has at most; 400 when 0, at most 10,000."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The metrics' names; one that is named twice is answered once."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        buckets: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "keys", b"keys", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownsampleMetricsRequest: _TypeAlias = DownsampleMetricsRequest  # noqa: Y015
+
+@_typing.final
+class DownsampleMetricsResponse(_message.Message):
+    """Metrics in few buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def curves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricCurve]:
+        """One per metric that has points, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        curves: _abc.Iterable[Global___MetricCurve] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curves", b"curves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownsampleMetricsResponse: _TypeAlias = DownsampleMetricsResponse  # noqa: Y015
+
+@_typing.final
+class MetricCurve(_message.Message):
+    """One metric in few buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The metric's name."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.MetricBucket]:
+        """The buckets that have points, ordered by step."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        buckets: _abc.Iterable[_tracking_pb2.MetricBucket] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricCurve: _TypeAlias = MetricCurve  # noqa: Y015
+
+@_typing.final
 class TailRunRequest(_message.Message):
     """Asks to follow a run."""
 

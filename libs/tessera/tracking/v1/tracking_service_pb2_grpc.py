@@ -110,6 +110,11 @@ class TrackingServiceStub:
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.SerializeToString,
                 response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.FromString,
                 _registered_method=True)
+        self.DownsampleMetrics = channel.unary_unary(
+                '/tessera.tracking.v1.TrackingService/DownsampleMetrics',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsResponse.FromString,
+                _registered_method=True)
         self.TailRun = channel.unary_stream(
                 '/tessera.tracking.v1.TrackingService/TailRun',
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.TailRunRequest.SerializeToString,
@@ -251,6 +256,13 @@ class TrackingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownsampleMetrics(self, request, context):
+        """Reads several metrics of a run as DownsampleMetric does each of them, for little more than one of them costs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TailRun(self, request, context):
         """Follows a run: what it is now, then what changes, until the run ends.
         """
@@ -370,6 +382,11 @@ def add_TrackingServiceServicer_to_server(servicer, server):
                     servicer.DownsampleMetric,
                     request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.FromString,
                     response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.SerializeToString,
+            ),
+            'DownsampleMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.DownsampleMetrics,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsResponse.SerializeToString,
             ),
             'TailRun': grpc.unary_stream_rpc_method_handler(
                     servicer.TailRun,
@@ -808,6 +825,33 @@ class TrackingService:
             '/tessera.tracking.v1.TrackingService/DownsampleMetric',
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricRequest.SerializeToString,
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownsampleMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/DownsampleMetrics',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.DownsampleMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class TrackingServiceStub:
     """Reads the points of one metric, ordered by step and time."""
     DownsampleMetric: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.DownsampleMetricRequest, _tracking_service_pb2.DownsampleMetricResponse]
     """Reads one metric as so many buckets of equal ranges of steps, however many points it has."""
+    DownsampleMetrics: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.DownsampleMetricsRequest, _tracking_service_pb2.DownsampleMetricsResponse]
+    """Reads several metrics of a run as DownsampleMetric does each of them, for little more than one of them costs."""
     TailRun: _aio.UnaryStreamMultiCallable[_tracking_service_pb2.TailRunRequest, _tracking_service_pb2.TailRunResponse]
     """Follows a run: what it is now, then what changes, until the run ends."""
     ExportMetrics: _aio.UnaryStreamMultiCallable[_tracking_service_pb2.ExportMetricsRequest, _tracking_service_pb2.ExportMetricsResponse]
@@ -181,6 +183,14 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracking_service_pb2.DownsampleMetricRequest, _abc.Awaitable[_tracking_service_pb2.DownsampleMetricResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.DownsampleMetricResponse]:
         """Reads one metric as so many buckets of equal ranges of steps, however many points it has."""
+
+    @_abc_1.abstractmethod
+    def DownsampleMetrics(
+        self,
+        request: _tracking_service_pb2.DownsampleMetricsRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.DownsampleMetricsRequest, _abc.Awaitable[_tracking_service_pb2.DownsampleMetricsResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.DownsampleMetricsResponse]:
+        """Reads several metrics of a run as DownsampleMetric does each of them, for little more than one of them costs."""
 
     @_abc_1.abstractmethod
     def TailRun(

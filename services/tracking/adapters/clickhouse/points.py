@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -38,15 +38,28 @@ _ENDS: Final = (
     f"(SELECT step {_OF_METRIC} ORDER BY run_id DESC, key DESC, step DESC LIMIT 1)"
 )
 _NUMBERS: Final = "NOT isNaN(value)"
-_BUCKETS: Final = (
-    "SELECT min(step), max(step), toUnixTimestamp64Micro(min(timestamp)), "
+_BUCKET: Final = (
+    "min(step), max(step), toUnixTimestamp64Micro(min(timestamp)), "
     "toUnixTimestamp64Micro(max(timestamp)), count(), countIf(isNaN(value)) AS nans, "
     f"if(nans = count(), nan, minIf(value, {_NUMBERS})), "
     f"if(nans = count(), nan, maxIf(value, {_NUMBERS})), avgIf(value, {_NUMBERS}) "
-    "FROM metric_points FINAL WHERE run_id = {run_id:String} AND key = {key:String} "
+    "FROM metric_points FINAL WHERE run_id = {run_id:String} "
+)
+_BUCKETS: Final = (
+    f"SELECT {_BUCKET} AND key = {{key:String}} "
     "AND step BETWEEN {first:Int64} AND {last:Int64} "
     # The difference wraps around as the conversion does, so it is right for any two steps.
     "GROUP BY intDiv(toUInt64(step - {first:Int64}), {width:UInt64}) AS bucket ORDER BY bucket"
+)
+_ALL_ENDS: Final = (
+    "SELECT toString(key), min(step), max(step) FROM metric_points "
+    "WHERE run_id = {run_id:String} AND key IN {keys:Array(String)} GROUP BY key"
+)
+_CURVES: Final = (
+    "SELECT indexOf({keys:Array(String)}, toString(key)) AS place, "
+    f"{_BUCKET} AND key IN {{keys:Array(String)}} "
+    "GROUP BY place, intDiv(toUInt64(step - {firsts:Array(Int64)}[place]), "
+    "{widths:Array(UInt64)}[place]) AS bucket ORDER BY place, bucket"
 )
 _EXPORT: Final = (
     "SELECT run_id, toString(key) AS key, step, timestamp, value FROM metric_points FINAL "
@@ -112,6 +125,30 @@ class ClickHousePoints:
         except TableNotFound:
             return []
         return [Bucket(*row) for row in rows]
+
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return metrics as buckets."""
+        chosen: dict[str, object] = {"run_id": run_id, "keys": list(keys)}
+        try:
+            rows = (await self._client.query(_ALL_ENDS, chosen)).rows
+            ends = {key: (first, last) for key, first, last in rows}
+            known = [key for key in keys if key in ends]
+            if not known:
+                return {}
+            spans = {
+                "keys": known,
+                "firsts": [ends[key][0] for key in known],
+                "widths": [bucket_width(*ends[key], count) for key in known],
+            }
+            rows = (await self._client.query(_CURVES, {**chosen, **spans})).rows
+        except TableNotFound:
+            return {}
+        found: dict[str, list[Bucket]] = {key: [] for key in known}
+        for place, *values in rows:
+            found[known[place - 1]].append(Bucket(*values))
+        return {key: buckets for key, buckets in found.items() if buckets}
 
     async def export(
         self, run_ids: Collection[str], keys: Collection[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
@@ -74,6 +74,13 @@ class SqlStore:
         """Return a metric as buckets."""
         await self.carrier.settle([run_id])
         return await self._archive.buckets(run_id, key, steps, count)
+
+    async def curves(
+        self, run_id: str, keys: Sequence[str], count: int
+    ) -> Mapping[str, list[Bucket]]:
+        """Return metrics as buckets."""
+        await self.carrier.settle([run_id])
+        return await self._archive.curves(run_id, keys, count)
 
     async def export(
         self, run_ids: Collection[str], keys: Collection[str]

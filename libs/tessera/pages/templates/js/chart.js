@@ -36,7 +36,7 @@ class Chart {
     this.element = make(
       "figure",
       { class: "chart" },
-      make("h3", {}, key),
+      make("h3", {}, ...breakable(key)),
       make("span", { class: "size" }, `${points.toLocaleString("en")} points`),
       this.plot,
       this.said,

@@ -44,6 +44,9 @@ function changed() {
 }
 const drawn = (run) => !view.hidden.has(run) && !view.out.has(run);
 
+// A name that may be broken behind its slashes and underscores.
+const breakable = (name) => name.split(/(?<=[/_])/).flatMap((part, at) => (at ? [make("wbr"), part] : [part]));
+
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
