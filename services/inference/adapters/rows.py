@@ -155,6 +155,8 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
             "inputs": [_spec(spec) for spec in signature.inputs],
             "outputs": [_spec(spec) for spec in signature.outputs],
             "streams": signature.streams,
+            "entry": signature.entry,
+            "arguments": signature.arguments,
         },
         "instance_groups": [
             {"device": group.device.value, "count": group.count, "gpus": list(group.gpus)}
@@ -179,6 +181,8 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         tuple(_spec_value(spec) for spec in told["inputs"]),
         tuple(_spec_value(spec) for spec in told["outputs"]),
         streams=told.get("streams", False),
+        entry=told.get("entry", ""),
+        arguments=told.get("arguments", "{}"),
     )
     groups = tuple(
         InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))

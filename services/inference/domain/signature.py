@@ -22,6 +22,7 @@ _MOST_WORDS: Final = 1_000_000
 _MOST_DIMENSIONS: Final = 8
 _LARGEST_DIMENSION: Final = 2**31 - 1
 _name = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}\Z").match
+_entry = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z", re.ASCII).match
 _path = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z").match
 
 
@@ -30,6 +31,8 @@ class Flavor(StrEnum):
 
     TORCH_EXPORT = "torch_export"
     TORCHSCRIPT = "torchscript"
+    TORCH_MODULE = "torch_module"
+    TORCH_COMPILED = "torch_compiled"
     ONNX = "onnx"
     MLFLOW = "mlflow"
 
@@ -39,9 +42,9 @@ class Flavor(StrEnum):
         return self in _WITH_CODE
 
 
-_MANIFEST_FLAVORS: Final = (Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT, Flavor.ONNX)
-_WITH_CODE: Final = frozenset({Flavor.MLFLOW})
-_WITHOUT_TEXTS: Final = frozenset({Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT})
+_MANIFEST_FLAVORS: Final = tuple(one for one in Flavor if one is not Flavor.MLFLOW)
+_WITH_CODE: Final = frozenset({Flavor.TORCH_MODULE, Flavor.TORCH_COMPILED, Flavor.MLFLOW})
+_WITHOUT_TEXTS: Final = frozenset(Flavor) - {Flavor.ONNX, Flavor.MLFLOW}
 
 
 class Role(StrEnum):
@@ -80,6 +83,10 @@ class Signature:
     """In the order in which the model returns them."""
     streams: bool = False
     """Whether a request has any number of responses, none included."""
+    entry: str = ""
+    """The class, `module:Class`, of a flavor that brings one."""
+    arguments: str = "{}"
+    """What the class is made with, by name: a JSON object."""
 
     @property
     def batched(self) -> bool:
@@ -133,6 +140,7 @@ class _Reader:
             self._wrong("", "must be a JSON object")
             return None
         flavor = manifest.get("flavor")
+        flavor = flavor if isinstance(flavor, str) else ""
         if flavor not in _MANIFEST_FLAVORS:
             self._wrong("flavor", f"must be one of {', '.join(_MANIFEST_FLAVORS)}")
         file = manifest.get("file")
@@ -143,9 +151,27 @@ class _Reader:
         self._whole(inputs, outputs)
         if flavor in _WITHOUT_TEXTS:
             self._without_texts(inputs, outputs)
+        entry, arguments = "", "{}"
+        if flavor == Flavor.TORCH_MODULE:
+            entry, arguments = self._class(manifest)
         if self.violations:
             return None
-        return Signature(Flavor(str(flavor)), str(file), tuple(inputs), tuple(outputs))
+        return Signature(
+            Flavor(flavor),
+            str(file),
+            tuple(inputs),
+            tuple(outputs),
+            entry=entry,
+            arguments=arguments,
+        )
+
+    def _class(self, manifest: dict[str, Any]) -> tuple[str, str]:
+        entry, arguments = manifest.get("entry"), manifest.get("arguments", {})
+        if not isinstance(entry, str) or len(entry) > 255 or _entry(entry) is None:
+            self._wrong("entry", "must be 'module:Class', of a module in the version's folder code")
+        if not isinstance(arguments, dict):
+            self._wrong("arguments", "must be a JSON object")
+        return str(entry), json.dumps(arguments)
 
     def _whole(self, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> None:
         if inputs and not any(spec.role is Role.FEATURE for spec in inputs):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import warnings
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 import tritonclient.grpc.aio as triton
 
 from devstack import Stack
@@ -74,3 +80,77 @@ async def test_an_onnx_graph_with_another_signature_is_refused(models: TritonMod
     manifest = {"flavor": "onnx", "file": "delay.onnx", "inputs": [X], "outputs": [SCORES]}
     with pytest.raises(ModelNotServable, match=r"has 'carrier' that the signature does not feed"):
         await load(models, manifest, {"delay.onnx": linear_graph(texts=True)})
+
+
+NET = b"""
+import torch
+
+from .layers import scale
+
+class Net(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2, bias=False)
+        self.factor = factor
+
+    def forward(self, x):
+        return scale(self.layer(x), self.factor)
+"""
+LAYERS = b"""
+def scale(x, factor):
+    return x * factor
+"""
+
+
+async def test_a_module_with_safetensors_answers(
+    models: TritonModels, client: triton.InferenceServerClient
+) -> None:
+    manifest = {
+        **{"flavor": "torch_module", "file": "model.safetensors"},
+        **{"entry": "nets.net:Net", "arguments": {"factor": 2.0}},
+        **{"inputs": [X], "outputs": [SCORES]},
+    }
+    sources = {
+        "model.safetensors": safetensors.numpy.save({"layer.weight": WEIGHTS.T.copy()}),
+        "code/nets/__init__.py": b"",
+        "code/nets/net.py": NET,
+        "code/nets/layers.py": LAYERS,
+    }
+    name = await load(models, manifest, sources)
+    x = np.random.default_rng(6).normal(size=(3, 4)).astype(np.float32)
+    result = await client.infer(name, [given("x", x, "FP32")])
+    np.testing.assert_allclose(result.as_numpy("scores"), x @ WEIGHTS * 2, rtol=1e-5)
+    await models.unload(name)
+    with pytest.raises(ModelNotServable, match=r"output 'scores' has shape \[1, 2\]"):
+        await load(models, {**manifest, "outputs": [{**SCORES, "shape": [-1, 3]}]}, sources)
+
+
+@pytest.mark.skipif(
+    "TESSERA_TEST_COMPILED" not in os.environ,
+    reason="compiling takes a compiler of C++ a minute or two: set TESSERA_TEST_COMPILED=1 for it",
+)
+async def test_a_compiled_package_answers(
+    models: TritonModels, client: triton.InferenceServerClient, tmp_path: Path
+) -> None:
+    rows = torch.export.Dim("rows", min=1, max=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            torch.nn.Linear(4, 2), (torch.zeros(2, 4),), dynamic_shapes=({0: rows},)
+        )
+        path = await asyncio.to_thread(
+            torch._inductor.aoti_compile_and_package,
+            program,
+            package_path=str(tmp_path / "linear.pt2"),
+        )
+    content = await asyncio.to_thread(Path(path).read_bytes)
+    manifest = {
+        **{"flavor": "torch_compiled", "file": "linear.pt2"},
+        **{"inputs": [X], "outputs": [SCORES]},
+    }
+    name = await load(models, manifest, {"linear.pt2": content})
+    x = np.random.default_rng(7).normal(size=(3, 4)).astype(np.float32)
+    result = await client.infer(name, [given("x", x, "FP32")])
+    expected = program.module()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(result.as_numpy("scores"), expected, rtol=1e-4, atol=1e-6)
+    await models.unload(name)

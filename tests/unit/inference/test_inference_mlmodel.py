@@ -11,7 +11,7 @@ import yaml
 from services.inference.convert.mlmodel import parse_mlmodel
 from services.inference.domain.signature import Flavor
 from services.inference.errors import InvalidArchive, InvalidSignature
-from services.inference.runtime.flavors.mlflow import packed
+from services.inference.runtime.flavors.packing import packed
 
 COLUMNS = [
     {"type": "double", "name": "sepal length (cm)", "required": True},

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from services.inference.runtime.programs.environments import (
@@ -24,8 +26,9 @@ from services.inference.runtime.programs.environments import (
     unsatisfied,
 )
 from services.inference.runtime.programs.frames import receive, send
-from services.inference.runtime.programs.mlflow_loader import ModelProcess
 from services.inference.runtime.programs.mlflow_worker import inputs_of, outputs_of
+from services.inference.runtime.programs.module_worker import module_of
+from services.inference.runtime.programs.process import ModelProcess
 
 ROOT = Path(__file__).parents[3]
 WORKER = """
@@ -81,7 +84,8 @@ def test_arrays_come_through_as_they_were(array: Any) -> None:
 
 def process(tmp_path: Path, mode: str = "") -> ModelProcess:
     environment = plain_environment(tmp_path, PYTHONPATH=str(ROOT))
-    return ModelProcess([sys.executable, "-c", WORKER, mode], environment, tmp_path, ["y"])
+    command = [sys.executable, "-c", WORKER, mode]
+    return ModelProcess(command, environment, tmp_path, {"outputs": ["y"]})
 
 
 @pytest.fixture
@@ -224,3 +228,83 @@ def test_times_that_a_model_returns_become_texts() -> None:
 def test_what_is_not_the_signatures_is_refused(returned: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         outputs_of(returned, ["a", "b"])
+
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, width)
+        self.tied = self.layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+answer = 3
+"""
+
+
+@pytest.fixture
+def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "net_of_a_test", raising=False)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "net_of_a_test.py").write_text(NET)
+    safetensors.torch.save_file(
+        {"layer.weight": torch.ones(2, 4), "layer.bias": torch.zeros(2)}, tmp_path / "w"
+    )
+    return tmp_path
+
+
+def told(entry: str = "net_of_a_test:Net", width: int = 2) -> dict[str, Any]:
+    arguments = {"width": width}
+    return {"flavor": "torch_module", "weights": "w", "entry": entry, "arguments": arguments}
+
+
+def test_a_module_is_made_of_its_class_and_its_weights(module_folder: Path) -> None:
+    """Parameters that the class ties are saved once."""
+    module = module_of(module_folder, told(), "cpu")
+    assert module(torch.ones(1, 4)).tolist() == [[4.0, 4.0]]
+    assert not module.training
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "reason"),
+    [
+        (told("torch.nn:Linear"), ImportError, "not in the model's own folder"),
+        (told("net_of_a_test:answer"), ImportError, "no class 'answer'"),
+        (told("nothing_like_it:Net"), ImportError, "nothing_like_it"),
+        (told(width=3), RuntimeError, "size mismatch"),
+    ],
+)
+def test_a_class_that_is_not_the_models_is_refused(
+    module_folder: Path, asked: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        module_of(module_folder, asked, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"layer.weight": torch.ones(2, 4)}, "lack 'layer.bias'"),
+        (
+            {"layer.weight": torch.ones(2, 4), "layer.bias": torch.ones(2), "x": torch.ones(1)},
+            "hold 'x'",
+        ),
+    ],
+)
+def test_weights_must_be_those_of_the_class(
+    module_folder: Path, weights: dict[str, Any], reason: str
+) -> None:
+    safetensors.torch.save_file(weights, module_folder / "w")
+    with pytest.raises(ValueError, match=reason):
+        module_of(module_folder, told(), "cpu")
+
+
+def test_weights_are_never_unpickled(module_folder: Path) -> None:
+    torch.save({"layer.weight": torch.ones(2, 4)}, module_folder / "w")
+    with pytest.raises(safetensors.SafetensorError):
+        module_of(module_folder, told(), "cpu")

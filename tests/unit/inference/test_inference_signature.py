@@ -44,6 +44,9 @@ def change(path: str, value: Any) -> Callable[[Manifest], None]:
     ("field", "apply"),
     [
         ("flavor", change("flavor", "pickle")),
+        ("flavor", change("flavor", "mlflow")),
+        ("flavor", change("flavor", ["onnx"])),
+        ("entry", change("flavor", "torch_module")),
         ("file", change("file", "../model.pt2")),
         ("file", change("file", "folder/model.pt2")),
         ("file", change("file", "..")),
@@ -91,3 +94,17 @@ def test_interfaces_are_compared_without_order_and_vocabulary(manifest: Manifest
     assert first.same_interface(parse_manifest(json.dumps(manifest).encode()))
     manifest["inputs"][2]["shape"] = [-1, 5]
     assert not first.same_interface(parse_manifest(json.dumps(manifest).encode()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("entry", "net"), ("entry", "net:"), ("entry", "../net:Net"), ("arguments", [1])],
+)
+def test_a_module_names_its_class(manifest: Manifest, field: str, value: Any) -> None:
+    manifest |= {"flavor": "torch_module", "entry": "nets.net:Net", "arguments": {"width": 2}}
+    signature = parse_manifest(json.dumps(manifest).encode())
+    assert (signature.entry, signature.arguments) == ("nets.net:Net", '{"width": 2}')
+    assert signature.flavor.runs_code
+    with pytest.raises(InvalidSignature) as caught:
+        parse_manifest(json.dumps({**manifest, field: value}).encode())
+    assert [violation.field for violation in caught.value.violations] == [field]

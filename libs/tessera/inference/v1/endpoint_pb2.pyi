@@ -356,7 +356,7 @@ class ServedEntity(_message.Message):
     state: Global___ServedEntityState.ValueType
     """Whether it is loaded, for one that scales to zero, as the process knows that answers; set by the service."""
     allow_code: _builtins.bool
-    """Lets code that the model brings run in the runtime, in a process of its own. Models whose format can hold code, as those that MLflow logged,
+    """Lets code that the model brings run in the runtime, in a process of its own. Models whose format can hold code, as those that MLflow logged and classes,
     are refused without it. Only the endpoint's creator and administrators may set it.
     """
     @_builtins.property

@@ -10,6 +10,7 @@ from services.inference.runtime.flavors.base import FlavorRule
 from services.inference.runtime.flavors.mlflow import MLFLOW
 from services.inference.runtime.flavors.onnx import ONNX
 from services.inference.runtime.flavors.torch_archives import TORCH_EXPORT, TORCHSCRIPT
+from services.inference.runtime.flavors.torch_modules import TORCH_COMPILED, TORCH_MODULE
 
 __all__ = ["FLAVORS", "FlavorRule"]
 
@@ -17,6 +18,8 @@ FLAVORS: Final = MappingProxyType(
     {
         Flavor.TORCH_EXPORT: TORCH_EXPORT,
         Flavor.TORCHSCRIPT: TORCHSCRIPT,
+        Flavor.TORCH_MODULE: TORCH_MODULE,
+        Flavor.TORCH_COMPILED: TORCH_COMPILED,
         Flavor.ONNX: ONNX,
         Flavor.MLFLOW: MLFLOW,
     }

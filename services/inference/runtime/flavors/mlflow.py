@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Final
 
-from services.inference.domain.signature import Signature
-from services.inference.errors import InvalidArchive
 from services.inference.runtime.flavors.base import FlavorRule
+from services.inference.runtime.flavors.packing import PACKED, packed
 
-__all__ = ["MLFLOW", "packed"]
-
-_FILE: Final = "model.zip"
-_DATE: Final = (1980, 1, 1, 0, 0, 0)
-
-
-def packed(sources: Mapping[str, bytes]) -> bytes:
-    """Files by path as one archive; the same bytes every time.
-
-    Raises:
-        InvalidArchive: A path leaves its root.
-    """
-    output = io.BytesIO()
-    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(sources):
-            parts = PurePosixPath(path).parts
-            if path.startswith("/") or ".." in parts or "\\" in path or not parts:
-                raise InvalidArchive(f"the model may not hold a file {path[:100]!r}")
-            archive.writestr(zipfile.ZipInfo(path, _DATE), sources[path])
-    return output.getvalue()
-
-
-def _files(_: Signature, sources: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {_FILE: packed(sources)}
-
+__all__ = ["MLFLOW"]
 
 MLFLOW: Final = FlavorRule(
-    loader="mlflow_loader", files=_files, file=_FILE, sources=lambda _, path: bool(path)
+    loader="mlflow_loader",
+    files=lambda _, sources: {PACKED: packed(sources)},
+    file=PACKED,
+    sources=lambda _, path: bool(path),
 )
