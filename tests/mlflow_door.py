@@ -21,6 +21,7 @@ from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.protos import all_rpcs
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
+from services.tracking.webhook_ports import Hooks
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.http.app import HttpApp
 from tessera_kit.http.routes import HttpRoute, RouteTable
@@ -58,6 +59,7 @@ class Door:
         authority: Authority | None = None,
         registry: ModelRegistry | None = None,
         *,
+        hooks: Hooks | None = None,
         token: str = ALICE,
     ) -> None:
         self.authority = authority or _two_people()
@@ -72,6 +74,7 @@ class Door:
             self.authority,
             artifact_root="s3://test/tracking",
             registry=registry,
+            hooks=hooks,
         )
         self.routes = mlflow_routes(self.cases)
         self._app = HttpApp(

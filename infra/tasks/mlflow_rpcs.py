@@ -17,6 +17,7 @@ from services.tracking.app import use_cases
 from services.tracking.mlflow.not_offered import why_not_offered
 from services.tracking.mlflow.protos import PREFIXES, Rpc, all_rpcs
 from services.tracking.mlflow.routes import mlflow_methods
+from services.tracking.webhook_ports import Hooks
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.store.objects import InMemoryObjectStore
 
@@ -80,6 +81,7 @@ def _offered() -> set[str]:
         InMemoryAuthority(),
         artifact_root="",
         registry=never_called,
+        hooks=Hooks(never_called, never_called, never_called),
     )
     return set(mlflow_methods(cases))
 

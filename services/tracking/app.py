@@ -11,7 +11,9 @@ from services.tracking.adapters.catalog import CatalogRegistry
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
+from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.artifact_ports import ArtifactStore
 from services.tracking.config import Config
 from services.tracking.consumers import MetricConsumer, watch_grants
@@ -19,6 +21,7 @@ from services.tracking.handlers.access import Access
 from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.assessments import Assessments
 from services.tracking.handlers.cases import UseCases
+from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
 from services.tracking.handlers.log import RunLog
@@ -34,11 +37,13 @@ from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.handlers.transfers import Transfers
 from services.tracking.handlers.version_files import VersionFiles
+from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
 from services.tracking.ports import SpanStore, Store
 from services.tracking.servicers import TrackingServicer
+from services.tracking.webhook_ports import Hooks
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
@@ -77,6 +82,7 @@ def use_cases(
     clock: Clock | None = None,
     registry: ModelRegistry | None = None,
     default_schema: str = "main.default",
+    hooks: Hooks | None = None,
 ) -> UseCases:
     """Return the use cases over any adapters.
 
@@ -89,6 +95,7 @@ def use_cases(
         clock: Where time comes from; the system's when None.
         registry: The catalog's models; nothing is registered when None.
         default_schema: Where registered models with plain names land.
+        hooks: What webhooks need of the outside; there are none when None.
     """
     clock = clock or SystemClock()
     access = Access(authority, store)
@@ -112,6 +119,7 @@ def use_cases(
         artifacts=artifacts,
         transfers=Transfers(artifacts, files),
         models=models,
+        webhooks=None if hooks is None else Webhooks(store, access, hooks, clock),
         registry=(
             None
             if registry is None
@@ -147,6 +155,11 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         # Calls for others bring those others' tokens.
         bare = await stack.enter_async_context(open_channel(config.targets.catalog, tls=config.tls))
         store = SqlStore(database, ClickHousePoints(clickhouse))
+        hooks = Hooks(
+            await stack.enter_async_context(HttpHookSender(config.webhook_urls)),
+            FernetBox(config.webhook_key),
+            config.webhook_urls,
+        )
         cases = use_cases(
             store,
             ObjectArtifacts(objects),
@@ -155,6 +168,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
             registry=CatalogRegistry(bare),
             default_schema=config.default_schema,
+            hooks=hooks,
         )
         await cases.experiments.ensure_default()
         stack.push_async_callback(cases.log.close)
@@ -174,6 +188,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             background=(
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
                 BackgroundTask("point-carrier", store.carrier.run),
+                BackgroundTask("webhooks", Deliveries(store, hooks, SystemClock()).run),
                 BackgroundTask("metrics", MetricConsumer(config.kafka, cases.log, producer).run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),
                 watch_grants(authority, config.kafka),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from services.tracking.domain.webhooks import HookUrls
 from tessera_kit.config import (
     ClickHouseConfig,
     ConfigError,
@@ -38,6 +39,10 @@ class Config:
     """Its HTTP door, for MLflow's clients."""
     default_schema: str
     """Where registered models with plain names land, `catalog.schema`."""
+    webhook_urls: HookUrls
+    """Which URLs webhooks may have."""
+    webhook_key: Secret
+    """What their secrets are encrypted with."""
     database: DatabaseConfig
     """Where experiments and runs are kept, and points until ClickHouse has them."""
     clickhouse: ClickHouseConfig
@@ -67,6 +72,10 @@ class Config:
             rpc=RpcConfig.from_env(env, _SERVICE),
             http=HttpConfig.from_env(env, _SERVICE),
             default_schema=_schema(env),
+            webhook_urls=_hook_urls(env),
+            webhook_key=env.secret_file(
+                "TESSERA_TRACKING_WEBHOOK_KEY_FILE", env.secret_file("TESSERA_SERVICE_TOKEN_FILE")
+            ),
             database=DatabaseConfig.from_env(env, _SERVICE),
             clickhouse=ClickHouseConfig.from_env(env, database=f"tessera_{_SERVICE}"),
             kafka=KafkaConfig.from_env(env),
@@ -76,6 +85,18 @@ class Config:
             token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
             telemetry=TelemetryConfig.from_env(env, _SERVICE),
         )
+
+
+def _hook_urls(env: Env) -> HookUrls:
+    schemes = _listed(env, "TESSERA_TRACKING_WEBHOOK_SCHEMES", "https")
+    if not schemes or not set(schemes) <= {"http", "https"}:
+        raise ConfigError("TESSERA_TRACKING_WEBHOOK_SCHEMES must be https, or http,https")
+    hosts = _listed(env, "TESSERA_TRACKING_WEBHOOK_PRIVATE_HOSTS", "")
+    return HookUrls(schemes, hosts)
+
+
+def _listed(env: Env, name: str, default: str) -> tuple[str, ...]:
+    return tuple(one.strip() for one in env.string(name, default).split(",") if one.strip())
 
 
 def _schema(env: Env) -> str:

@@ -21,6 +21,7 @@
     ├── EvaluationDatasetNotFound
     ├── ScorerNotFound
     ├── LoggedModelNotFound
+    ├── WebhookNotFound
     └── ArtifactNotFound
     AlreadyExists
     └── ExperimentNameTaken
@@ -29,6 +30,8 @@
     ├── RunNotActive            the run was deleted
     ├── ExperimentNotActive     the experiment was deleted
     ├── DefaultExperimentKept   the default experiment stays as it is
+    ├── TooManyWebhooks         there are as many as there may be
+    ├── SecretLost              it was encrypted with another key
     ├── RegisteredFilesKept     files of a registered version do not change
     └── ArtifactIsDirectory     the path is a folder, or lies below a file
     Aborted
@@ -77,10 +80,13 @@ __all__ = [
     "RunNotActive",
     "RunNotFound",
     "ScorerNotFound",
+    "SecretLost",
     "StaleEtag",
     "StoreBusy",
     "TagNotFound",
+    "TooManyWebhooks",
     "TraceNotFound",
+    "WebhookNotFound",
 ]
 
 
@@ -229,6 +235,27 @@ class ScorerNotFound(NotFound):
     """The experiment has no such scorer, or not that version of it."""
 
     reason = "SCORER_NOT_FOUND"
+
+
+class WebhookNotFound(NotFound):
+    """No webhook has this id."""
+
+    reason = "WEBHOOK_NOT_FOUND"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"Webhook with ID {webhook_id[:300]} not found.")
+
+
+class TooManyWebhooks(FailedPrecondition):
+    """There are as many webhooks as there may be."""
+
+    reason = "TOO_MANY_WEBHOOKS"
+
+
+class SecretLost(FailedPrecondition):
+    """A secret was sealed with a key that this service does not have."""
+
+    reason = "SECRET_LOST"
 
 
 class LoggedModelNotFound(NotFound):

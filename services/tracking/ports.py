@@ -30,6 +30,7 @@ from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.model_ports import ModelStore
 from services.tracking.transaction_ports import RequestKey, Transaction
+from services.tracking.webhook_ports import WebhookStore
 from tessera_kit.bus.event import Event
 
 __all__ = [
@@ -397,6 +398,10 @@ class View(Protocol):
     @property
     def models(self) -> ModelStore:
         """Models that runs log."""
+
+    @property
+    def webhooks(self) -> WebhookStore:
+        """Who is told of the registry, and what is on its way to them."""
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

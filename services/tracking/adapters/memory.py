@@ -19,6 +19,7 @@ from services.tracking.adapters.memory_transaction import (
     PointSets,
     merge_points,
 )
+from services.tracking.adapters.memory_webhooks import InMemoryWebhooks
 from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
@@ -33,6 +34,7 @@ from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
+from services.tracking.domain.webhooks import Delivery, Webhook
 from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
 from services.tracking.transaction_ports import RequestKey, Transaction
@@ -56,6 +58,8 @@ class _State:
     datasets: dict[str, EvaluationDataset] = field(default_factory=dict)
     records: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
     scorers: dict[tuple[str, str, int], ScorerVersion] = field(default_factory=dict)
+    webhooks: dict[str, Webhook] = field(default_factory=dict)
+    deliveries: dict[str, Delivery] = field(default_factory=dict)
     models: dict[str, LoggedModel] = field(default_factory=dict)
     links: dict[tuple[str, ModelLink], None] = field(default_factory=dict)
     run_datasets: dict[tuple[str, str, str, str], RunDataset] = field(default_factory=dict)
@@ -142,6 +146,7 @@ class InMemoryWork:
         self.evaluation = InMemoryEvaluation(state.datasets, state.records)
         self.scorers = InMemoryScorers(state.scorers)
         self.models = _Models(state)
+        self.webhooks = InMemoryWebhooks(state.webhooks, state.deliveries)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""

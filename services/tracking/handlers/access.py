@@ -51,6 +51,16 @@ class Access:
             principal, securable_pb2.PRIVILEGE_CREATE_EXPERIMENT, _METASTORE, "metastore"
         )
 
+    async def manage_all(self, principal: Principal) -> None:
+        """Return when the principal may manage what hears of everything.
+
+        Raises:
+            PermissionDenied: MANAGE on the metastore is missing.
+        """
+        await self._authority.require(
+            principal, securable_pb2.PRIVILEGE_MANAGE, _METASTORE, "metastore"
+        )
+
     async def read(self, principal: Principal, experiment_id: str) -> None:
         """Return when the principal may read the experiment and its runs.
 

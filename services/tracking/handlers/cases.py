@@ -20,6 +20,7 @@ from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.handlers.transfers import Transfers
+from services.tracking.handlers.webhooks import Webhooks
 
 __all__ = ["UseCases"]
 
@@ -43,5 +44,7 @@ class UseCases:
     evaluation: EvaluationDatasets
     scorers: Scorers
     models: LoggedModels
+    webhooks: Webhooks | None = None
+    """None where nobody reaches their receivers."""
     registry: Registry | None = None
     """None where there is no catalog to register with."""

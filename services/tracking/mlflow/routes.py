@@ -19,9 +19,11 @@ from services.tracking.mlflow.models import ModelMethods
 from services.tracking.mlflow.otlp_door import otlp_routes
 from services.tracking.mlflow.protos import PREFIXES
 from services.tracking.mlflow.registry import RegistryMethods
+from services.tracking.mlflow.registry_news import RegistryNews
 from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.transfers import TransferMethods
+from services.tracking.mlflow.webhooks import WebhookMethods
 from services.tracking.mlflow.writes import WriteMethods
 from tessera_kit.http.routes import Endpoint, HttpRoute
 from tessera_kit.http.status import json_response
@@ -44,9 +46,8 @@ _SERVER_INFO: Final[dict[str, Any]] = {
 
 def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
     """Return who answers which rpc; an rpc without an entry answers NOT_IMPLEMENTED."""
-    registry = cases.registry
     return {
-        **({} if registry is None else RegistryMethods(registry, cases.models).methods()),
+        **_registry_methods(cases),
         **ExperimentMethods(cases).methods(),
         **RunMethods(cases).methods(),
         **WriteMethods(cases).methods(),
@@ -55,6 +56,19 @@ def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
         **ArtifactMethods(cases).methods(),
         **TransferMethods(cases).methods(),
         **ModelMethods(cases).methods(),
+    }
+
+
+def _registry_methods(cases: UseCases) -> Mapping[str, Method]:
+    registry = cases.registry
+    if registry is None:
+        return {}
+    methods = RegistryMethods(registry, cases.models).methods()
+    if cases.webhooks is None:
+        return methods
+    return {
+        **RegistryNews(cases.webhooks, registry).around(methods),
+        **WebhookMethods(cases.webhooks).methods(),
     }
 
 

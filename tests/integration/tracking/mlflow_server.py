@@ -18,12 +18,18 @@ from services.tracking.adapters.catalog import CatalogRegistry
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.objects import ObjectArtifacts
+from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.app import use_cases
+from services.tracking.domain.webhooks import HookUrls
+from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
+from services.tracking.webhook_ports import Hooks
 from tessera.catalog.v1 import authorization_service_pb2 as auth
 from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
+from tessera_kit.clock import SystemClock
 from tessera_kit.config import ClickHouseConfig, HttpConfig, RpcConfig, Secret
 from tessera_kit.http.server import build_http_server
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
@@ -37,14 +43,16 @@ from tests.helpers import unique_name
 from tests.tracking_database import fresh_database
 
 Value = TypeVar("Value")
+_LOCAL = HookUrls(("http",), ("127.0.0.1",))
 
 
 @pytest.fixture(scope="session")
 async def spans_database(stack: Stack) -> AsyncIterator[ClickHouse]:
     config = ClickHouseConfig.from_env(stack.environment, database=unique_name("tracking"))
-    async with ClickHouse(config) as client:
+    outside = ClickHouseConfig.from_env(stack.environment, database="default")
+    async with ClickHouse(config) as client, ClickHouse(outside) as other:
         yield client
-        await client.command(f"DROP DATABASE IF EXISTS {quote_identifier(config.database)}")
+        await other.command(f"DROP DATABASE IF EXISTS {quote_identifier(config.database)}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ async def catalog() -> AsyncIterator[tuple[CatalogAuthority, CatalogRegistry, Ma
                     metadata=(("authorization", f"Bearer {ADMIN_TOKEN}"),),
                 )
                 tokens[name] = made.secret
+            tokens["admin"] = ADMIN_TOKEN
             await let_pass(world, "ada", [Privilege.CREATE_MODEL, Privilege.CREATE_EXPERIMENT])
             yield CatalogAuthority(own), CatalogRegistry(bare), tokens
     finally:
@@ -92,14 +101,18 @@ async def mlflow_server(
         catalog() as (authority, registry, tokens),
         Database(await fresh_database(folder)) as database,
         ClickHouseSpans(spans_database) as spans,
+        HttpHookSender(_LOCAL) as sender,
     ):
+        hooks = Hooks(sender, FernetBox(Secret("key")), _LOCAL)
+        store = SqlStore(database, InMemoryPoints())
         cases = use_cases(
-            SqlStore(database, InMemoryPoints()),
+            store,
             ObjectArtifacts(InMemoryObjectStore()),
             spans,
             authority,
             artifact_root="s3://test/tracking",
             registry=registry,
+            hooks=hooks,
         )
         await cases.experiments.ensure_default()
         http = build_http_server(
@@ -109,9 +122,12 @@ async def mlflow_server(
             render=mlflow_error,
         )
         await http.start()
+        deliveries = asyncio.create_task(Deliveries(store, hooks, SystemClock()).run())
         try:
             yield Server(http.address, tokens)
         finally:
+            deliveries.cancel()
+            await asyncio.gather(deliveries, return_exceptions=True)
             await http.stop()
             await cases.log.close()
 

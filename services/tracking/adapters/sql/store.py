@@ -20,6 +20,7 @@ from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
 from services.tracking.adapters.sql.transaction import SqlTransaction, in_sqlite, on_connection
+from services.tracking.adapters.sql.webhooks import SqlWebhooks
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.errors import StoreBusy
 from services.tracking.ports import PointArchive
@@ -113,6 +114,7 @@ class SqlView:
         self.evaluation = SqlEvaluation(session)
         self.scorers = SqlScorers(session)
         self.models = SqlModels(session)
+        self.webhooks = SqlWebhooks(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -33,6 +33,8 @@ __all__ = [
     "TRACE_LINKS",
     "TRACE_METADATA",
     "TRACE_TAGS",
+    "WEBHOOKS",
+    "WEBHOOK_DELIVERIES",
 ]
 
 METADATA = sa.MetaData()
@@ -291,6 +293,36 @@ sa.Index(
     EVALUATION_RECORDS.c.created_at,
     EVALUATION_RECORDS.c.record_id,
 )
+
+WEBHOOKS = sa.Table(
+    "webhooks",
+    METADATA,
+    sa.Column("webhook_id", _Text, primary_key=True),
+    sa.Column("name", _Text, nullable=False),
+    sa.Column("url", _Text, nullable=False),
+    sa.Column("events", _Text, nullable=False),
+    sa.Column("description", _Text, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("sealed_secret", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Who is told of the registry; `events` is JSON, and secrets are encrypted."""
+WEBHOOK_DELIVERIES = sa.Table(
+    "webhook_deliveries",
+    METADATA,
+    sa.Column("delivery_id", _Text, primary_key=True),
+    sa.Column("webhook_id", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_webhook_deliveries_due", "due_at", "delivery_id"),
+    sa.Index("ix_webhook_deliveries_of", "webhook_id"),
+    sqlite_with_rowid=False,
+)
+"""What webhooks are told and have not taken yet."""
 
 SCORERS = sa.Table(
     "scorers",

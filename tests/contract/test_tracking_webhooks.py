@@ -1,0 +1,92 @@
+"""One body over every implementation of the store's webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.domain.webhooks import Delivery, HookEvent, Webhook
+from services.tracking.ports import Store
+from tessera_kit.store.sql import Database
+from tests.tracking_database import fresh_database, fresh_postgres
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield InMemoryStore()
+        return
+    if request.param == "sqlite":
+        config = await fresh_database(tmp_path)
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
+    async with Database(config) as database:
+        yield SqlStore(database, InMemoryPoints())
+
+
+def hook(name: str, **fields: object) -> Webhook:
+    made = Webhook(
+        webhook_id=name,
+        name=name,
+        url="https://example.com/é",
+        events=(HookEvent("model_version", "created"), HookEvent("prompt_tag", "set")),
+        created_at=1,
+        updated_at=1,
+    )
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+def delivery(name: str, due_at: int, webhook_id: str = "a") -> Delivery:
+    return Delivery(
+        delivery_id=name, webhook_id=webhook_id, body='{"a": "ü"}', created_at=1, due_at=due_at
+    )
+
+
+async def test_webhooks_are_kept_changed_and_deleted(store: Store) -> None:
+    first, second = hook("a"), hook("b", created_at=2, sealed_secret="x", is_active=False)
+    async with store.write() as work:
+        for one in (first, second):
+            await work.webhooks.put(one)
+        await work.webhooks.enqueue([delivery("1", 5), delivery("2", 5, "b")])
+        await work.commit()
+    changed = hook("a", url="https://example.org", events=(HookEvent("prompt", "created"),))
+    async with store.write() as work:
+        await work.webhooks.put(changed)
+        assert await work.webhooks.delete("b")
+        assert not await work.webhooks.delete("b")
+        await work.webhooks.put(replace(second, webhook_id="c"))
+        await work.commit()
+    async with store.read() as view:
+        assert await view.webhooks.get("a") == changed
+        assert await view.webhooks.get("b") is None
+        assert [one.webhook_id for one in await view.webhooks.all()] == ["c", "a"]
+        assert [await view.webhooks.waiting(one) for one in ("a", "b")] == [1, 0]
+
+
+async def test_a_delivery_is_taken_by_one_at_a_time(store: Store) -> None:
+    waiting = [delivery("3", 30), delivery("1", 10), delivery("2", 20), delivery("4", 99)]
+    async with store.write() as work:
+        await work.webhooks.put(hook("a"))
+        await work.webhooks.enqueue(waiting)
+        await work.commit()
+    async with store.write() as work:
+        assert await work.webhooks.claim(50, 100, 2) == [waiting[1], waiting[2]]
+        await work.commit()
+    async with store.write() as work:
+        assert await work.webhooks.claim(50, 100, 9) == [waiting[0]]
+        assert await work.webhooks.claim(50, 100, 9) == []
+        await work.webhooks.settle("3")
+        later = replace(waiting[1], attempts=1, due_at=70)
+        await work.webhooks.postpone(later)
+        await work.webhooks.postpone(replace(waiting[0], attempts=1))
+        await work.commit()
+    async with store.write() as work:
+        assert await work.webhooks.claim(99, 200, 9) == [later, waiting[3]]
+        [left] = await work.webhooks.claim(100, 200, 9)
+        assert (left.delivery_id, left.due_at) == ("2", 100)
+        assert await work.webhooks.waiting("a") == 3
