@@ -6,6 +6,7 @@ InvalidArgument
 ├── InvalidConfig          a configuration's entities or shares do not fit together
 │   └── CodeNotAllowed     a model brings code, and the configuration does not allow it
 └── InvalidInference       an inference request does not fit the endpoint's signature
+    └── UnsupportedMedia   a body is of a type that the door does not read
 NotFound
 ├── EndpointNotFound       no endpoint of that name, or the caller may not see it
 └── ConfigNotFound         the endpoint never had a configuration of that number
@@ -79,6 +80,7 @@ __all__ = [
     "StoreUnavailable",
     "TableUnavailable",
     "TooManyInferences",
+    "UnsupportedMedia",
     "UpdateInProgress",
 ]
 
@@ -111,6 +113,12 @@ class InvalidInference(InvalidArgument):
     """An inference request does not fit the endpoint's signature; the violations name inputs."""
 
     reason = "INVALID_INFERENCE"
+
+
+class UnsupportedMedia(InvalidInference):
+    """A body is of a type that the door does not read."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
 
 
 class EndpointNotFound(NotFound):

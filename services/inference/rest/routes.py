@@ -10,6 +10,7 @@ from services.inference.gateway.infer import InferenceHandler
 from services.inference.rest.answering import HttpInference
 from services.inference.rest.bodies import Bodies
 from services.inference.rest.oip_routes import oip_routes
+from services.inference.rest.scoring_routes import scoring_routes
 from tessera_kit.http.routes import HttpRoute
 
 __all__ = ["gateway_routes"]
@@ -36,4 +37,7 @@ def gateway_routes(
     """
     bodies = Bodies(max_body_bytes, _HELD_BYTES)
     inference = HttpInference(infer, bodies, most=max_message_bytes, seconds=seconds)
-    return oip_routes(inference, descriptions, bodies)
+    return [
+        *oip_routes(inference, descriptions, bodies),
+        *scoring_routes(inference, descriptions),
+    ]
