@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from starlette.requests import Request
@@ -47,9 +47,10 @@ class Bodies:
         pieces: list[bytes] = []
         count = 0
         try:
-            async for piece in request.stream():
-                count = self._grow(count, len(piece))
-                pieces.append(piece)
+            async with aclosing(request.stream()) as stream:
+                async for piece in stream:
+                    count = self._grow(count, len(piece))
+                    pieces.append(piece)
             encoding = request.headers.get("content-encoding", "").strip().lower()
             if encoding not in ("", "identity"):
                 packed, pieces = b"".join(pieces), []
