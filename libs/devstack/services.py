@@ -126,6 +126,7 @@ def _settings(
         "TESSERA_SERVICE_TOKEN_FILE": str(home.tokens / f"{service.package}.token"),
         "TESSERA_SERVICE_TOKENS_DIR": str(home.tokens),
         "TESSERA_DATA_DIR": str(home.data(service.name)),
+        "TESSERA_SECRETS_DIR": str(home.root / "secrets"),
         "TESSERA_TELEMETRY_CLICKHOUSE": "1",
         "TESSERA_HOME": str(home.root),
     }

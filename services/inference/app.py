@@ -11,6 +11,7 @@ from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
 from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.local_process import LocalRuntimeProcess
+from services.inference.adapters.secret_files import FileSecrets
 from services.inference.adapters.sql import SqlEndpoints
 from services.inference.adapters.sql_budgets import SqlBudgets
 from services.inference.adapters.triton_models import TritonModels
@@ -93,6 +94,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 runtime=runtime,
                 runtime_models=models,
                 bundles=FileBundles(config.models_directory),
+                secrets=FileSecrets(config.secrets_directory),
                 spool=spool,
                 publisher=producer,
                 objects=objects,

@@ -99,6 +99,8 @@ class Config:
     """The log of payloads."""
     models_directory: Path
     """Where the files of served models are kept for the runtime's restarts."""
+    secrets_directory: Path | None
+    """Where secrets lie that models' variables name; None for none."""
     largest_model_file: int
     """Bytes of the largest model file that is served."""
     runtime_growth_bytes: int
@@ -141,6 +143,7 @@ class Config:
             gateway=GatewayConfig.from_env(env),
             spool=SpoolConfig.from_env(env),
             models_directory=env.path("TESSERA_DATA_DIR").absolute() / "models",
+            secrets_directory=env.path("TESSERA_SECRETS_DIR", None),
             largest_model_file=env.integer("TESSERA_INFERENCE_MODEL_FILE_MIB", 1024) << 20,
             runtime_growth_bytes=env.integer("TESSERA_INFERENCE_RUNTIME_GROWTH_MIB", 1024) << 20,
             reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),

@@ -20,6 +20,7 @@ FailedPrecondition
 ├── NoCanary               no canary runs, so none can be ended
 ├── EndpointNotReady       the endpoint has no configuration that answers yet
 ├── ModelNotServable       the model version is not ready, or lacks its files
+├── SecretNotFound         a variable names a secret that is not there, or not for its reader
 └── TableUnavailable       the inference table cannot be made under that name
 Aborted
 └── StaleEtag              the endpoint changed since it was read
@@ -75,6 +76,7 @@ __all__ = [
     "RateLimited",
     "RequestIdReused",
     "RuntimeUnavailable",
+    "SecretNotFound",
     "SpoolFull",
     "StaleEtag",
     "StoreUnavailable",
@@ -179,6 +181,12 @@ class ModelNotServable(FailedPrecondition):
     """The model version is not ready, or lacks the files that serving needs."""
 
     reason = "MODEL_NOT_SERVABLE"
+
+
+class SecretNotFound(FailedPrecondition):
+    """A variable names a secret that does not exist, or that its reader may not read."""
+
+    reason = "SECRET_NOT_FOUND"
 
 
 class TableUnavailable(FailedPrecondition):

@@ -16,6 +16,7 @@ from services.inference.domain.table import COLUMNS, TableColumn
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
+from tessera_kit.config import Secret
 
 __all__ = [
     "Bundles",
@@ -29,6 +30,7 @@ __all__ = [
     "Runtime",
     "RuntimeModels",
     "RuntimeProcess",
+    "Secrets",
     "TableCatalog",
     "TableReader",
     "TableStatistics",
@@ -73,6 +75,23 @@ class ModelRegistry(Protocol):
 
         Raises:
             ResourceExhausted: It is larger than a runtime takes.
+        """
+
+
+class Secrets(Protocol):
+    """Secrets that somebody else keeps; what is read is given to the runtime and kept nowhere."""
+
+    async def read(self, principal: str, scope: str, key: str) -> Secret:
+        """Read a secret.
+
+        Args:
+            principal: Who must be one of the scope's readers.
+            scope: The scope's name.
+            key: The secret's name in it.
+
+        Raises:
+            SecretNotFound: It is not there, or the principal may not read it; which of the two is
+                not told.
         """
 
 

@@ -36,6 +36,7 @@ from services.inference.ports import (
     Runtime,
     RuntimeModels,
     RuntimeProcess,
+    Secrets,
     TableCatalog,
     TableReader,
 )
@@ -69,6 +70,7 @@ class Outside:
     runtime: Runtime
     runtime_models: RuntimeModels
     bundles: Bundles
+    secrets: Secrets
     spool: Spool
     """Opened."""
     publisher: Publisher
@@ -106,6 +108,7 @@ def build_service(config: Config, outside: Outside) -> Service:
         models=outside.models,
         runtime=outside.runtime_models,
         bundles=outside.bundles,
+        secrets=outside.secrets,
         routes=routes,
         changes=changes,
         clock=outside.clock,

@@ -21,6 +21,7 @@ from services.inference.errors import (
     ModelNotLoaded,
     ModelNotServable,
     RuntimeUnavailable,
+    SecretNotFound,
     SpoolFull,
     StaleEtag,
     StoreUnavailable,
@@ -29,6 +30,7 @@ from services.inference.ports import ModelVersionFacts, RowCount, TableStatistic
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
+from tessera_kit.config import Secret
 from tessera_kit.errors import AlreadyExists, NotFound, PermissionDenied
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "InMemoryPayloads",
     "InMemoryProcess",
     "InMemoryRuntime",
+    "InMemorySecrets",
     "InMemoryTables",
 ]
 
@@ -219,6 +222,24 @@ class InMemoryModels:
         return found
 
 
+class InMemorySecrets:
+    """`ports.Secrets` that a test puts in."""
+
+    def __init__(self) -> None:
+        self._secrets: dict[tuple[str, str], tuple[str, frozenset[str]]] = {}
+
+    def put(self, scope: str, key: str, value: str, *readers: str) -> None:
+        """Keep a secret."""
+        self._secrets[scope, key] = (value, frozenset(readers))
+
+    async def read(self, principal: str, scope: str, key: str) -> Secret:
+        """Read a secret."""
+        value, readers = self._secrets.get((scope, key), ("", frozenset()))
+        if not {"*", principal} & readers:
+            raise SecretNotFound(f"there is no secret {scope}/{key} that {principal!r} may read")
+        return Secret(value)
+
+
 class InMemoryTables:
     """`ports.TableCatalog`; `owners` tells who made which table."""
 
@@ -293,6 +314,14 @@ class InMemoryRuntime:
     def refuse(self, content: bytes, reason: str) -> None:
         """Let every load of a model whose files hold this content fail."""
         self._refused.append((content, reason))
+
+    def files(self, name: str) -> Mapping[str, bytes]:
+        """The files that a loaded model was loaded with."""
+        return self._models[name][1]
+
+    def config(self, name: str) -> str:
+        """The configuration that a loaded model was loaded with."""
+        return self._models[name][0]
 
     def has(self, name: str) -> bool:
         """Whether a model is loaded."""

@@ -169,6 +169,7 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         "min_concurrency": entity.min_concurrency,
         "scale_to_zero": entity.scale_to_zero,
         "idle_seconds": entity.idle_seconds,
+        "environment": dict(entity.environment),
         "allow_code": entity.allow_code,
     }
 

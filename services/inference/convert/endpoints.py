@@ -115,6 +115,7 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             scale_to_zero=entity.scale_to_zero,
             idle_seconds=_idle_seconds(entity),
             allow_code=entity.allow_code,
+            environment=dict(entity.environment),
         )
         for entity in config.served_entities
     ]
@@ -266,6 +267,7 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         min_concurrency=entity.min_concurrency,
         scale_to_zero=entity.scale_to_zero,
         allow_code=entity.allow_code,
+        environment=entity.environment,
     )
     if entity.idle_seconds:
         message.scale_to_zero_after.FromTimedelta(timedelta(seconds=entity.idle_seconds))

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.inference.domain.canary import Canary, CanaryPlan, CanaryState, check_plan
+from services.inference.domain.environment import environment_violations
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
 from services.inference.domain.traffic import TrafficPolicy
@@ -116,6 +117,8 @@ class EntityRequest:
     """After how long; 0 for the service's default."""
     allow_code: bool = False
     """Whether the model's author's code may run."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its process; secrets by their names."""
 
     @property
     def least_concurrency(self) -> int:
@@ -148,6 +151,7 @@ class ServedEntity:
     scale_to_zero: bool = False
     idle_seconds: float = 0.0
     allow_code: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
@@ -167,6 +171,7 @@ class ServedEntity:
             scale_to_zero=self.scale_to_zero,
             idle_seconds=self.idle_seconds,
             allow_code=self.allow_code,
+            environment=self.environment,
         )
 
 
@@ -422,6 +427,7 @@ def _runtime_violations(path: str, entity: EntityRequest) -> list[FieldViolation
                     f"{path}.instance_groups[{index}].gpus", "are for instances on a GPU"
                 )
             )
+    wrong += environment_violations(path, entity.environment)
     most = entity.max_concurrency
     if 0 < most < entity.least_concurrency:
         wrong.append(

@@ -7,18 +7,20 @@ that nothing routes to are unloaded once their last request has returned.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, ServedEntity, UpdateState
+from services.inference.domain.environment import secret_reference
 from services.inference.errors import EndpointNotFound, ModelNotServable, StaleEtag
 from services.inference.gateway.routing import RouteTable, Served
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.events import Step
-from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels
-from services.inference.runtime.bundle import ModelBundle, make_bundle, needed
+from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels, Secrets
+from services.inference.runtime.bundle import ENVIRONMENT, ModelBundle, make_bundle, needed
 from tessera_kit.clock import Clock
 from tessera_kit.errors import Internal, TesseraError, Unavailable
 from tessera_kit.ids import new_etag
@@ -45,6 +47,7 @@ class Deployer:
         models: Where models' files come from.
         runtime: What runs them.
         bundles: Keeps what was loaded.
+        secrets: Where the secrets of models' variables are.
         routes: The gateway's table.
         changes: Tells those who wait.
         clock: Where time comes from.
@@ -58,6 +61,7 @@ class Deployer:
         models: ModelRegistry,
         runtime: RuntimeModels,
         bundles: Bundles,
+        secrets: Secrets,
         routes: RouteTable,
         changes: Changes,
         clock: Clock,
@@ -67,6 +71,7 @@ class Deployer:
         self._models = models
         self._runtime = runtime
         self._bundles = bundles
+        self._secrets = secrets
         self._routes = routes
         self._changes = changes
         self._clock = clock
@@ -287,13 +292,27 @@ class Deployer:
 
         Raises:
             ModelNotServable: It cannot be loaded.
+            SecretNotFound: A variable of it names a secret that the principal may not read.
             Unavailable: The runtime or the catalog does not answer.
         """
         bundle = await self._bundles.get(entity.runtime_name)
         if bundle is None:
             bundle = await self._fetch(principal, entity)
             await self._bundles.put(entity.runtime_name, bundle)
-        await self._runtime.load(entity.runtime_name, bundle.config, bundle.files)
+        files = bundle.files
+        if entity.environment:
+            files = {**files, ENVIRONMENT: await self._environment(principal, entity)}
+        await self._runtime.load(entity.runtime_name, bundle.config, files)
+
+    async def _environment(self, principal: str, entity: ServedEntity) -> bytes:
+        """The variables of a model's process, with the secrets that they name."""
+        found = {}
+        for name, value in entity.environment.items():
+            secret = secret_reference(value)
+            if secret is not None:
+                value = (await self._secrets.read(principal, secret.scope, secret.key)).reveal()
+            found[name] = value
+        return json.dumps(found).encode()
 
     async def _fetch(self, principal: str, entity: ServedEntity) -> ModelBundle:
         model, version, signature = entity.model_name, entity.model_version, entity.signature

@@ -68,6 +68,7 @@ class Resolver:
             for index, entity in enumerate(entities)
         ]
         self._check_code(found)
+        self._check_environments(found)
         self._check_together(found)
         return EndpointConfig(version, tuple(found), now)
 
@@ -104,6 +105,7 @@ class Resolver:
             scale_to_zero=asked.scale_to_zero,
             idle_seconds=asked.idle_seconds,
             allow_code=asked.allow_code,
+            environment=asked.environment,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:
@@ -116,6 +118,19 @@ class Resolver:
             f"version {version} of {model} has neither {MANIFEST} nor {MLMODEL}, which say how to "
             "serve it"
         )
+
+    @staticmethod
+    def _check_environments(entities: Sequence[ServedEntity]) -> None:
+        wrong = [
+            FieldViolation(
+                f"config.served_entities[{index}].environment",
+                f"a model of flavor {entity.signature.flavor} runs no code that could read it",
+            )
+            for index, entity in enumerate(entities)
+            if entity.environment and not entity.signature.flavor.runs_code
+        ]
+        if wrong:
+            raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)
 
     @staticmethod
     def _check_code(entities: Sequence[ServedEntity]) -> None:

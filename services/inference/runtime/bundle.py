@@ -15,13 +15,18 @@ from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.runtime.flavors import FLAVORS
 
-__all__ = ["MAX_BATCH_ROWS", "ModelBundle", "make_bundle", "needed"]
+__all__ = ["ENVIRONMENT", "MAX_BATCH_ROWS", "ModelBundle", "make_bundle", "needed"]
 
 MAX_BATCH_ROWS: Final = 8192
 """Most rows of one request, and of the batch that Triton puts together from several."""
 _KINDS: Final = {Device.CPU: "KIND_CPU", Device.GPU: "KIND_GPU"}
 _PROGRAMS: Final = "services.inference.runtime.programs"
 _SMALLEST_DATE: Final = (1980, 1, 1, 0, 0, 0)
+
+
+ENVIRONMENT: Final = "1/environment.json"
+"""The file with the variables of a model's process. It is no part of the bundle, which is kept: it
+is made for each load, as it may hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Run with MLFLOW_TRACKING_URI and MLFLOW_TRACKING_TOKEN set.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import mlflow
@@ -27,8 +28,12 @@ class Doubled(mlflow.pyfunc.PythonModel):
         """Twice the number, and the text turned around."""
         if (model_input["n"] < 0).any():
             raise ValueError("n must not be negative")
+        greeting = os.environ.get("GREETING", "")
         return pd.DataFrame(
-            {"twice": model_input["n"] * 2, "back": [text[::-1] for text in model_input["text"]]}
+            {
+                "twice": model_input["n"] * 2,
+                "back": [greeting + text[::-1] for text in model_input["text"]],
+            }
         )
 
 

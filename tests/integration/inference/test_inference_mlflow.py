@@ -50,7 +50,7 @@ async def registered(stack: Stack, serving: Serving) -> AsyncIterator[Serving]:
     yield serving
 
 
-async def create(serving: Serving, model: str, *, allow_code: bool) -> Any:
+async def create(serving: Serving, model: str, *, allow_code: bool, **environment: str) -> Any:
     """An endpoint of version 1 of a model, once no change is under way."""
     name = unique_name("mlflow").replace("_", "-")
     entity = endpoint_pb2.ServedEntity(
@@ -58,6 +58,7 @@ async def create(serving: Serving, model: str, *, allow_code: bool) -> Any:
         model_version=1,
         traffic_percent=100,
         allow_code=allow_code,
+        environment=environment,
     )
     await serving.endpoints.CreateEndpoint(
         inference_service_pb2.CreateEndpointRequest(
@@ -103,7 +104,16 @@ async def test_a_model_of_scikit_learn_takes_its_columns(registered: Serving) ->
 
 
 async def test_a_class_of_the_users_answers_with_a_table(registered: Serving) -> None:
-    endpoint = await create(registered, "doubled", allow_code=True)
+    scope = unique_name("scope")
+    secret = f"{{{{secrets/{scope}/greeting}}}}"
+    missing = await create(registered, "doubled", allow_code=True, GREETING=secret)
+    assert missing.state == endpoint_pb2.ENDPOINT_STATE_NOT_READY
+    assert f"no secret {scope}/greeting" in missing.update_message
+    folder = registered.stack.home.root / "secrets" / scope
+    folder.mkdir(parents=True)
+    (folder / "greeting").write_text("hi ")
+    (folder / "_readers").write_text("*\n")
+    endpoint = await create(registered, "doubled", allow_code=True, GREETING=secret)
     assert endpoint.state == endpoint_pb2.ENDPOINT_STATE_READY, endpoint.update_message
     asked = [
         ask(registered, endpoint.name, n=("INT64", [i, i + 1]), text=("BYTES", ["ab", "çd"]))
@@ -111,7 +121,10 @@ async def test_a_class_of_the_users_answers_with_a_table(registered: Serving) ->
     ]
     for i, result in enumerate(await asyncio.gather(*asked)):
         assert result.as_numpy("twice").tolist() == [[2 * i], [2 * i + 2]]
-        assert [one.decode() for one in result.as_numpy("back").ravel()] == ["ba", "dç"]
+        assert [one.decode() for one in result.as_numpy("back").ravel()] == [
+            "hi ba",
+            "hi dç",
+        ]
     with pytest.raises(InferenceServerException, match="n must not be negative"):
         await ask(registered, endpoint.name, n=("INT64", [-1]), text=("BYTES", [""]))
 

@@ -16,6 +16,7 @@ from services.inference.adapters.memory import (
     InMemoryModels,
     InMemoryPayloads,
     InMemoryRuntime,
+    InMemorySecrets,
     InMemoryTables,
 )
 from services.inference.domain.endpoint import (
@@ -84,6 +85,7 @@ class Control:
         self.changes = Changes()
         self.clock = ManualClock()
         self.bundles = InMemoryBundles()
+        self.secrets = InMemorySecrets()
         self.payloads = InMemoryPayloads()
         self.deployer = self.new_deployer()
         for version in (1, 2):
@@ -103,6 +105,7 @@ class Control:
         """Stand on the same store and runtime as another process does."""
         self.endpoints, self.models = other.endpoints, other.models
         self.runtime, self.bundles = other.runtime, other.bundles
+        self.secrets = other.secrets
         self.deployer = self.new_deployer()
 
     def new_deployer(self) -> Deployer:
@@ -111,6 +114,7 @@ class Control:
             models=self.models,
             runtime=self.runtime,
             bundles=self.bundles,
+            secrets=self.secrets,
             routes=self.routes,
             changes=self.changes,
             clock=self.clock,

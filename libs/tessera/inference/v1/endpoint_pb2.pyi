@@ -307,6 +307,26 @@ class ServedEntity(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
@@ -323,6 +343,7 @@ class ServedEntity(_message.Message):
     SCALE_TO_ZERO_AFTER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ALLOW_CODE_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -367,6 +388,13 @@ class ServedEntity(_message.Message):
     def scale_to_zero_after(self) -> _duration_pb2.Duration:
         """How long nobody must ask before it is unloaded, 1 second to 7 days; the service's default when absent. Needs scale_to_zero."""
 
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Variables of the process that runs the model's code, by name. A value "{{secrets/scope/key}}" stands for a secret that the
+        endpoint's creator may read; it is read when the model is loaded, given to that process alone, and kept and told nowhere. Other
+        values are shown to everybody who may see the endpoint.
+        """
+
     def __init__(
         self,
         *,
@@ -386,10 +414,11 @@ class ServedEntity(_message.Message):
         scale_to_zero_after: _duration_pb2.Duration | None = ...,
         state: Global___ServedEntityState.ValueType = ...,
         allow_code: _builtins.bool = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "environment", b"environment", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,16 +6,23 @@ one of its own, which lies beside the model and goes with it.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-__all__ = ["EnvironmentFailed", "interpreter_for", "plain_environment", "unsatisfied"]
+__all__ = [
+    "EnvironmentFailed",
+    "interpreter_for",
+    "plain_environment",
+    "told_environment",
+    "unsatisfied",
+]
 
 _KEPT = ("LANG", "LC_ALL", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ")
 _MARK = "TESSERA_STACK_HOME"
@@ -83,7 +90,18 @@ def unsatisfied(lines: Sequence[str]) -> list[str]:
     return missing
 
 
-def plain_environment(home: Path, **more: str) -> Mapping[str, str]:
+def told_environment(folder: Path) -> dict[str, str]:
+    """The variables that the served entity gives its process; none when it gives none."""
+    path = folder / "environment.json"
+    if not path.exists():
+        return {}
+    # It may hold secrets.
+    path.chmod(0o600)
+    told: dict[str, str] = json.loads(path.read_text("utf-8"))
+    return told
+
+
+def plain_environment(home: Path, **more: str) -> dict[str, str]:
     """The variables that a model's process gets: none of the runtime's but what names no secret."""
     kept = {name: os.environ[name] for name in (*_KEPT, _MARK) if name in os.environ}
     return {**kept, "HOME": str(home), **more}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .environments import interpreter_for, plain_environment
+from .environments import interpreter_for, plain_environment, told_environment
 from .frames import receive, send
 from .tensors import Array
 
@@ -141,7 +141,7 @@ def start(
     home = Path(tempfile.mkdtemp(prefix="home-", dir=folder))
     threads = max(1, (os.cpu_count() or 2) // (2 * max(1, int(signature["instance_count"]))))
     on_gpu = args.get("model_instance_kind") == "GPU"
-    environment = plain_environment(
+    environment = told_environment(folder) | plain_environment(
         home,
         PYTHONPATH=str(folder / "programs.zip"),
         OMP_NUM_THREADS=str(threads),
