@@ -25,7 +25,7 @@ from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
-from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
+from services.tracking.domain.traces.metrics import DataPoint, Measure, MetricsQuery
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.model_ports import ModelStore
@@ -266,6 +266,15 @@ class TraceStore(Protocol):
 
     async def count(self, query: TraceQuery) -> int:
         """Return how many traces match; the query's order, limit and place do not matter."""
+
+    async def measures(self, query: TraceQuery, asked: MetricsQuery) -> list[Measure]:
+        """Return what the traces that match, or what is said of them, add to figures.
+
+        Args:
+            query: Which traces; its order, limit and place do not matter.
+            asked: Which figures; checked, and of TRACES or ASSESSMENTS. Its conditions of traces
+                are passed over.
+        """
 
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""

@@ -12,9 +12,13 @@ from services.tracking.domain.search.evaluate import matches, span_values, trace
 from services.tracking.domain.search.syntax import Filter
 from services.tracking.domain.traces.metrics import (
     DataPoint,
+    Measure,
     MetricsQuery,
+    Subject,
     aggregated,
+    assessment_measures,
     span_measures,
+    trace_measures,
 )
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
@@ -55,6 +59,12 @@ class InMemoryTraces:
     async def count(self, query: TraceQuery) -> int:
         """Return how many traces match."""
         return len(await self.find(replace(query, order=(), after=None, limit=len(self._all))))
+
+    async def measures(self, query: TraceQuery, asked: MetricsQuery) -> list[Measure]:
+        """Return what traces, or what is said of them, add to figures."""
+        found = await self.find(replace(query, order=(), after=None, limit=len(self._all)))
+        measures = trace_measures if asked.subject is Subject.TRACES else assessment_measures
+        return [measure for trace in found for measure in measures(asked, trace)]
 
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""

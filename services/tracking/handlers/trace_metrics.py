@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from services.tracking.domain.lifecycle import Micros
-from services.tracking.domain.search.evaluate import trace_values
-from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter
 from services.tracking.domain.search.syntax import TRACES, FieldKind, Filter, Operator
 from services.tracking.domain.traces.metrics import (
     AssessmentFilter,
     DataPoint,
-    Measure,
     MetricsQuery,
     Subject,
     aggregated,
-    assessment_measures,
     check_metrics_query,
-    trace_measures,
 )
-from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import InvalidFilter, InvalidValue
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.search import foreign_token, scope_of
@@ -33,7 +28,6 @@ from tessera_kit.rpc.pages import decode_page_token, encode_page_token
 
 __all__ = ["MetricsPage", "TraceMetrics"]
 
-_SLICE: Final = 500
 _MOST_TRACES: Final = 1000
 _PARTS: Final = re.compile(r"\s*trace\.(tag|metadata)\.")
 _ASSESSMENT: Final = re.compile(r"""\s*assessment\.(name|type)\s*=\s*(['"])(.*)\2\s*""")
@@ -94,56 +88,33 @@ class TraceMetrics:
             traces = await self._traces(readable, query) if query.traces else None
             points = await self._spans.aggregate(readable, query, traces)
         else:
-            measures = [one async for one in self._measures(readable, query)]
-            points = aggregated(query, measures)
+            wanted = TraceQuery(
+                experiment_ids=readable,
+                filter=query.traces + _times(query.start, query.end),
+                limit=0,
+            )
+            async with self._store.read() as view:
+                measures = await view.traces.measures(wanted, query)
+            # Sorting and percentiles of many values take their time, in which others are answered.
+            points = await asyncio.to_thread(aggregated, query, measures)
         if len(points) < query.limit:
             return MetricsPage(points, "")
         following = encode_page_token({"o": query.offset + query.limit - 1}, scope)
         return MetricsPage(points[:-1], following)
 
-    async def _measures(
-        self, experiment_ids: Collection[str], query: MetricsQuery
-    ) -> AsyncIterator[Measure]:
-        measures = trace_measures if query.subject is Subject.TRACES else assessment_measures
-        async for trace in self._found(experiment_ids, query, query.start, query.end):
-            for measure in measures(query, trace):
-                yield measure
-
     async def _traces(self, experiment_ids: Collection[str], query: MetricsQuery) -> list[TraceKey]:
-        keys: list[TraceKey] = []
-        async for trace in self._found(experiment_ids, query, None, None):
-            keys.append(TraceKey(trace.experiment_id, trace.trace_id))
-            if len(keys) > _MOST_TRACES:
-                raise InvalidValue(
-                    f"conditions of traces that more than {_MOST_TRACES} of them meet cannot be "
-                    "asked of spans; make them narrower",
-                    "filters",
-                )
-        return keys
-
-    async def _found(
-        self,
-        experiment_ids: Collection[str],
-        query: MetricsQuery,
-        start: Micros | None,
-        end: Micros | None,
-    ) -> AsyncIterator[Trace]:
-        """The traces that count, slice by slice, to bound memory."""
         wanted = TraceQuery(
-            experiment_ids=experiment_ids, filter=query.traces + _times(start, end), limit=_SLICE
+            experiment_ids=experiment_ids, filter=query.traces, limit=_MOST_TRACES + 1
         )
-        while True:
-            async with self._store.read() as view:
-                found = await view.traces.find(wanted)
-            for trace in found:
-                yield trace
-            if len(found) < _SLICE:
-                return
-            last = found[-1]
-            after = position_after(
-                trace_values(last), (), time=last.requested_at, identifier=last.trace_id
+        async with self._store.read() as view:
+            found = await view.traces.find(wanted)
+        if len(found) > _MOST_TRACES:
+            raise InvalidValue(
+                f"conditions of traces that more than {_MOST_TRACES} of them meet cannot be "
+                "asked of spans; make them narrower",
+                "filters",
             )
-            wanted = replace(wanted, after=after)
+        return [TraceKey(one.experiment_id, one.trace_id) for one in found]
 
 
 def _with_filters(query: MetricsQuery, filters: Sequence[str]) -> MetricsQuery:

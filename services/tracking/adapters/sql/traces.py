@@ -18,6 +18,7 @@ from services.tracking.adapters.sql.tables import (
     TRACE_TAGS,
     TRACES,
 )
+from services.tracking.adapters.sql.trace_figures import measures_in_sql
 from services.tracking.adapters.sql.trace_search import TraceSearch
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.traces.assessment import (
@@ -26,6 +27,7 @@ from services.tracking.domain.traces.assessment import (
     number_of,
     text_of,
 )
+from services.tracking.domain.traces.metrics import Measure, MetricsQuery
 from services.tracking.domain.traces.trace import Trace, TraceState
 from services.tracking.ports import TraceQuery
 
@@ -81,6 +83,10 @@ class SqlTraces:
         search = TraceSearch(self._session.get_bind().dialect.name)
         statement = sa.select(sa.func.count()).select_from(TRACES)
         return int((await self._session.scalar(search.matching(statement, query))) or 0)
+
+    async def measures(self, query: TraceQuery, asked: MetricsQuery) -> list[Measure]:
+        """Return what traces, or what is said of them, add to figures."""
+        return await measures_in_sql(self._session, query, asked)
 
     async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
         """Return the ids of an experiment's traces that began by a time, the oldest first."""

@@ -25,15 +25,20 @@ from services.tracking.errors import InvalidValue
 
 __all__ = [
     "Aggregation",
+    "AssessmentFact",
     "AssessmentFilter",
     "DataPoint",
     "Figure",
     "Measure",
     "MetricsQuery",
     "Subject",
+    "TraceFact",
     "aggregated",
     "assessment_measures",
     "check_metrics_query",
+    "measures_of_assessment",
+    "measures_of_trace",
+    "metadata_key",
     "span_measures",
     "time_bucket",
     "trace_measures",
@@ -121,6 +126,8 @@ class Measure:
     value: float
     identity: str = ""
     """Values of one identity count once where a COUNT is asked for; empty for all."""
+    count: int = 1
+    """How often there is such a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +203,69 @@ def check_metrics_query(query: MetricsQuery) -> None:
         raise InvalidValue("time_interval_seconds must be positive", "time_interval_seconds")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFact:
+    """What equal traces have of what a query of TRACES asks for; the rest is as it is by itself."""
+
+    at: Micros
+    name: str | None = None
+    state: str = ""
+    duration: Micros | None = None
+    text: str = ""
+    """The metadata that `metadata_key` names."""
+    count: int = 1
+    """How many traces they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssessmentFact:
+    """What equal assessments have of what a query of ASSESSMENTS asks for."""
+
+    at: Micros
+    name: str = ""
+    value: Any = None
+    count: int = 1
+    """How many assessments they are."""
+
+
+def metadata_key(metric: str) -> str:
+    """Return which metadata of traces a metric is made of; empty when of none."""
+    if metric == "session_count":
+        return _SESSION
+    return _USAGE if metric in _TOKENS else ""
+
+
+def measures_of_trace(query: MetricsQuery, fact: TraceFact) -> Iterator[Measure]:
+    """Return what traces add to figures."""
+    value: float | None = 1.0
+    identity = ""
+    if query.metric == "session_count":
+        value, identity = (1.0 if fact.text else None), fact.text
+    elif query.metric == "latency":
+        value = None if fact.duration is None else fact.duration / 1000
+    elif query.metric in _TOKENS:
+        value = _number_in(fact.text, query.metric)
+    known = {"trace_name": fact.name, "trace_status": fact.state}
+    yield from _measured(query, fact.at, known, value, identity, fact.count)
+
+
+def measures_of_assessment(query: MetricsQuery, fact: AssessmentFact) -> Iterator[Measure]:
+    """Return what assessments add to figures."""
+    value = 1.0 if query.metric == "assessment_count" else _assessed(fact.value)
+    known = {"assessment_name": fact.name, "assessment_value": text_of(fact.value)}
+    yield from _measured(query, fact.at, known, value, "", fact.count)
+
+
 def trace_measures(query: MetricsQuery, trace: Trace) -> Iterator[Measure]:
     """Return what one trace adds."""
-    value, identity = _trace_value(query.metric, trace)
-    known = {"trace_name": trace.tags.get(NAME_TAG), "trace_status": str(trace.state)}
-    yield from _measured(query, trace.requested_at, known, value, identity)
+    fact = TraceFact(
+        at=trace.requested_at,
+        name=trace.tags.get(NAME_TAG),
+        state=str(trace.state),
+        duration=trace.duration,
+        text=trace.metadata.get(metadata_key(query.metric), ""),
+    )
+    yield from measures_of_trace(query, fact)
 
 
 def assessment_measures(query: MetricsQuery, trace: Trace) -> Iterator[Measure]:
@@ -211,9 +276,8 @@ def assessment_measures(query: MetricsQuery, trace: Trace) -> Iterator[Measure]:
             continue
         if wanted.name not in {"", said.name} or wanted.kind not in {"", str(said.kind)}:
             continue
-        value = 1.0 if query.metric == "assessment_count" else _assessed(said.value)
-        known = {"assessment_name": said.name, "assessment_value": text_of(said.value)}
-        yield from _measured(query, trace.requested_at, known, value, "")
+        fact = AssessmentFact(at=trace.requested_at, name=said.name, value=said.value)
+        yield from measures_of_assessment(query, fact)
 
 
 def span_measures(query: MetricsQuery, span: Span) -> Iterator[Measure]:
@@ -230,7 +294,7 @@ def span_measures(query: MetricsQuery, span: Span) -> Iterator[Measure]:
         value = span.duration / 1_000_000
     elif query.metric in _COSTS:
         value = _number_in(span.attributes.get(_COST, ""), query.metric)
-    yield from _measured(query, span.started_at // 1000, known, value, "")
+    yield from _measured(query, span.started_at // 1000, known, value)
 
 
 def aggregated(query: MetricsQuery, measures: Iterable[Measure]) -> list[DataPoint]:
@@ -263,19 +327,20 @@ def _measured(
     at: Micros,
     known: Mapping[str, str | None],
     value: float | None,
-    identity: str,
+    identity: str = "",
+    count: int = 1,
 ) -> Iterator[Measure]:
     dimensions = tuple(known[name] for name in query.dimensions)
     if value is None or not math.isfinite(value) or None in dimensions:
         return
-    yield Measure(at, tuple(str(one) for one in dimensions), value, identity)
+    yield Measure(at, tuple(str(one) for one in dimensions), value, identity, count)
 
 
 def _figure(figure: Figure, measures: Sequence[Measure]) -> float:
     if figure.aggregation is Aggregation.COUNT:
         identities = {one.identity for one in measures if one.identity}
-        return float(len(identities) or len(measures))
-    values = np.array([one.value for one in measures])
+        return float(len(identities) or sum(one.count for one in measures))
+    values = np.repeat([one.value for one in measures], [one.count for one in measures])
     match figure.aggregation:
         case Aggregation.SUM:
             return float(values.sum())
@@ -287,19 +352,6 @@ def _figure(figure: Figure, measures: Sequence[Measure]) -> float:
             return float(values.max())
         case _:
             return float(np.quantile(values, figure.percentile / 100))
-
-
-def _trace_value(metric: str, trace: Trace) -> tuple[float | None, str]:
-    match metric:
-        case "trace_count":
-            return 1.0, ""
-        case "session_count":
-            session = trace.metadata.get(_SESSION, "")
-            return (1.0 if session else None), session
-        case "latency":
-            return (None if trace.duration is None else trace.duration / 1000), ""
-        case _:
-            return _number_in(trace.metadata.get(_USAGE, ""), metric), ""
 
 
 def _number_in(text: str, key: str) -> float | None:
