@@ -350,10 +350,34 @@ class TestInMemoryObjectStore(ObjectStoreContract, UploadFileContract):
 
 class TestS3ObjectStore(ObjectStoreContract, UploadFileContract):
     @pytest.fixture
-    async def store(self, stack: Stack) -> AsyncIterator[ObjectStore]:
+    async def store(self, stack: Stack) -> AsyncIterator[S3ObjectStore]:
         async with S3ObjectStore(S3Config.from_env(stack.environment)) as store:
             await store.ensure_bucket()
             yield store
+
+    async def test_a_stream_is_taken_no_faster_than_it_is_stored(
+        self, store: S3ObjectStore, folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken, stored, furthest = 0, 0, 0
+        put_part = store.put_part
+
+        async def counted(key: str, upload_id: str, number: int, data: bytes) -> UploadedPart:
+            nonlocal stored
+            part = await put_part(key, upload_id, number, data)
+            stored += len(data)
+            return part
+
+        async def source() -> AsyncIterator[bytes]:
+            nonlocal taken, furthest
+            for _ in range(40):
+                yield BIG[: 1 << 20]
+                taken += 1 << 20
+                furthest = max(furthest, taken - stored)
+
+        monkeypatch.setattr(store, "put_part", counted)
+        info = await store.put(f"{folder}/stream", source())
+        assert info.size == stored == 40 << 20
+        assert furthest <= 3 * PART_BYTES
 
     async def test_signed_urls_need_nothing_else(
         self, store: ObjectStore, folder: str, stack: Stack
