@@ -27,6 +27,7 @@ from services.inference.domain.endpoint import (
 )
 from services.inference.domain.signature import Flavor, Signature, TensorSpec
 from services.inference.errors import ModelFailed, RuntimeUnavailable
+from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
 from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.server import RawBinding
@@ -81,9 +82,8 @@ async def streams(stack: Stack) -> AsyncIterator[Streams]:
     name = unique_name("counter").replace("_", "-")
     await models.load(name, config(name), files())
     gateway = Gateway(endpoint(name), runtime=runtime)
-    protocol = InferenceProtocol(
-        gateway.routes, gateway.authority, gateway.handler, gateway.streams, "1"
-    )
+    descriptions = Descriptions(gateway.routes, gateway.authority, "1")
+    protocol = InferenceProtocol(descriptions, gateway.handler, gateway.streams)
     door = WireDoor(
         RpcConfig("127.0.0.1:0", drain_seconds=1),
         [RawBinding(protocol, SERVICE_NAME)],

@@ -40,6 +40,7 @@ def make_row(identifier: str = "", *, at: datetime = NOON, **values: Any) -> Row
         "inputs": '{"x": [1.5], "text": ["quote \\" and \\u00e9"]}',
         "logging_error_codes": [],
         "failed_entity_ids": [],
+        "chunk_times_ms": [],
         **dict.fromkeys(("model_version", "config_version", "status_code"), 0),
         **dict.fromkeys(
             ("duration_ms", "queue_duration_ms", "execution_duration_ms", "sampling_fraction"), 0.5
