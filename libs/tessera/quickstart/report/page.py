@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import jinja2
-
+from tessera.pages import document
 from tessera.quickstart.plan import CANARY_PERCENT, DRIFT_THRESHOLD
 from tessera.quickstart.report import charts, lineage
 from tessera.quickstart.results import Results
@@ -13,13 +12,6 @@ from tessera.quickstart.results import Results
 
 def render(results: Results) -> str:
     """The page as one HTML document that needs nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tessera.quickstart.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = {
         "drift": charts.drift(results.drift, results.turns),
         "quality": charts.quality(results.quality, results.turns),
@@ -27,7 +19,10 @@ def render(results: Results) -> str:
         "phases": charts.phases(results.seconds),
         "lineage": lineage.draw(results.lineage),
     }
-    return environment.get_template("page.html.j2").render(
+    return document.render(
+        "page.html.j2",
+        package="tessera.quickstart.report",
+        policy=document.policy(),
         figures=results.figures,
         plan=results.plan,
         turns=results.turns,
