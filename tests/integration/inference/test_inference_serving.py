@@ -7,6 +7,8 @@ import base64
 import json
 import logging
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +17,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http.aio as triton_http
 from aiokafka import AIOKafkaConsumer
 from tritonclient.utils import InferenceServerException
 
@@ -128,6 +131,43 @@ async def test_the_synchronous_client_works_too(serving: Serving, endpoint: str)
             assert result.as_numpy("probability").shape == (1, 1)
 
     await asyncio.to_thread(talk)
+
+
+async def test_the_http_door_answers_and_keeps_rows_alike(serving: Serving, single: str) -> None:
+    url = serving.stack.urls["gateway_http"]
+    x = triton_http.InferInput("x", [1, 4], "FP32")
+    x.set_data_from_numpy(np.array(X, np.float32))
+    carrier = triton_http.InferInput("carrier", [1, 1], "BYTES")
+    carrier.set_data_from_numpy(np.array([["UA"]], np.object_), binary_data=False)
+    async with triton_http.InferenceServerClient(url.removeprefix("http://")) as client:
+        result = await client.infer(single, [x, carrier], headers=serving.headers)
+    np.testing.assert_allclose(result.as_numpy("probability"), expected(X, ["UA"]), rtol=1e-5)
+    by_triton = result.get_response()["parameters"]["tessera_request_id"]
+
+    def score(value: Any) -> tuple[int, Any, str]:
+        request = urllib.request.Request(  # noqa: S310 - the address is the stack's own
+            f"{url}/serving-endpoints/{single}/invocations",
+            json.dumps({"dataframe_records": [{"x": value, "carrier": "UA"}]}).encode(),
+            {**serving.headers, "content-type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - likewise
+                return answer.status, json.load(answer), answer.headers["tessera-request-id"]
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error), error.headers["tessera-request-id"]
+
+    status, told, scored = await asyncio.to_thread(score, X[0])
+    assert status == 200, told
+    np.testing.assert_allclose(told["predictions"], expected(X, ["UA"])[:, 0], rtol=1e-5)
+    status, told, refused = await asyncio.to_thread(score, [1, "2", 3, 4])
+    assert (status, told["error_code"]) == (400, "BAD_REQUEST")
+    rows = {
+        row["tessera_request_id"]: row
+        for row in await rows_of(serving, single, [by_triton, scored, refused])
+    }
+    assert [rows[one]["status_code"] for one in (by_triton, scored, refused)] == [0, 0, 3]
+    assert rows[by_triton]["inputs"] == rows[scored]["inputs"]
+    assert rows[refused]["logging_error_codes"] == ["REQUEST_NOT_DECODED"]
 
 
 async def test_every_request_has_a_readable_row(serving: Serving, single: str) -> None:
