@@ -27,6 +27,8 @@ from devstack.spec import Kind, ProcessSpec
 NAME = "triton"
 VERSION = "Triton 2.51.0"
 PORTS = ("triton-grpc", "triton-http", "triton-metrics")
+RESPONSE_CACHE_BYTES = 64 << 20
+"""Memory for answers of models whose endpoint wants them kept."""
 HEADER_PATTERN = "(x-.*|tessera-.*|traceparent)"
 """gRPC metadata that reaches the model as request parameters."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./+@%:,=-]+")
@@ -119,6 +121,8 @@ def _flags(server: Path, scratch: Path, ports: Mapping[str, int], region: str) -
         "model-control-mode": "explicit",
         "backend-directory": scratch / "backends",
         "cache-directory": server / "caches",
+        # For the models that ask for it alone.
+        "cache-config": f"local,size={RESPONSE_CACHE_BYTES}",
         "http-address": LOOPBACK,
         "http-port": ports["triton-http"],
         "grpc-address": LOOPBACK,

@@ -3,6 +3,7 @@
 InvalidArgument
 ├── InvalidSignature       a model's manifest does not describe what can be served
 ├── InvalidArchive         a model's file holds what is not loaded from strangers
+├── InvalidExample         a model's example does not fit its signature
 ├── InvalidConfig          a configuration's entities or shares do not fit together
 │   └── CodeNotAllowed     a model brings code, and the configuration does not allow it
 └── InvalidInference       an inference request does not fit the endpoint's signature
@@ -66,6 +67,7 @@ __all__ = [
     "InferenceTimeout",
     "InvalidArchive",
     "InvalidConfig",
+    "InvalidExample",
     "InvalidInference",
     "InvalidSignature",
     "ModelFailed",
@@ -97,6 +99,12 @@ class InvalidArchive(InvalidArgument):
     """A model's file holds what is not loaded from strangers, or is no model of its flavor."""
 
     reason = "INVALID_ARCHIVE"
+
+
+class InvalidExample(InvalidArgument):
+    """A model's example does not fit its signature."""
+
+    reason = "INVALID_EXAMPLE"
 
 
 class InvalidConfig(InvalidArgument):

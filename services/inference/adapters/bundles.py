@@ -39,8 +39,11 @@ class FileBundles:
         folder = self._directory / name
         try:
             config = (folder / _CONFIG).read_text("utf-8")
-            version = folder / "1"
-            files = {f"1/{path.name}": path.read_bytes() for path in version.iterdir()}
+            files = {
+                path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in folder.rglob("*")
+                if path.is_file() and path != folder / _CONFIG
+            }
         except OSError:
             return None
         return ModelBundle(config, files)
@@ -48,8 +51,8 @@ class FileBundles:
     def _write(self, name: str, bundle: ModelBundle) -> None:
         new = self._directory / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
-        (new / "1").mkdir(parents=True)
         for path, content in bundle.files.items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_bytes(content)
         (new / _CONFIG).write_text(bundle.config, "utf-8")
         # Complete or not there at all: the folder gets its name last.

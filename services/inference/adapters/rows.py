@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from services.inference.domain.endpoint import (
     WorkloadSize,
 )
 from services.inference.domain.limits import RateLimit, RateScope
+from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
 from services.inference.domain.traffic import TrafficPolicy
@@ -171,6 +173,7 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         "idle_seconds": entity.idle_seconds,
         "environment": dict(entity.environment),
         "allow_code": entity.allow_code,
+        "runtime": asdict(entity.runtime),
     }
 
 
@@ -190,7 +193,24 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         for group in entry.pop("instance_groups", ())
     )
     size = WorkloadSize(entry.pop("workload_size", WorkloadSize.CUSTOM))
-    return ServedEntity(**entry, signature=signature, instance_groups=groups, workload_size=size)
+    runtime = _options_value(entry.pop("runtime", {}))
+    return ServedEntity(
+        **entry,
+        signature=signature,
+        instance_groups=groups,
+        workload_size=size,
+        runtime=runtime,
+    )
+
+
+def _options_value(told: dict[str, Any]) -> RuntimeOptions:
+    sequences = told.pop("sequences", None)
+    sizes = tuple(told.pop("preferred_batch_sizes", ()))
+    return RuntimeOptions(
+        **told,
+        preferred_batch_sizes=sizes,
+        sequences=None if sequences is None else SequenceOptions(**sequences),
+    )
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.inference.convert.canary import canary_message
+from services.inference.convert.runtime import runtime_message, runtime_options
 from services.inference.domain.endpoint import (
     Device,
     Endpoint,
@@ -22,6 +23,7 @@ from services.inference.domain.endpoint import (
     WorkloadSize,
 )
 from services.inference.domain.limits import RateLimit, RateScope, check_limits
+from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.traffic import TrafficPolicy, check_policy
 from services.inference.errors import InvalidConfig
@@ -94,7 +96,11 @@ _DEVICE_OF: Final = {number: device for device, number in _DEVICES.items()}
 
 
 def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
-    """The served entities that a caller asks for."""
+    """The served entities that a caller asks for.
+
+    Raises:
+        InvalidConfig: A time of theirs is out of bounds.
+    """
     return [
         EntityRequest(
             name=entity.name,
@@ -116,8 +122,9 @@ def entity_requests(config: endpoint_pb2.EndpointConfig) -> list[EntityRequest]:
             idle_seconds=_idle_seconds(entity),
             allow_code=entity.allow_code,
             environment=dict(entity.environment),
+            runtime=runtime_options(entity.runtime, f"config.served_entities[{index}].runtime"),
         )
-        for entity in config.served_entities
+        for index, entity in enumerate(config.served_entities)
     ]
 
 
@@ -269,6 +276,8 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         allow_code=entity.allow_code,
         environment=entity.environment,
     )
+    if entity.runtime != RuntimeOptions():
+        message.runtime.CopyFrom(runtime_message(entity.runtime))
     if entity.idle_seconds:
         message.scale_to_zero_after.FromTimedelta(timedelta(seconds=entity.idle_seconds))
     return message

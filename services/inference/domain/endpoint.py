@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from services.inference.domain.canary import Canary, CanaryPlan, CanaryState, check_plan
 from services.inference.domain.environment import environment_violations
+from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
 from services.inference.domain.traffic import TrafficPolicy
@@ -119,6 +120,7 @@ class EntityRequest:
     """Whether the model's author's code may run."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of its process; secrets by their names."""
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     @property
     def least_concurrency(self) -> int:
@@ -152,6 +154,8 @@ class ServedEntity:
     idle_seconds: float = 0.0
     allow_code: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    """How the runtime runs it."""
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
@@ -172,6 +176,7 @@ class ServedEntity:
             idle_seconds=self.idle_seconds,
             allow_code=self.allow_code,
             environment=self.environment,
+            runtime=self.runtime,
         )
 
 
@@ -193,6 +198,16 @@ class EndpointConfig:
     def signature(self) -> Signature:
         """The interface that all entities share."""
         return self.entities[0].signature
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of a request that every entity takes."""
+        return min(entity.runtime.max_rows for entity in self.entities)
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether requests belong to sequences."""
+        return self.entities[0].runtime.sequences is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,17 +22,16 @@ async def ask_once(runtime: Runtime, served: Served, request: bytes, timeout: fl
     Args:
         runtime: Asks the models.
         served: The entity.
-        request: The caller's serialised request.
+        request: As `Served.told` made it.
         timeout: Seconds that the caller has.
 
     Raises:
         TesseraError: As `Runtime.infer`; ModelFailed too when the responses are too many bytes.
     """
-    told = request + served.request_suffix
     if not served.streams:
-        return await runtime.infer(told, timeout)
+        return await runtime.infer(request, timeout)
     whole = Assembly(LARGEST_ANSWER)
-    async with aclosing(runtime.stream(told, timeout)) as responses:
+    async with aclosing(runtime.stream(request, timeout)) as responses:
         async for response in responses:
             whole.add(response)
             if whole.is_cut:

@@ -10,7 +10,6 @@ from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.signature import Role, TensorSpec
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.routing import Route, RouteTable
-from services.inference.runtime.bundle import MAX_BATCH_ROWS
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.rpc.authority import Authority
@@ -77,7 +76,7 @@ class Descriptions:
         config = model_config_pb2.ModelConfig(
             name=route.endpoint.name,
             platform=_SERVER_NAME,
-            max_batch_size=MAX_BATCH_ROWS if signature.batched else 0,
+            max_batch_size=route.max_rows if signature.batched else 0,
         )
         config.model_transaction_policy.decoupled = signature.streams
         first = 1 if signature.batched else 0

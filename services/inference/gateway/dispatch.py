@@ -109,8 +109,8 @@ class Dispatcher:
         self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
     ) -> bytes:
         served = self._choose(exchange, route, request, metadata, timeout)
-        # Who asks for a version wants that one's answer or none.
-        if route.fallback_codes and not request.model_version:
+        # Who asks for a version, or goes on with a sequence, wants that one's answer or none.
+        if route.fallback_codes and not request.model_version and not exchange.sequence:
             return await self._ask_until_answered(exchange, route, served, timeout)
         return await self._ask(exchange, served, timeout)
 
@@ -127,7 +127,8 @@ class Dispatcher:
             timeout = await self._hold.wait(timeout)
             route = exchange.route = self._routes.find(request.model_name)
         served = self._choose(exchange, route, request, metadata, timeout)
-        others = iter(() if request.model_version else route.others(served))
+        alone = bool(request.model_version or exchange.sequence)
+        others = iter(() if alone else route.others(served))
         while True:
             try:
                 async with aclosing(self._stream(exchange, served, deadline)) as responses:
@@ -150,6 +151,9 @@ class Dispatcher:
     ) -> Served:
         version = request.model_version
         key = _sticky_key(metadata) if route.is_sticky and not version else None
+        if exchange.sequence and not version:
+            # Its state is with the entity that had the request before.
+            key = exchange.sequence.encode()
         served = route.choose(version) if key is None else route.choose_by_key(key)
         exchange.served = served
         if route.shadows:
@@ -234,7 +238,8 @@ class Dispatcher:
     async def _run_now(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         exchange.model_began = perf_counter_ns()
         try:
-            reply = await ask_once(self._runtime, served, exchange.request, timeout)
+            told = served.told(exchange.request, exchange.sequence)
+            reply = await ask_once(self._runtime, served, told, timeout)
             exchange.model_answered = True
             return reply
         except RuntimeUnavailable:
@@ -274,7 +279,7 @@ class Dispatcher:
     async def _responses(
         self, exchange: Exchange, served: Served, deadline: float
     ) -> AsyncGenerator[bytes]:
-        nap, told = served.nap, exchange.request + served.request_suffix
+        nap, told = served.nap, served.told(exchange.request, exchange.sequence)
         while True:
             began = perf_counter_ns()
             if nap is not None:

@@ -25,6 +25,7 @@ from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Route, RouteTable
+from services.inference.gateway.sequences import own_sequence
 from services.inference.gateway.status import failure_of, public_status
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import TesseraError
@@ -202,7 +203,7 @@ class InferenceHandler:
         await self.admit_caller(exchange, request.model_name, metadata)
         # A configuration may have become ready meanwhile, and the models of this one be unloaded.
         exchange.route = route = self._routes.find(exchange.endpoint)
-        route.rules.check(request)
+        _hold_to_rules(exchange, route, request)
         return request, route
 
     async def admit_caller(self, exchange: Exchange, name: str, metadata: Metadata) -> Route:
@@ -252,7 +253,7 @@ class InferenceHandler:
             TesseraError: The model gave no answer; see `Dispatcher.ask`.
         """
         exchange.route = route = self._routes.find(exchange.endpoint)
-        route.rules.check(request)
+        _hold_to_rules(exchange, route, request)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
@@ -289,3 +290,9 @@ def reply_suffix(exchange: Exchange) -> bytes:
     """What turns the runtime's response into the caller's."""
     suffix = exchange.served.reply_suffix if exchange.served is not None else b""
     return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))
+
+
+def _hold_to_rules(exchange: Exchange, route: Route, request: Any) -> None:
+    route.rules.check(request)
+    if route.has_sequences:
+        exchange.sequence = own_sequence(exchange.requester, request)

@@ -51,6 +51,7 @@ class Exchange:
         "request_id",
         "requester",
         "route",
+        "sequence",
         "served",
         "span",
         "spool_began",
@@ -81,6 +82,8 @@ class Exchange:
         self.queue_us = 0
         """Microseconds of waiting for a place."""
         self.spool_began = self.spool_ended = 0
+        self.sequence = ""
+        """The sequence that the request belongs to, told apart from other callers'."""
         self.chunk_times_us: list[int] = []
         """When each response of a stream came, in microseconds after the request."""
         self.reply_cut = False
@@ -97,6 +100,7 @@ class Exchange:
         shadow.route = self.route
         shadow.served = served
         shadow.leg = SHADOW
+        shadow.sequence = self.sequence
         return shadow
 
     def end_model(self) -> None:

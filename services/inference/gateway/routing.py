@@ -14,9 +14,9 @@ from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.admission import Gate
 from services.inference.gateway.nap import Nap, Naps
+from services.inference.gateway.sequences import sequence_field
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
-from services.inference.runtime.bundle import MAX_BATCH_ROWS
 
 __all__ = ["Route", "RouteTable", "Served", "Shadow"]
 
@@ -76,6 +76,12 @@ class Served:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def told(self, request: bytes, sequence: str) -> bytes:
+        """A caller's serialised request as the runtime gets it."""
+        if sequence:
+            return request + sequence_field(sequence) + self.request_suffix
+        return request + self.request_suffix
 
     @property
     def in_flight(self) -> int:
@@ -145,8 +151,10 @@ class Route:
         "endpoint",
         "entities",
         "fallback_codes",
+        "has_sequences",
         "is_sticky",
         "limits",
+        "max_rows",
         "rules",
         "sampled",
         "shadows",
@@ -162,7 +170,13 @@ class Route:
             kept.get(entity.runtime_name) or Served(endpoint, entity, naps)
             for entity in endpoint.config.entities
         )
-        self.rules = RequestRules(endpoint.config.signature, MAX_BATCH_ROWS)
+        self.max_rows = endpoint.config.max_rows
+        """Most rows of a request, where rows can be put together."""
+        self.has_sequences = endpoint.config.has_sequences
+        """Whether requests belong to sequences."""
+        self.rules = RequestRules(
+            endpoint.config.signature, self.max_rows, sequences=self.has_sequences
+        )
         settings = endpoint.settings
         self.sampled = settings.sampling_fraction
         """Share of the requests that are kept."""

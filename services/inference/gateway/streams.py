@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from tritonclient.grpc import service_pb2
 
@@ -32,6 +31,7 @@ from services.inference.gateway.infer import (
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import LARGEST_BODY, Exchange
 from services.inference.gateway.routing import Route
+from services.inference.gateway.sequences import sequence_in
 from services.inference.gateway.status import public_status
 from services.inference.gateway.wire import message_field
 from tessera_kit.errors import Unauthenticated
@@ -44,7 +44,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _AS_STATUS: Final = "triton_grpc_error"
 _STATUS: Final = "tessera_status_code"
 """Parameter of a failure in a stream: its gRPC status code."""
-_SEQUENCE: Final = "sequence_id"
 _INFER_RESPONSE: Final = 2
 _RETRY_SECONDS: Final = 0.05
 _OK: Final = 0
@@ -136,7 +135,7 @@ class _Stream:
         async with asyncio.TaskGroup() as tasks:
             async for data in requests:
                 await self._places.acquire()
-                sequence = _sequence(data)
+                sequence = sequence_in(data)
                 before = self._sequences.get(sequence) if sequence else None
                 task = tasks.create_task(self._answer(data, before))
                 if sequence:
@@ -219,20 +218,6 @@ class _Stream:
         # One at a time: each waits here while the caller does not read.
         async with self._writing:
             await self._context.write(message)
-
-
-def _sequence(data: bytes) -> str:
-    """The sequence that a serialised request belongs to; empty for none."""
-    if _SEQUENCE.encode() not in data:
-        return ""
-    try:
-        request: Any = service_pb2.ModelInferRequest.FromString(data)
-    except DecodeError:
-        return ""
-    if _SEQUENCE not in request.parameters:
-        return ""
-    value = request.parameters[_SEQUENCE]
-    return f"{request.model_name}/{value.string_param or value.int64_param}"
 
 
 def _failure(exchange: Exchange, status: status_pb2.Status) -> bytes:

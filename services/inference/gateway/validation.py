@@ -15,7 +15,10 @@ from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.errors import InvalidInference
 from tessera_kit.errors import FieldViolation
 
-__all__ = ["LONGEST_CLIENT_ID", "RequestRules"]
+__all__ = ["LONGEST_CLIENT_ID", "SEQUENCE_ID", "RequestRules", "sequence_of"]
+
+SEQUENCE_ID: Final = "sequence_id"
+"""Parameter of a request: which sequence it belongs to, a number or a text."""
 
 LONGEST_CLIENT_ID: Final = 512
 """Longest `id` that a caller may give a request, in characters."""
@@ -23,6 +26,8 @@ _MOST_PARAMETERS: Final = 64
 _HARMLESS_PARAMETERS: Final = frozenset({"triton_enable_empty_final_response"})
 """perf_analyzer sends it along; it has a meaning only for streams."""
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
+_SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
+_LONGEST_SEQUENCE: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,13 @@ class RequestRules:
     Args:
         signature: What its models take and give.
         max_rows: Most rows of one request, where rows can be put together.
+        sequences: Whether each request belongs to a sequence.
     """
 
-    __slots__ = ("_batched", "_inputs", "_max_rows", "_outputs", "_required")
+    __slots__ = ("_batched", "_inputs", "_max_rows", "_outputs", "_required", "_sequences")
 
-    def __init__(self, signature: Signature, max_rows: int) -> None:
+    def __init__(self, signature: Signature, max_rows: int, *, sequences: bool = False) -> None:
+        self._sequences = sequences
         self._batched = signature.batched
         self._max_rows = max_rows
         self._inputs = {spec.name: _rule(spec) for spec in signature.inputs}
@@ -61,7 +68,9 @@ class RequestRules:
         if len(request.id) > LONGEST_CLIENT_ID:
             yield FieldViolation("id", f"must have at most {LONGEST_CLIENT_ID} characters")
         if request.parameters:
-            yield from _parameters(request.parameters)
+            yield from _parameters(request.parameters, self._sequences)
+        if self._sequences:
+            yield from _sequence(request.parameters)
         raw = request.raw_input_contents
         inputs = request.inputs
         if raw and len(raw) != len(inputs):
@@ -185,12 +194,35 @@ def _typed_content(datatype: Datatype, contents: Any, count: int) -> str | None:
     return f"has no {datatype.contents}; its shape needs {count} elements"
 
 
-def _parameters(parameters: Any) -> Iterator[FieldViolation]:
+def _parameters(parameters: Any, sequences: bool) -> Iterator[FieldViolation]:
     if len(parameters) > _MOST_PARAMETERS:
         yield FieldViolation("parameters", f"must be at most {_MOST_PARAMETERS}")
     for name in parameters:
+        if sequences and name in (SEQUENCE_ID, *_SEQUENCE_FLAGS):
+            continue
         if name.startswith(_RESERVED_PARAMETERS) and name not in _HARMLESS_PARAMETERS:
             yield FieldViolation(f"parameters[{name[:64]!r}]", "is not served")
+
+
+def _sequence(parameters: Any) -> Iterator[FieldViolation]:
+    path = f"parameters[{SEQUENCE_ID!r}]"
+    if not sequence_of(parameters):
+        yield FieldViolation(
+            path, "is missing: the model keeps state, so a request names its sequence; not 0"
+        )
+    elif len(sequence_of(parameters)) > _LONGEST_SEQUENCE:
+        yield FieldViolation(path, f"must have at most {_LONGEST_SEQUENCE} characters")
+    for name in _SEQUENCE_FLAGS:
+        if name in parameters and parameters[name].WhichOneof("parameter_choice") != "bool_param":
+            yield FieldViolation(f"parameters[{name!r}]", "must be true or false")
+
+
+def sequence_of(parameters: Any) -> str:
+    """The sequence that a request's parameters name; empty for none."""
+    if SEQUENCE_ID not in parameters:
+        return ""
+    told = parameters[SEQUENCE_ID]
+    return str(getattr(told, told.WhichOneof("parameter_choice") or "string_param") or "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

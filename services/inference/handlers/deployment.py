@@ -335,6 +335,7 @@ class Deployer:
             entity.instance_count,
             sources,
             entity.instance_groups,
+            entity.runtime,
         )
 
     async def _conclude(self, endpoint: Endpoint, failure: str | None) -> Endpoint | None:

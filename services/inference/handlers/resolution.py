@@ -13,6 +13,7 @@ from services.inference.domain.endpoint import (
     check_entities,
     runtime_name,
 )
+from services.inference.domain.runtime_options import misfits
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
 from services.inference.domain.sizing import sized
 from services.inference.errors import CodeNotAllowed, InvalidConfig, ModelNotServable
@@ -106,6 +107,7 @@ class Resolver:
             idle_seconds=asked.idle_seconds,
             allow_code=asked.allow_code,
             environment=asked.environment,
+            runtime=asked.runtime,
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:
@@ -162,5 +164,10 @@ class Resolver:
                         f"takes or gives other tensors than {entities[0].name!r} does",
                     )
                 )
+            if (entity.runtime.sequences is None) != (entities[0].runtime.sequences is None):
+                wrong.append(
+                    FieldViolation(f"{path}.runtime.sequences", "is set for all entities or none")
+                )
+            wrong += misfits(f"{path}.runtime", entity.runtime, entity.signature)
         if wrong:
             raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.endpoint import Device, InstanceGroup
+from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.runtime.flavors import FLAVORS
+from services.inference.runtime.triton_config import triton_config
+from services.inference.runtime.warm_up import EXAMPLE, WarmUp, make_warm_up
 
-__all__ = ["ENVIRONMENT", "MAX_BATCH_ROWS", "ModelBundle", "make_bundle", "needed"]
+__all__ = ["ENVIRONMENT", "ModelBundle", "make_bundle", "needed"]
 
-MAX_BATCH_ROWS: Final = 8192
-"""Most rows of one request, and of the batch that Triton puts together from several."""
-_KINDS: Final = {Device.CPU: "KIND_CPU", Device.GPU: "KIND_GPU"}
+_USUAL: Final = RuntimeOptions()
 _PROGRAMS: Final = "services.inference.runtime.programs"
 _SMALLEST_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -45,6 +46,7 @@ def make_bundle(
     instance_count: int,
     sources: Mapping[str, bytes],
     groups: Sequence[InstanceGroup] = (),
+    options: RuntimeOptions = _USUAL,
 ) -> ModelBundle:
     """The bundle of a model version.
 
@@ -54,6 +56,7 @@ def make_bundle(
         instance_count: How many processes run it at once.
         sources: The version's files that `needed` tells, as they were uploaded, by path.
         groups: Instances by device; when empty, the runtime places `instance_count` of them.
+        options: How the runtime runs it.
 
     Raises:
         InvalidArchive: The files are not safe to load.
@@ -62,14 +65,18 @@ def make_bundle(
     groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
     told = {**_signature(signature, groups), **rule.settings(signature)}
     told |= {"loader": rule.loader, "file": rule.file}
+    warm_up: WarmUp | None = None
+    if options.warm_up_count:
+        warm_up = make_warm_up(signature, options.warm_up_count, sources.get(EXAMPLE))
     program = resources.files(_PROGRAMS).joinpath(f"{rule.program}.py")
     return ModelBundle(
-        config=json.dumps(_config(name, signature, groups)),
+        config=json.dumps(triton_config(name, signature, groups, options, warm_up)),
         files={
             "1/model.py": program.read_bytes(),
             "1/programs.zip": _programs(),
             "1/signature.json": json.dumps(told).encode(),
             **{f"1/{file}": data for file, data in rule.files(signature, sources).items()},
+            **(warm_up.files if warm_up is not None else {}),
         },
     )
 
@@ -77,7 +84,7 @@ def make_bundle(
 def needed(signature: Signature, paths: Iterable[str]) -> list[str]:
     """Which of a version's files its bundle is made of."""
     wanted = FLAVORS[signature.flavor].sources
-    return [path for path in paths if wanted(signature, path)]
+    return [path for path in paths if path == EXAMPLE or wanted(signature, path)]
 
 
 def _programs() -> bytes:
@@ -89,46 +96,6 @@ def _programs() -> bytes:
             entry = zipfile.ZipInfo(f"programs/{program.name}", _SMALLEST_DATE)
             archive.writestr(entry, program.read_bytes())
     return output.getvalue()
-
-
-def _config(name: str, signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
-    batched = signature.batched
-    config: dict[str, Any] = {
-        "name": name,
-        "backend": "python",
-        "max_batch_size": MAX_BATCH_ROWS if batched else 0,
-        "input": [_port(spec, batched) for spec in signature.inputs],
-        "output": [_port(spec, batched) for spec in signature.outputs],
-        "instance_group": [_instances(group) for group in groups],
-    }
-    if batched:
-        # No waiting for company: what came while the model was busy is taken together. No limits
-        # of the queue either: with one, Triton's batcher (2.51) does not take requests ahead, and a
-        # request that comes just before the model waits for work again lies for half a second. A
-        # caller's deadline ends its stay in the queue by cancelling the call.
-        config["dynamic_batching"] = {}
-    return config
-
-
-def _instances(group: InstanceGroup) -> dict[str, Any]:
-    # Without a kind, Triton places instances on GPUs where there are some.
-    found: dict[str, Any] = {"count": group.count}
-    if group.device in _KINDS:
-        found["kind"] = _KINDS[group.device]
-    if group.gpus:
-        found["gpus"] = list(group.gpus)
-    return found
-
-
-def _port(spec: TensorSpec, batched: bool) -> dict[str, Any]:
-    port: dict[str, Any] = {
-        "name": spec.name,
-        "data_type": DATATYPES[spec.datatype].triton,
-        "dims": list(spec.shape[1:] if batched else spec.shape),
-    }
-    if spec.role is Role.METADATA:
-        port["optional"] = True
-    return port
 
 
 def _signature(signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:

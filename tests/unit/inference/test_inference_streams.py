@@ -14,9 +14,9 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from services.inference.domain.endpoint import Endpoint
+from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import ModelFailed, RuntimeUnavailable
-from services.inference.gateway import streams
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceLimits
 from services.inference.gateway.streams import StreamLimits
 from tests.helpers import eventually
@@ -330,14 +330,32 @@ async def test_a_unary_caller_gets_the_responses_as_one(
     assert values(record.response) == [0.0, 1.0, 2.0]
 
 
-async def test_requests_of_a_sequence_wait_for_each_other(make_request: Make) -> None:
-    def of(sequence: Any) -> bytes:
-        request = make_request()
-        if isinstance(sequence, int):
-            request.parameters["sequence_id"].int64_param = sequence
-        elif sequence:
-            request.parameters["sequence_id"].string_param = sequence
-        return bytes(request.SerializeToString())
+async def test_requests_of_a_sequence_wait_for_each_other(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    endpoint = streaming(make_endpoint())
+    assert endpoint.config is not None
+    (entity,) = endpoint.config.entities
+    keeping = replace(entity, runtime=RuntimeOptions(sequences=SequenceOptions()))
+    gateway = Gateway(replace(endpoint, config=replace(endpoint.config, entities=(keeping,))))
+    running: list[str] = []
+    go = asyncio.Event()
 
-    assert [streams._sequence(of(one)) for one in (7, "a", None)] == ["flights/7", "flights/a", ""]
-    assert streams._sequence(b"sequence_id\xff\xff") == ""
+    async def streamed(request: bytes) -> AsyncGenerator[bytes]:
+        running.append(service_pb2.ModelInferRequest.FromString(request).id)
+        await go.wait()
+        yield chunk(1)
+
+    def of(sequence: str, request_id: str) -> Any:
+        request = make_request(request_id=request_id)
+        request.parameters["sequence_id"].string_param = sequence
+        return request
+
+    gateway.runtime.streamed = streamed
+    requests = [of("a", "a1"), of("a", "a2"), of("b", "b1"), of("a", "a3")]
+    task = asyncio.create_task(run(gateway, requests, StreamContext()))
+    await eventually(lambda: len(running) == 2)
+    assert sorted(running) == ["a1", "b1"]
+    go.set()
+    assert len(await task) == 4
+    assert [one for one in running if one.startswith("a")] == ["a1", "a2", "a3"]

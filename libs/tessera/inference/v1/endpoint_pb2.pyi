@@ -344,6 +344,7 @@ class ServedEntity(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ALLOW_CODE_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -395,6 +396,10 @@ class ServedEntity(_message.Message):
         values are shown to everybody who may see the endpoint.
         """
 
+    @_builtins.property
+    def runtime(self) -> Global___RuntimeOptions:
+        """How the model runtime runs it."""
+
     def __init__(
         self,
         *,
@@ -415,14 +420,91 @@ class ServedEntity(_message.Message):
         state: Global___ServedEntityState.ValueType = ...,
         allow_code: _builtins.bool = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        runtime: Global___RuntimeOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime", "scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "environment", b"environment", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "environment", b"environment", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "runtime", b"runtime", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServedEntity: _TypeAlias = ServedEntity  # noqa: Y015
+
+@_typing.final
+class RuntimeOptions(_message.Message):
+    """How the model runtime runs a served model; what is not given follows from the model's signature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    PREFERRED_BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_DELAY_FIELD_NUMBER: _builtins.int
+    RESPONSE_CACHE_FIELD_NUMBER: _builtins.int
+    WARM_UP_COUNT_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    max_batch_size: _builtins.int
+    """The most rows of a request, and of what the runtime puts together from several; 8192 when 0."""
+    response_cache: _builtins.bool
+    """Answers requests with equal inputs from the runtime's memory, without running the model. Needs a runtime that was started with a cache."""
+    warm_up_count: _builtins.int
+    """How often each instance answers the rows (at most 16) of the version's example.json, or one of zeros without it, before any other request."""
+    @_builtins.property
+    def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of rows that are run at once as soon as there are as many, instead of waiting for the end of max_queue_delay."""
+
+    @_builtins.property
+    def max_queue_delay(self) -> _duration_pb2.Duration:
+        """How long a request waits for others to be run with; not at all when absent. At most 10 seconds."""
+
+    @_builtins.property
+    def sequences(self) -> Global___SequenceOptions:
+        """For models that keep state: requests name a sequence by the parameter "sequence_id". Set for all served entities or none."""
+
+    def __init__(
+        self,
+        *,
+        max_batch_size: _builtins.int = ...,
+        preferred_batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        max_queue_delay: _duration_pb2.Duration | None = ...,
+        response_cache: _builtins.bool = ...,
+        warm_up_count: _builtins.int = ...,
+        sequences: Global___SequenceOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_queue_delay", b"max_queue_delay", "sequences", b"sequences"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_queue_delay", b"max_queue_delay", "preferred_batch_sizes", b"preferred_batch_sizes", "response_cache", b"response_cache", "sequences", b"sequences", "warm_up_count", b"warm_up_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuntimeOptions: _TypeAlias = RuntimeOptions  # noqa: Y015
+
+@_typing.final
+class SequenceOptions(_message.Message):
+    """How requests of a sequence are kept together: on one instance, one after the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_IDLE_FIELD_NUMBER: _builtins.int
+    MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
+    max_sequences: _builtins.int
+    """How many sequences an instance has at once, while further ones wait; 256 when 0."""
+    @_builtins.property
+    def max_idle(self) -> _duration_pb2.Duration:
+        """After how long without a request a sequence is forgotten; a minute when absent. At most a day."""
+
+    def __init__(
+        self,
+        *,
+        max_idle: _duration_pb2.Duration | None = ...,
+        max_sequences: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_idle", b"max_idle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_idle", b"max_idle", "max_sequences", b"max_sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceOptions: _TypeAlias = SequenceOptions  # noqa: Y015
 
 @_typing.final
 class EndpointConfig(_message.Message):
