@@ -324,9 +324,9 @@ class Chart {
     if (all > read.length) notes.push(`${all - read.length} more`);
     if (notes.length) this.readout.append(make("p", {}, notes.join(", ")));
     this.readout.hidden = false;
-    const left = this.at[0] > this.width / 2;
-    this.readout.style.left = left ? "auto" : `${this.at[0] + 14}px`;
-    this.readout.style.right = left ? `${this.width - this.at[0] + 14}px` : "auto";
+    const size = this.readout.offsetWidth;
+    const left = this.at[0] > this.width / 2 ? this.at[0] - 14 - size : this.at[0] + 14;
+    this.readout.style.left = `${Math.min(Math.max(left, 0), Math.max(this.width - size, 0))}px`;
     paint();
   }
 }
