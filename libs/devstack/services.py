@@ -115,6 +115,7 @@ def _settings(
         return name.upper().replace("-", "_")
 
     database = home.data(service.package) / f"{service.package}.db"
+    own = {"TESSERA_SECRETS_DIR": str(home.root / "secrets")} if service.name == "inference" else {}
     return {
         **client_settings(doors, files(home)),
         **{
@@ -126,7 +127,7 @@ def _settings(
         "TESSERA_SERVICE_TOKEN_FILE": str(home.tokens / f"{service.package}.token"),
         "TESSERA_SERVICE_TOKENS_DIR": str(home.tokens),
         "TESSERA_DATA_DIR": str(home.data(service.name)),
-        "TESSERA_SECRETS_DIR": str(home.root / "secrets"),
         "TESSERA_TELEMETRY_CLICKHOUSE": "1",
         "TESSERA_HOME": str(home.root),
+        **own,
     }
