@@ -6,7 +6,7 @@ import math
 from base64 import b64decode
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tessera.pages.curves import Column, Columns, packed
@@ -18,8 +18,11 @@ def decoded(columns: Columns, column: Column) -> list[float]:
     index, low, scale, logarithmic = column
     numbers = np.frombuffer(b64decode(columns.texts[int(index)]), "<u2")
     special = {65_533: -math.inf, 65_534: math.inf, 65_535: math.nan}
-    values = [special.get(int(one), low + int(one) * scale) for one in numbers]
-    return [math.exp(one) if logarithmic else one for one in values]
+    shown = math.exp if logarithmic else float
+    return [
+        special[int(one)] if int(one) in special else shown(low + int(one) * scale)
+        for one in numbers
+    ]
 
 
 def bucket(step: int, mean: float, count: int = 1, spread: float = 0.0) -> pb.MetricBucket:
@@ -37,6 +40,7 @@ def bucket(step: int, mean: float, count: int = 1, spread: float = 0.0) -> pb.Me
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=50))
+@example([1.0, 100.0, -math.inf])
 def test_values_are_kept_within_a_step_of_their_range(values: list[float]) -> None:
     columns = Columns()
     column = columns.real(values)
