@@ -62,6 +62,7 @@ class Dispatcher:
         self._lost = lost
         self._follow = follow
         self._moving = asyncio.Lock()
+        self._looks = 0
 
     async def ask(
         self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
@@ -94,10 +95,12 @@ class Dispatcher:
 
     async def _moved(self, exchange: Exchange, route: Route) -> Route | None:
         """The route that another process has led the endpoint's requests to; None for no other."""
+        looks = self._looks
         async with self._moving:
-            # Whoever waited for its turn may find it done.
+            # Whoever waited for its turn may find it done: one look serves all who came before it.
             found = self._routes.find(exchange.endpoint)
-            if found.config_version == route.config_version:
+            if found.config_version == route.config_version and self._looks == looks:
+                self._looks += 1
                 await self._follow()
                 found = self._routes.find(exchange.endpoint)
         if found.config_version == route.config_version:
@@ -143,6 +146,7 @@ class Dispatcher:
                     if moved is not None:
                         route, left = moved, deadline - perf_counter()
                         served = self._choose(exchange, route, request, metadata, left)
+                        others = iter(() if alone else route.others(served))
                         continue
                 served = self._other(exchange, route, others, error, deadline)
 

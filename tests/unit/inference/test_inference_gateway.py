@@ -21,7 +21,7 @@ from services.inference.adapters.memory import (
 )
 from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
-from services.inference.errors import InvalidInference, ModelFailed
+from services.inference.errors import InvalidInference, ModelFailed, ModelNotLoaded
 from services.inference.gateway import records
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.hold import RuntimeHold
@@ -111,6 +111,7 @@ class Gateway:
         self.routes = RouteTable()
         self.routes.put(endpoint)
         self.lost: list[str] = []
+        self.looks = 0
         self.metrics = Metrics()
         counts = GatewayMetrics(self.metrics)
         self.recorder = Recorder(self.capture, self.routes, counts)
@@ -140,6 +141,8 @@ class Gateway:
 
     async def _follow(self) -> None:
         """No other process changes anything."""
+        self.looks += 1
+        await asyncio.sleep(0)
 
     def _on_lost(self, runtime_name: str) -> None:
         self.lost.append(runtime_name)
@@ -551,3 +554,15 @@ async def test_records_tell_endpoints_of_one_name_apart(
 ) -> None:
     await gateway.infer(make_request(), Context())
     assert gateway.records[0].endpoint_id == "id-flights"
+
+
+async def test_many_requests_of_a_lost_model_share_a_look_at_the_store(
+    gateway: Gateway, make_request: Make
+) -> None:
+    async def gone(_: bytes) -> bytes:
+        raise ModelNotLoaded("the model is not loaded")
+
+    gateway.answer = gone
+    await asyncio.gather(*(gateway.refused(make_request(), Context()) for _ in range(50)))
+    assert len(gateway.records) == 50
+    assert 1 <= gateway.looks <= 2
