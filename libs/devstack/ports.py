@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -68,8 +68,13 @@ def allocate(
             variable = f"TESSERA_PORT_{name.upper().replace('-', '_')}"
             if variable in environment:
                 chosen[name] = _required(variable, environment[variable], held)
+                if list(chosen.values()).count(chosen[name]) > 1:
+                    raise StackError(
+                        f"{variable} names port {chosen[name]}, which another door has"
+                    )
             else:
-                chosen[name] = _kept_or_free(kept.get(name), held, claims)
+                others = {number for other, number in (kept | chosen).items() if other != name}
+                chosen[name] = _kept_or_free(kept.get(name), others, held, claims)
     finally:
         for listener in held:
             listener.close()
@@ -85,18 +90,21 @@ def _required(variable: str, text: str, held: list[socket.socket]) -> int:
     return int(text)
 
 
-def _kept_or_free(kept: int | None, held: list[socket.socket], claims: PortClaims) -> int:
-    if kept is not None and claims.claim(kept) and _hold(kept, held):
+def _kept_or_free(
+    kept: int | None, others: Container[int], held: list[socket.socket], claims: PortClaims
+) -> int:
+    """`others` are the stack's ports of other names: neither claim nor hold would refuse them."""
+    if kept is not None and kept not in others and claims.claim(kept) and _hold(kept, held):
         return kept
     for _ in range(1000):
         port = random.randrange(_FIRST, _LAST)  # noqa: S311 - a port is no secret
-        if claims.claim(port) and _hold(port, held):
+        if port not in others and claims.claim(port) and _hold(port, held):
             return port
     raise StackError(f"no free port between {_FIRST} and {_LAST} on {LOOPBACK}")
 
 
 def _hold(port: int, held: list[socket.socket]) -> bool:
-    """Binds the port until the allocation is over, so that two names never get the same one."""
+    """Whether nothing listens there; binds the port until the allocation is over."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     # As the engines do, so that connections of an earlier run in TIME_WAIT do not count as taken.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -68,6 +68,20 @@ def test_ports_are_free_distinct_and_kept(home: Home, claims: PortClaims) -> Non
     }
 
 
+def test_two_names_never_get_one_port(
+    home: Home, claims: PortClaims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter([23456, 23456, 23457, 23456, 23458])
+    monkeypatch.setattr("devstack.ports.random.randrange", lambda first, last: next(drawn))
+    assert allocate(home, ["a", "b"], {}, claims) == {"a": 23456, "b": 23457}
+    assert allocate(home, ["c"], {}, claims) == {"c": 23458}
+
+
+def test_one_port_for_two_names_is_refused(home: Home, claims: PortClaims) -> None:
+    with pytest.raises(StackError, match="TESSERA_PORT_B names port 23456, which another door has"):
+        allocate(home, ["a", "b"], {"TESSERA_PORT_A": "23456", "TESSERA_PORT_B": "23456"}, claims)
+
+
 def test_a_kept_port_that_somebody_took_is_replaced(home: Home, claims: PortClaims) -> None:
     port = allocate(home, ["a"], {}, claims)["a"]
     with socket.socket() as taker:
