@@ -223,6 +223,14 @@ def autologging_of_scikit_learn() -> None:
 
 
 @scenario
+def autologging_of_pytorch() -> None:
+    # Imported here, so that what breaks the import breaks this scenario alone.
+    from mlflow_lightning import autologged
+
+    autologged(f"{NAME}_line")
+
+
+@scenario
 def models_of_torch_and_the_registry() -> None:
     features = np.random.default_rng(2).random((4, 3)).astype(np.float32)
     module = torch.nn.Linear(3, 1)
