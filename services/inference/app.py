@@ -82,12 +82,14 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         stack.push_async_callback(runtime.close)
         authority = CatalogAuthority(own)
         catalog = GrpcCatalog(own, plain, largest_file=config.largest_model_file)
+        endpoints = SqlEndpoints(database)
         service = build_service(
             config,
             Outside(
-                endpoints=SqlEndpoints(database),
+                endpoints=endpoints,
                 models=catalog,
                 tables=catalog,
+                places=endpoints,
                 reader=ClickHousePayloads(clickhouse),
                 budgets=SqlBudgets(database),
                 process=LocalRuntimeProcess(config.triton.grpc_target),

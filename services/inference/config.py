@@ -109,6 +109,8 @@ class Config:
     """How often the runtime's models are looked at without a cause."""
     idle_seconds: float
     """After how long without a request an entity that scales to zero is unloaded, by default."""
+    body_sweep_seconds: float
+    """How often bodies are looked for whose rows are no longer kept."""
     database: DatabaseConfig
     """Where endpoints are kept."""
     kafka: KafkaConfig
@@ -148,6 +150,7 @@ class Config:
             runtime_growth_bytes=env.integer("TESSERA_INFERENCE_RUNTIME_GROWTH_MIB", 1024) << 20,
             reconcile_seconds=env.duration("TESSERA_INFERENCE_RECONCILE_INTERVAL", 1.0),
             idle_seconds=env.duration("TESSERA_INFERENCE_SCALE_TO_ZERO_AFTER", 1800.0),
+            body_sweep_seconds=env.duration("TESSERA_INFERENCE_BODY_SWEEP_INTERVAL", 3600.0),
             database=DatabaseConfig.from_env(env, "inference"),
             kafka=KafkaConfig.from_env(env),
             # Tables are named with their database, so any that is always there will do.

@@ -10,7 +10,8 @@ InvalidArgument
     └── UnsupportedMedia   a body is of a type that the door does not read
 NotFound
 ├── EndpointNotFound       no endpoint of that name, or the caller may not see it
-└── ConfigNotFound         the endpoint never had a configuration of that number
+├── ConfigNotFound         the endpoint never had a configuration of that number
+└── BodyNotFound           no such row, or it has no such body
 AlreadyExists
 ├── EndpointExists         the name is taken
 └── RequestIdReused        one request id for two different requests
@@ -57,6 +58,7 @@ from tessera_kit.errors import (
 )
 
 __all__ = [
+    "BodyNotFound",
     "CanaryRuns",
     "CodeNotAllowed",
     "ConfigNotFound",
@@ -141,6 +143,12 @@ class ConfigNotFound(NotFound):
     """The endpoint never had a configuration of that number."""
 
     reason = "CONFIG_NOT_FOUND"
+
+
+class BodyNotFound(NotFound):
+    """The table has no such row, or the row no such body."""
+
+    reason = "BODY_NOT_FOUND"
 
 
 class EndpointExists(AlreadyExists):

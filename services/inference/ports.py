@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
+from services.inference.domain.bodies import PayloadTable, Side, StoredBody
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.domain.table import COLUMNS, TableColumn
@@ -214,6 +215,12 @@ class Tables(Protocol):
             endpoint_id: Which endpoint of that name; the newest when empty.
         """
 
+    async def table_named(self, full_name: str) -> PayloadTable | None:
+        """The table of that full name, the newest if there were several; None for none."""
+
+    async def expiring_tables(self) -> Sequence[PayloadTable]:
+        """The tables that do not keep their rows for ever."""
+
 
 class PayloadStore(Protocol):
     """Where rows go."""
@@ -352,6 +359,14 @@ class TableStatistics:
 
 class TableReader(Protocol):
     """Reads inference tables."""
+
+    async def body(self, table: InferenceTable, request_id: str, side: Side) -> StoredBody | None:
+        """What the row of a request holds of a body; None when there is no row or no table."""
+
+    async def days_with_bodies(
+        self, table: InferenceTable, days: Sequence[date]
+    ) -> frozenset[date]:
+        """On which of the days requests arrived whose rows name an object; none without a table."""
 
     async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
         """Count the rows of requests from `since` on, all when None."""

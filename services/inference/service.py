@@ -21,12 +21,14 @@ from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
 from services.inference.gateway.streams import StreamHandler, StreamLimits
+from services.inference.handlers.body_sweep import BodySweep
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
 from services.inference.handlers.memory_watch import MemoryWatch
+from services.inference.handlers.payloads import Payloads
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import (
     Bundles,
@@ -39,6 +41,7 @@ from services.inference.ports import (
     Secrets,
     TableCatalog,
     TableReader,
+    Tables,
 )
 from services.inference.rest.errors import oip_error
 from services.inference.rest.routes import gateway_routes
@@ -64,6 +67,7 @@ class Outside:
     endpoints: Endpoints
     models: ModelRegistry
     tables: TableCatalog
+    places: Tables
     reader: TableReader
     budgets: RateBudgets
     process: RuntimeProcess
@@ -177,9 +181,23 @@ def build_service(config: Config, outside: Outside) -> Service:
     )
     descriptions = Descriptions(routes, outside.authority, version("tessera-ml"))
     protocol = InferenceProtocol(descriptions, infer, streams)
+    bodies = Payloads(
+        tables=outside.places,
+        reader=outside.reader,
+        objects=outside.objects,
+        authority=outside.authority,
+    )
+    sweep = BodySweep(
+        tables=outside.places,
+        reader=outside.reader,
+        objects=outside.objects,
+        clock=outside.clock,
+        metrics=telemetry.metrics,
+        interval_seconds=config.body_sweep_seconds,
+    )
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
-        InferenceServicer(handlers, canaries, elastic),
+        InferenceServicer(handlers, canaries, elastic, bodies),
         "tessera.inference.v1.InferenceService",
     )
     payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
@@ -209,5 +227,6 @@ def build_service(config: Config, outside: Outside) -> Service:
             BackgroundTask("rate limits", limiter.run),
             BackgroundTask("runtime memory", watch.run),
             BackgroundTask("shipper", shipper.run),
+            BackgroundTask("bodies", sweep.run),
         ),
     )

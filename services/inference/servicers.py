@@ -17,10 +17,13 @@ from services.inference.convert.endpoints import (
     traffic_policy,
     with_states,
 )
+from services.inference.domain.bodies import Side
 from services.inference.domain.endpoint import Endpoint
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.payloads import Payloads
+from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2
 from tessera.inference.v1 import inference_service_pb2 as pb
 from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
@@ -31,15 +34,25 @@ __all__ = ["InferenceServicer"]
 
 _PAGE_SCOPE: Final = "inference.endpoints"
 _CONFIG_SCOPE: Final = "inference.configs"
+_SIDES: Final = {pb.PAYLOAD_SIDE_REQUEST: Side.REQUEST, pb.PAYLOAD_SIDE_RESPONSE: Side.RESPONSE}
+_JSON: Final = inference_events_pb2.PAYLOAD_ENCODING_JSON
+_MESSAGE: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
 
 
 class InferenceServicer(InferenceServiceServicer):
     """Translates between the contract and the handlers."""
 
-    def __init__(self, handlers: EndpointHandlers, canaries: Canaries, elastic: Elastic) -> None:
+    def __init__(
+        self,
+        handlers: EndpointHandlers,
+        canaries: Canaries,
+        elastic: Elastic,
+        payloads: Payloads,
+    ) -> None:
         self._handlers = handlers
         self._canaries = canaries
         self._elastic = elastic
+        self._payloads = payloads
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: Any
@@ -192,6 +205,21 @@ class InferenceServicer(InferenceServiceServicer):
             current_principal(), request.name, optional_time(request.since)
         )
         return statistics_message(counts)
+
+    async def ReadPayloadBody(
+        self, request: pb.ReadPayloadBodyRequest, context: Any
+    ) -> AsyncIterator[pb.ReadPayloadBodyResponse]:
+        """Read the body of a request or of its response."""
+        body = await self._payloads.body(
+            current_principal(),
+            request.table_full_name,
+            request.request_id,
+            _SIDES[request.side],
+        )
+        encoding = _JSON if body.is_json else _MESSAGE
+        yield pb.ReadPayloadBodyResponse(size_bytes=body.size, encoding=encoding)
+        async for chunk in body.chunks:
+            yield pb.ReadPayloadBodyResponse(chunk=chunk)
 
     def _told(self, endpoint: Endpoint) -> endpoint_pb2.Endpoint:
         return with_states(endpoint_message(endpoint), self._elastic.states(endpoint))

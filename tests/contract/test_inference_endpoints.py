@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from services.inference.adapters.memory import InMemoryEndpoints
 from services.inference.adapters.sql import METADATA, SqlEndpoints
+from services.inference.domain.bodies import PayloadTable
 from services.inference.domain.canary import Canary, CanaryGuards, CanaryPlan, CanaryStep
 from services.inference.domain.endpoint import (
     Device,
@@ -208,6 +209,20 @@ class EndpointsContract:
         assert await store.table_of("flights", endpoint.endpoint_id) == endpoint.table
         assert await store.table_of("flights", "unknown") is None
         assert await store.table_of("other", endpoint.endpoint_id) is None
+
+    async def test_tables_are_known_by_their_names_and_retention(self, store: SqlEndpoints) -> None:
+        kept = EndpointSettings(retention_days=30)
+        gone = replace(make_endpoint(), settings=kept)
+        await store.add(gone, "", [])
+        await store.delete(gone, [])
+        again, other = make_endpoint(), make_endpoint("other")
+        await store.add(again, "", [])
+        await store.add(other, "", [])
+        found = await store.table_named(again.table.full_name)
+        assert found == PayloadTable(again.endpoint_id, again.table, 0)
+        assert await store.table_named("a.b.unknown_payload") is None
+        expiring = await store.expiring_tables()
+        assert list(expiring) == [PayloadTable(gone.endpoint_id, gone.table, 30)]
 
 
 class TestMemory(EndpointsContract):

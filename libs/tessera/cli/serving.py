@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +34,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
     serving = (
         *(endpoints, endpoint_configs, cancel_update, rollback, traffic),
-        *(canary, canary_end, limits, predict),
+        *(canary, canary_end, limits, predict, payload),
     )
     for verb in (*serving, monitors, windows, alerts):
         panel = _SERVING if verb in serving else _MONITORING
@@ -177,6 +180,32 @@ def predict(
         prediction = client.inference.predict(endpoint, arrays)
     outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
     print_json({"outputs": outputs, "tessera_request_id": prediction.request_id})
+
+
+class Side(StrEnum):
+    """Which of the two bodies of a request."""
+
+    REQUEST = "request"
+    RESPONSE = "response"
+
+
+def payload(
+    table: Annotated[str, typer.Argument(help="An inference table, or an endpoint's name.")],
+    request_id: Annotated[str, typer.Argument(help="The row's tessera_request_id.")],
+    side: Annotated[Side, typer.Argument(help="Which of the two bodies.")] = Side.RESPONSE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")
+    ] = None,
+) -> None:
+    """Fetch the body of a request or of its response, those too that are too large for a row."""
+    with ExitStack() as stack:
+        client = stack.enter_context(Client())
+        chunks = client.inference.payload_chunks(table, request_id, side.value)
+        first = next(chunks, b"")  # Before the file is made: there may be no such body.
+        file = sys.stdout.buffer if output is None else stack.enter_context(output.open("wb"))
+        file.write(first)
+        for chunk in chunks:
+            file.write(chunk)
 
 
 def monitors(as_json: JsonOption = False) -> None:

@@ -313,6 +313,12 @@ SPOOL_PENDING: Final = Metric(
     "By",
     "Bytes of the spool that are not on the bus yet.",
 )
+BODIES_REMOVED: Final = Metric(
+    "tessera.inference.bodies.removed",
+    Instrument.COUNTER,
+    "{body}",
+    "Bodies removed from the object store because their rows are no longer kept.",
+)
 SINK_ROWS: Final = Metric(
     "tessera.sink.rows",
     Instrument.COUNTER,

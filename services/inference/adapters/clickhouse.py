@@ -6,18 +6,19 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import orjson
 
+from services.inference.domain.bodies import Side, StoredBody
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.domain.table import COLUMNS
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
 from tessera_kit.store.clickhouse import ClickHouse, qualified_name
-from tessera_kit.store.clickhouse_errors import QueryRejected
+from tessera_kit.store.clickhouse_errors import QueryRejected, TableNotFound
 
 __all__ = ["VALUES_NOT_TYPED", "ClickHousePayloads"]
 
@@ -99,6 +100,35 @@ class ClickHousePayloads:
             deduplication_token=token,
             settings=_INSERT_SETTINGS,
         )
+
+    async def body(self, table: InferenceTable, request_id: str, side: Side) -> StoredBody | None:
+        """What the row of a request holds of a body."""
+        try:
+            result = await self._client.query(
+                f"SELECT request_date, {side.value}, {side.value}_object, logging_error_codes "  # noqa: S608
+                f"FROM {_name(table)} WHERE tessera_request_id = {{id:String}} LIMIT 1",
+                {"id": request_id},
+            )
+        except TableNotFound:
+            return None
+        for day, text, key, codes in result.rows:
+            return StoredBody(day, text, key, tuple(codes))
+        return None
+
+    async def days_with_bodies(
+        self, table: InferenceTable, days: Sequence[date]
+    ) -> frozenset[date]:
+        """On which of the days requests arrived whose rows name an object."""
+        try:
+            result = await self._client.query(
+                f"SELECT DISTINCT request_date FROM {_name(table)} "  # noqa: S608
+                "WHERE request_date IN {days:Array(Date)} "
+                "AND (request_object != '' OR response_object != '')",
+                {"days": list(days)},
+            )
+        except TableNotFound:
+            return frozenset()
+        return frozenset(row[0] for row in result.rows)
 
     async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
         """Count the rows of requests from `since` on."""

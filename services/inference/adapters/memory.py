@@ -6,11 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.bodies import PayloadTable, Side, StoredBody
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.domain.table import COLUMNS, TableColumn
@@ -58,6 +59,7 @@ class InMemoryEndpoints:
         self._requests: dict[tuple[str, str], str] = {}
         self._tables: dict[str, InferenceTable] = {}
         self._tables_by_id: dict[tuple[str, str], InferenceTable] = {}
+        self._payload_tables: list[PayloadTable] = []
         self._configs: dict[str, dict[int, EndpointConfig]] = {}
 
     async def add(self, endpoint: Endpoint, request_id: str, tells: Sequence[Event]) -> Endpoint:
@@ -70,6 +72,9 @@ class InMemoryEndpoints:
         self._endpoints[endpoint.name] = endpoint
         self._tables[endpoint.name] = endpoint.table
         self._tables_by_id[endpoint.name, endpoint.endpoint_id] = endpoint.table
+        self._payload_tables.append(
+            PayloadTable(endpoint.endpoint_id, endpoint.table, endpoint.settings.retention_days)
+        )
         self._note_configs(endpoint)
         if request_id:
             self._requests[endpoint.created_by, request_id] = endpoint.endpoint_id
@@ -123,6 +128,15 @@ class InMemoryEndpoints:
         if endpoint_id:
             return self._tables_by_id.get((endpoint, endpoint_id))
         return self._tables.get(endpoint)
+
+    async def table_named(self, full_name: str) -> PayloadTable | None:
+        """The table of that full name, the newest if there were several."""
+        found = [one for one in self._payload_tables if one.table.full_name == full_name]
+        return found[-1] if found else None
+
+    async def expiring_tables(self) -> Sequence[PayloadTable]:
+        """The tables that do not keep their rows for ever."""
+        return [one for one in self._payload_tables if one.retention_days]
 
     def _note_configs(self, endpoint: Endpoint) -> None:
         known = self._configs.setdefault(endpoint.endpoint_id, {})
@@ -438,6 +452,33 @@ class InMemoryPayloads:
         """What a table holds."""
         return list(self._rows.get(table, ()))
 
+    async def body(self, table: InferenceTable, request_id: str, side: Side) -> StoredBody | None:
+        """What the row of a request holds of a body."""
+        for row in self._rows.get(table, ()):
+            if row.request_id == request_id:
+                values = row.values
+                codes = tuple(values["logging_error_codes"])
+                return StoredBody(
+                    *(_day(row), values[side.value], values[f"{side.value}_object"], codes)
+                )
+        return None
+
+    async def days_with_bodies(
+        self, table: InferenceTable, days: Sequence[date]
+    ) -> frozenset[date]:
+        """On which of the days requests arrived whose rows name an object."""
+        found = {
+            _day(row)
+            for row in self._rows.get(table, ())
+            if row.values["request_object"] or row.values["response_object"]
+        }
+        return frozenset(days) & found
+
+    def expire(self, table: InferenceTable, before: date) -> None:
+        """Drop the rows of earlier days, as a table's TTL does."""
+        rows = self._rows.get(table, [])
+        self._rows[table] = [row for row in rows if _day(row) >= before]
+
     async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
         """Count the rows; nobody tells when they were written, so their lag is zero."""
         micros = 0 if since is None else int(since.timestamp() * 1_000_000)
@@ -503,6 +544,10 @@ class InMemoryPayloads:
         if self.fail_after_insert:
             self.fail_after_insert = False
             raise StoreUnavailable("the connection broke")
+
+
+def _day(row: Row) -> date:
+    return (_EPOCH + timedelta(microseconds=row.request_us)).date()
 
 
 class InMemoryCapture:

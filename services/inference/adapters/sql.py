@@ -16,6 +16,7 @@ from services.inference.adapters.rows import (
     endpoint_row,
     endpoint_value,
 )
+from services.inference.domain.bodies import PayloadTable
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
 from tessera_kit.bus.event import Event
@@ -87,6 +88,7 @@ _TABLE_BY_ID = sa.Table(
     sa.Column("full_name", sa.String(512), nullable=False),
     sa.Column("database_name", sa.String(255), nullable=False),
     sa.Column("table_name", sa.String(255), nullable=False),
+    sa.Column("retention_days", sa.BigInteger, nullable=False),
 )
 
 
@@ -208,6 +210,32 @@ class SqlEndpoints:
             return None
         return InferenceTable(row.full_name, row.database_name, row.table_name)
 
+    async def table_named(self, full_name: str) -> PayloadTable | None:
+        """The table of that full name, the newest if there were several."""
+        # Ids of version 7 are in the order of their making.
+        newest = _TABLE_BY_ID.c.endpoint_id.desc()
+        query = sa.select(_TABLE_BY_ID).where(_TABLE_BY_ID.c.full_name == full_name)
+        found = await self._payload_tables(query.order_by(newest).limit(1))
+        return found[0] if found else None
+
+    async def expiring_tables(self) -> Sequence[PayloadTable]:
+        """The tables that do not keep their rows for ever."""
+        return await self._payload_tables(
+            sa.select(_TABLE_BY_ID).where(_TABLE_BY_ID.c.retention_days > 0)
+        )
+
+    async def _payload_tables(self, query: sa.Select[Any]) -> list[PayloadTable]:
+        async with self._database.sessions() as session:
+            rows = (await session.execute(query)).all()
+        return [
+            PayloadTable(
+                row.endpoint_id,
+                InferenceTable(row.full_name, row.database_name, row.table_name),
+                row.retention_days,
+            )
+            for row in rows
+        ]
+
     async def _insert(self, session: AsyncSession, endpoint: Endpoint, request_id: str) -> None:
         await session.execute(
             sa.insert(_ENDPOINT).values(**endpoint_row(endpoint), request_id=request_id or None)
@@ -224,7 +252,11 @@ class SqlEndpoints:
         }
         await session.execute(sa.insert(_TABLE).values(**place))
         await session.execute(
-            sa.insert(_TABLE_BY_ID).values(**place, endpoint_id=endpoint.endpoint_id)
+            sa.insert(_TABLE_BY_ID).values(
+                **place,
+                endpoint_id=endpoint.endpoint_id,
+                retention_days=endpoint.settings.retention_days,
+            )
         )
 
     async def _put_config(

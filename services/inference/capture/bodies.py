@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.inference.domain.bodies import Side, body_key
 from tessera.events.v1 import inference_events_pb2
 from tessera_kit.bus.envelope import Record
 from tessera_kit.bus.event import Event
@@ -60,13 +61,13 @@ class LargeBodies:
         if record.value is None or len(record.value) <= self._largest:
             return record
         payload = inference_events_pb2.PayloadRecord.FromString(record.value)
-        for side in ("request", "response"):
-            body: bytes = getattr(payload, side)
+        for side in Side:
+            body: bytes = getattr(payload, side.value)
             if len(body) > self._largest:
                 key = _key(payload, side)
                 await self._put(key, body)
-                payload.ClearField(side)
-                setattr(payload, f"{side}_object", key)
+                payload.ClearField(side.value)
+                setattr(payload, f"{side.value}_object", key)
         return replace(record, value=payload.SerializeToString())
 
     async def _put(self, key: str, body: bytes) -> None:
@@ -79,7 +80,7 @@ class LargeBodies:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _key(payload: inference_events_pb2.PayloadRecord, side: str) -> str:
-    day = payload.request_time.ToDatetime().date().isoformat()
-    endpoint = payload.endpoint_id or payload.endpoint
-    return f"inference-payloads/{endpoint}/{day}/{payload.tessera_request_id}.{side}"
+def _key(payload: inference_events_pb2.PayloadRecord, side: Side) -> str:
+    # Bodies are kept only of requests that were admitted, so the endpoint's id is known.
+    day = payload.request_time.ToDatetime().date()
+    return body_key(payload.endpoint_id, day, payload.tessera_request_id, side)

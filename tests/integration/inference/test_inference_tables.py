@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -12,6 +12,7 @@ import pytest
 from devstack import Stack
 from services.inference.adapters.clickhouse import VALUES_NOT_TYPED, ClickHousePayloads
 from services.inference.adapters.memory import InMemoryPayloads
+from services.inference.domain.bodies import Side, StoredBody
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.domain.table import COLUMNS, ORDER_BY, PARTITION_BY, VERSION_COLUMN
@@ -135,6 +136,28 @@ class PayloadsContract:
         ]
         assert found == [("", 0, 1), ("delay-1", 1, 2)]
         assert (await store.statistics(table, later)).rows == 2
+
+    async def test_bodies_are_told_by_their_rows(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        pointing = make_row(request="{}", response_object="a/key", logging_error_codes=["CODE"])
+        earlier = make_row(at=NOON - timedelta(days=2), request_object="b/key")
+        without = make_row(at=NOON - timedelta(days=1))
+        await store.insert(table, [pointing, earlier, without], "one")
+        day = NOON.date()
+        found = await store.body(table, pointing.request_id, Side.RESPONSE)
+        assert found == StoredBody(day, "", "a/key", ("CODE",))
+        found = await store.body(table, pointing.request_id, Side.REQUEST)
+        assert found == StoredBody(day, "{}", "", ("CODE",))
+        assert await store.body(table, "unknown", Side.REQUEST) is None
+        days = [day - timedelta(days=number) for number in range(4)]
+        assert await store.days_with_bodies(table, days) == {day, day - timedelta(days=2)}
+        assert await store.days_with_bodies(table, days[1:2]) == frozenset()
+
+    async def test_no_table_has_no_bodies(self, store: ClickHousePayloads) -> None:
+        nowhere = InferenceTable("a.b.q", "tessera_nowhere", "q")
+        assert await store.body(nowhere, "id", Side.REQUEST) is None
+        assert await store.days_with_bodies(nowhere, [date(2026, 11, 23)]) == frozenset()
 
 
 class TestMemory(PayloadsContract):

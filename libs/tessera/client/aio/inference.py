@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import grpc
 import numpy as np
@@ -14,11 +15,16 @@ from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 from tessera.client.aio.calls import call, stream
 from tessera.client.tensors import read_outputs, write_inputs
+from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2, inference_service_pb2_grpc
 from tessera_kit.errors import FailedPrecondition, TesseraError
 from tessera_kit.rpc.status import error_from_rpc
 
 _STICKY_KEY = "tessera-sticky-key"
+_SIDES = {
+    "request": inference_service_pb2.PAYLOAD_SIDE_REQUEST,
+    "response": inference_service_pb2.PAYLOAD_SIDE_RESPONSE,
+}
 
 
 class EndpointUpdateFailed(FailedPrecondition):
@@ -35,6 +41,16 @@ class Prediction:
     """Arrays by output name; the first dimension is the row."""
     request_id: str
     """The `tessera_request_id`: the key of the request's row in the inference table and label."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBody:
+    """The body of a request or of its response, as the inference table or the store kept it."""
+
+    data: bytes
+    """Its bytes."""
+    is_json: bool
+    """Whether it is JSON; else a serialised `ModelInferRequest` or `ModelInferResponse`."""
 
 
 class AsyncInference:
@@ -246,6 +262,56 @@ class AsyncInference:
         if since is not None:
             request.since.FromDatetime(since)
         return await call(self._stub.GetInferenceTableStatistics, request)
+
+    async def payload_chunks(
+        self,
+        table: str,
+        request_id: str,
+        side: Literal["request", "response"] = "response",
+        *,
+        timeout: float = 600.0,
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a body, in pieces of at most 1 MiB; see `payload`."""
+        request = await self._body_request(table, request_id, side)
+        async for response in stream(self._stub.ReadPayloadBody, request, timeout):
+            if response.chunk:
+                yield response.chunk
+
+    async def payload(
+        self,
+        table: str,
+        request_id: str,
+        side: Literal["request", "response"] = "response",
+        *,
+        timeout: float = 600.0,
+    ) -> PayloadBody:
+        """Reads the body of a request or of its response; `payload_chunks` needs less memory.
+
+        Args:
+            table: The inference table's full name, or the name of an endpoint that there is.
+            request_id: The row's `tessera_request_id`.
+            side: Which of the two bodies.
+            timeout: Seconds.
+
+        Raises:
+            NotFound: There is no such table or row, or the row has no such body.
+            PermissionDenied: The caller lacks SELECT on the table.
+        """
+        request = await self._body_request(table, request_id, side)
+        encoding, chunks = 0, []
+        async for response in stream(self._stub.ReadPayloadBody, request, timeout):
+            encoding = response.encoding or encoding
+            chunks.append(response.chunk)
+        return PayloadBody(b"".join(chunks), encoding == inference_events_pb2.PAYLOAD_ENCODING_JSON)
+
+    async def _body_request(
+        self, table: str, request_id: str, side: Literal["request", "response"]
+    ) -> inference_service_pb2.ReadPayloadBodyRequest:
+        if "." not in table:
+            table = (await self.get_endpoint(table)).inference_table_full_name
+        return inference_service_pb2.ReadPayloadBodyRequest(
+            table_full_name=table, request_id=request_id, side=_SIDES[side]
+        )
 
     async def predict(
         self,

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 import numpy.typing as npt
 
-from tessera.client.aio.inference import AsyncInference, Prediction
+from tessera.client.aio.inference import (
+    AsyncInference,
+    PayloadBody,
+    Prediction,
+)
 from tessera.client.portal import Portal
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
 
@@ -171,6 +176,41 @@ class Inference:
     ) -> inference_service_pb2.GetInferenceTableStatisticsResponse:
         """Counts what an endpoint's inference table holds, and how late it is."""
         return self._portal.run(self._wrapped.table_statistics(name, since=since))
+
+    def payload_chunks(
+        self,
+        table: str,
+        request_id: str,
+        side: Literal["request", "response"] = "response",
+        *,
+        timeout: float = 600.0,
+    ) -> Iterator[bytes]:
+        """The bytes of a body, in pieces of at most 1 MiB; see `payload`."""
+        return self._portal.iterate(
+            self._wrapped.payload_chunks(table, request_id, side, timeout=timeout)
+        )
+
+    def payload(
+        self,
+        table: str,
+        request_id: str,
+        side: Literal["request", "response"] = "response",
+        *,
+        timeout: float = 600.0,
+    ) -> PayloadBody:
+        """Reads the body of a request or of its response; `payload_chunks` needs less memory.
+
+        Args:
+            table: The inference table's full name, or the name of an endpoint that there is.
+            request_id: The row's `tessera_request_id`.
+            side: Which of the two bodies.
+            timeout: Seconds.
+
+        Raises:
+            NotFound: There is no such table or row, or the row has no such body.
+            PermissionDenied: The caller lacks SELECT on the table.
+        """
+        return self._portal.run(self._wrapped.payload(table, request_id, side, timeout=timeout))
 
     def predict(
         self,

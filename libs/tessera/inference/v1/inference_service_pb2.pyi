@@ -10,6 +10,8 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tessera.events.v1 import inference_events_pb2 as _inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2 as _endpoint_pb2
 import builtins as _builtins
 import sys
@@ -21,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PayloadSide:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PayloadSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayloadSide.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYLOAD_SIDE_UNSPECIFIED: _PayloadSide.ValueType  # 0
+    """Not said."""
+    PAYLOAD_SIDE_REQUEST: _PayloadSide.ValueType  # 1
+    """What the caller sent."""
+    PAYLOAD_SIDE_RESPONSE: _PayloadSide.ValueType  # 2
+    """What the caller got."""
+
+class PayloadSide(_PayloadSide, metaclass=_PayloadSideEnumTypeWrapper):
+    """One of the two bodies of a request."""
+
+PAYLOAD_SIDE_UNSPECIFIED: PayloadSide.ValueType  # 0
+"""Not said."""
+PAYLOAD_SIDE_REQUEST: PayloadSide.ValueType  # 1
+"""What the caller sent."""
+PAYLOAD_SIDE_RESPONSE: PayloadSide.ValueType  # 2
+"""What the caller got."""
+Global___PayloadSide: _TypeAlias = PayloadSide  # noqa: Y015
 
 @_typing.final
 class CreateEndpointRequest(_message.Message):
@@ -916,3 +942,63 @@ class GetInferenceTableStatisticsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetInferenceTableStatisticsResponse: _TypeAlias = GetInferenceTableStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class ReadPayloadBodyRequest(_message.Message):
+    """Asks for a body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FULL_NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    table_full_name: _builtins.str
+    """The inference table's full name; tables of deleted endpoints are read too."""
+    request_id: _builtins.str
+    """The row's tessera_request_id."""
+    side: Global___PayloadSide.ValueType
+    """Which of the two bodies."""
+    def __init__(
+        self,
+        *,
+        table_full_name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        side: Global___PayloadSide.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "side", b"side", "table_full_name", b"table_full_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadPayloadBodyRequest: _TypeAlias = ReadPayloadBodyRequest  # noqa: Y015
+
+@_typing.final
+class ReadPayloadBodyResponse(_message.Message):
+    """The next bytes of a body."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODING_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    encoding: _inference_events_pb2.PayloadEncoding.ValueType
+    """How the body is encoded: JSON where the row holds it, else the protocol's message as it was sent. Only in the first message."""
+    size_bytes: _builtins.int
+    """Bytes of the whole body. Only in the first message."""
+    chunk: _builtins.bytes
+    """At most 1 MiB of it; empty in the first message."""
+    def __init__(
+        self,
+        *,
+        encoding: _inference_events_pb2.PayloadEncoding.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "encoding", b"encoding", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadPayloadBodyResponse: _TypeAlias = ReadPayloadBodyResponse  # noqa: Y015

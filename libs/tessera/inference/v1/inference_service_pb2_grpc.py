@@ -105,6 +105,11 @@ class InferenceServiceStub:
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsRequest.SerializeToString,
                 response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsResponse.FromString,
                 _registered_method=True)
+        self.ReadPayloadBody = channel.unary_stream(
+                '/tessera.inference.v1.InferenceService/ReadPayloadBody',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -209,6 +214,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadPayloadBody(self, request, context):
+        """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -281,6 +293,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetInferenceTableStatistics,
                     request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsRequest.FromString,
                     response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsResponse.SerializeToString,
+            ),
+            'ReadPayloadBody': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadPayloadBody,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -662,6 +679,33 @@ class InferenceService:
             '/tessera.inference.v1.InferenceService/GetInferenceTableStatistics',
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsRequest.SerializeToString,
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.GetInferenceTableStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPayloadBody(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/ReadPayloadBody',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.FromString,
             options,
             channel_credentials,
             insecure,

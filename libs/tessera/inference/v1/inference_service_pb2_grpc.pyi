@@ -44,6 +44,8 @@ class InferenceServiceStub:
     """Deletes an endpoint; its inference table stays."""
     GetInferenceTableStatistics: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetInferenceTableStatisticsRequest, _inference_service_pb2.GetInferenceTableStatisticsResponse]
     """Counts what the inference table holds and how late it is."""
+    ReadPayloadBody: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ReadPayloadBodyRequest, _inference_service_pb2.ReadPayloadBodyResponse]
+    """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway."""
@@ -159,5 +161,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_service_pb2.GetInferenceTableStatisticsRequest, _abc.Awaitable[_inference_service_pb2.GetInferenceTableStatisticsResponse]],
     ) -> _abc.Awaitable[_inference_service_pb2.GetInferenceTableStatisticsResponse]:
         """Counts what the inference table holds and how late it is."""
+
+    @_abc_1.abstractmethod
+    def ReadPayloadBody(
+        self,
+        request: _inference_service_pb2.ReadPayloadBodyRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ReadPayloadBodyRequest, _abc.AsyncIterator[_inference_service_pb2.ReadPayloadBodyResponse]],
+    ) -> _abc.AsyncIterator[_inference_service_pb2.ReadPayloadBodyResponse]:
+        """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...
