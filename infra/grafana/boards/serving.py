@@ -251,6 +251,12 @@ _CAPTURE: Final = Row(
             unit="bytes",
         ),
         Panel(
+            "Bodies removed",
+            "Bodies that left the object store per hour because the retention of their inference "
+            "table had passed and their rows were gone.",
+            (Prom(f"3600 * {promql.rate(promql.total(names.BODIES_REMOVED))}", "removed"),),
+        ),
+        Panel(
             "Rows written",
             "Rows that the sink wrote to inference tables per second.",
             (
