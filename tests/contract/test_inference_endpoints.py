@@ -39,8 +39,8 @@ NOW = datetime(2026, 11, 23, 7, 0, 0, 123456, tzinfo=UTC)
 SIGNATURE = parse_manifest(
     json.dumps(
         {
-            "flavor": "torchscript",
-            "file": "model.pt",
+            **{"flavor": "python", "entry": "m:M", "arguments": {"n": 1}, "timeout_seconds": 2},
+            **{"streams": True, "stateful": True},
             "inputs": [
                 {"name": "x", "datatype": "FP32", "shape": [-1, 4]},
                 {"name": "c", "datatype": "BYTES", "shape": [-1, 1], "vocabulary": ["é", "b"]},

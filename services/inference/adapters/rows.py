@@ -159,6 +159,8 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
             "streams": signature.streams,
             "entry": signature.entry,
             "arguments": signature.arguments,
+            "stateful": signature.stateful,
+            "timeout_seconds": signature.timeout_seconds,
         },
         "instance_groups": [
             {"device": group.device.value, "count": group.count, "gpus": list(group.gpus)}
@@ -187,6 +189,8 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
         streams=told.get("streams", False),
         entry=told.get("entry", ""),
         arguments=told.get("arguments", "{}"),
+        stateful=told.get("stateful", False),
+        timeout_seconds=told.get("timeout_seconds", 60.0),
     )
     groups = tuple(
         InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))

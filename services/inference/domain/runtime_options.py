@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from services.inference.domain.signature import Signature
+from services.inference.domain.signature import Flavor, Signature
 from tessera_kit.errors import FieldViolation
 
 __all__ = ["MAX_BATCH_ROWS", "RuntimeOptions", "SequenceOptions", "misfits"]
@@ -76,6 +76,12 @@ def misfits(path: str, options: RuntimeOptions, signature: Signature) -> list[Fi
             FieldViolation(
                 f"{path}.preferred_batch_sizes",
                 f"must be at most the {options.max_rows} of a batch",
+            )
+        )
+    if signature.flavor is Flavor.PYTHON and options.sequences and not signature.stateful:
+        wrong.append(
+            FieldViolation(
+                f"{path}.sequences", "needs a class that keeps state: 'stateful' in its manifest"
             )
         )
     if options.response_cache and signature.streams:

@@ -21,6 +21,7 @@ _MOST_TENSORS: Final = 512
 _MOST_WORDS: Final = 1_000_000
 _MOST_DIMENSIONS: Final = 8
 _LARGEST_DIMENSION: Final = 2**31 - 1
+_LONGEST_SECONDS: Final = 3600
 _name = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}\Z").match
 _entry = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z", re.ASCII).match
 _path = re.compile(r"[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*\Z").match
@@ -35,6 +36,7 @@ class Flavor(StrEnum):
     TORCH_COMPILED = "torch_compiled"
     ONNX = "onnx"
     MLFLOW = "mlflow"
+    PYTHON = "python"
 
     @property
     def runs_code(self) -> bool:
@@ -43,8 +45,11 @@ class Flavor(StrEnum):
 
 
 _MANIFEST_FLAVORS: Final = tuple(one for one in Flavor if one is not Flavor.MLFLOW)
-_WITH_CODE: Final = frozenset({Flavor.TORCH_MODULE, Flavor.TORCH_COMPILED, Flavor.MLFLOW})
-_WITHOUT_TEXTS: Final = frozenset(Flavor) - {Flavor.ONNX, Flavor.MLFLOW}
+_WITH_CODE: Final = frozenset(
+    {Flavor.TORCH_MODULE, Flavor.TORCH_COMPILED, Flavor.MLFLOW, Flavor.PYTHON}
+)
+_WITHOUT_TEXTS: Final = frozenset(Flavor) - {Flavor.ONNX, Flavor.MLFLOW, Flavor.PYTHON}
+_CLASSES: Final = frozenset({Flavor.TORCH_MODULE, Flavor.PYTHON})
 
 
 class Role(StrEnum):
@@ -87,6 +92,10 @@ class Signature:
     """The class, `module:Class`, of a flavor that brings one."""
     arguments: str = "{}"
     """What the class is made with, by name: a JSON object."""
+    stateful: bool = False
+    """Whether it keeps state from request to request of a sequence."""
+    timeout_seconds: float = 60.0
+    """How long a class may take to answer, and to give each response of a stream."""
 
     @property
     def batched(self) -> bool:
@@ -143,7 +152,8 @@ class _Reader:
         flavor = flavor if isinstance(flavor, str) else ""
         if flavor not in _MANIFEST_FLAVORS:
             self._wrong("flavor", f"must be one of {', '.join(_MANIFEST_FLAVORS)}")
-        file = manifest.get("file")
+        # A class needs all files of its version: none of them stands for it.
+        file = MANIFEST if flavor == Flavor.PYTHON else manifest.get("file")
         if not isinstance(file, str) or len(file) > 255 or _path(file) is None:
             self._wrong("file", "must be the name of the model's file, without folders")
         inputs = self._tensors(manifest, "inputs")
@@ -151,9 +161,9 @@ class _Reader:
         self._whole(inputs, outputs)
         if flavor in _WITHOUT_TEXTS:
             self._without_texts(inputs, outputs)
-        entry, arguments = "", "{}"
-        if flavor == Flavor.TORCH_MODULE:
-            entry, arguments = self._class(manifest)
+        entry, arguments = self._class(manifest) if flavor in _CLASSES else ("", "{}")
+        streams, stateful = self._kind(manifest, "streams"), self._kind(manifest, "stateful")
+        seconds = self._seconds(manifest)
         if self.violations:
             return None
         return Signature(
@@ -161,9 +171,27 @@ class _Reader:
             str(file),
             tuple(inputs),
             tuple(outputs),
+            streams=streams,
             entry=entry,
             arguments=arguments,
+            stateful=stateful,
+            timeout_seconds=seconds,
         )
+
+    def _kind(self, manifest: dict[str, Any], key: str) -> bool:
+        found = manifest.get(key, False)
+        if not isinstance(found, bool):
+            self._wrong(key, "must be true or false")
+        elif found and manifest.get("flavor") != Flavor.PYTHON:
+            self._wrong(key, f"is for models of flavor {Flavor.PYTHON} only")
+        return found is True
+
+    def _seconds(self, manifest: dict[str, Any]) -> float:
+        found = manifest.get("timeout_seconds", 60)
+        if type(found) not in (int, float) or not 1 <= found <= _LONGEST_SECONDS:
+            self._wrong("timeout_seconds", f"must be a number from 1 to {_LONGEST_SECONDS}")
+            return 0.0
+        return float(found)
 
     def _class(self, manifest: dict[str, Any]) -> tuple[str, str]:
         entry, arguments = manifest.get("entry"), manifest.get("arguments", {})

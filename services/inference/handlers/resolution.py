@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from services.inference.convert.mlmodel import MLMODEL, parse_mlmodel
@@ -13,7 +14,7 @@ from services.inference.domain.endpoint import (
     check_entities,
     runtime_name,
 )
-from services.inference.domain.runtime_options import misfits
+from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions, misfits
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
 from services.inference.domain.sizing import sized
 from services.inference.errors import CodeNotAllowed, InvalidConfig, ModelNotServable
@@ -107,7 +108,7 @@ class Resolver:
             idle_seconds=asked.idle_seconds,
             allow_code=asked.allow_code,
             environment=asked.environment,
-            runtime=asked.runtime,
+            runtime=_runtime(asked.runtime, signature),
         )
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:
@@ -171,3 +172,10 @@ class Resolver:
             wrong += misfits(f"{path}.runtime", entity.runtime, entity.signature)
         if wrong:
             raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)
+
+
+def _runtime(options: RuntimeOptions, signature: Signature) -> RuntimeOptions:
+    """The options, with what the model needs of them."""
+    if signature.stateful and options.sequences is None:
+        return replace(options, sequences=SequenceOptions())
+    return options

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ def make_bundle(
     """
     rule = FLAVORS[signature.flavor]
     groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
-    told = {**_signature(signature, groups), **rule.settings(signature)}
+    told = {**_signature(signature, groups, options), **rule.settings(signature)}
     told |= {"loader": rule.loader, "file": rule.file}
     warm_up: WarmUp | None = None
     if options.warm_up_count:
@@ -98,10 +98,15 @@ def _programs() -> bytes:
     return output.getvalue()
 
 
-def _signature(signature: Signature, groups: Sequence[InstanceGroup]) -> dict[str, Any]:
+def _signature(
+    signature: Signature, groups: Sequence[InstanceGroup], options: RuntimeOptions
+) -> dict[str, Any]:
     return {
         "flavor": signature.flavor,
         "batched": signature.batched,
+        "streams": signature.streams,
+        "stateful": signature.stateful,
+        "sequences": None if options.sequences is None else asdict(options.sequences),
         "instance_count": sum(group.count for group in groups),
         "needs_gpu": any(group.device is Device.GPU for group in groups),
         "inputs": [_tensor(spec) for spec in signature.inputs if spec.role is Role.FEATURE],

@@ -47,7 +47,7 @@ def triton_config(
         config["response_cache"] = {"enable": True}
     if options.sequences is not None:
         config["sequence_batching"] = _sequences(options, options.sequences)
-    elif batched:
+    elif batched and not signature.streams:
         # Without a delay there is no waiting for company: what came while the model was busy is
         # taken together. No limits of the queue: with one, Triton's batcher (2.51) does not take
         # requests ahead, and a request that comes just before the model waits for work again lies

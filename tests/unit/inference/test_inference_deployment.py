@@ -25,6 +25,7 @@ from services.inference.domain.endpoint import (
     EntityRequest,
     UpdateState,
 )
+from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.signature import Flavor
 from services.inference.errors import (
     CodeNotAllowed,
@@ -440,6 +441,41 @@ async def test_a_model_that_brings_code_must_be_allowed(control: Control) -> Non
     told = control.endpoints.told[0].data
     assert told.endpoint.pending_config.served_entities[0].allow_code
     assert told.principal == "ada"
+
+
+def a_class(**changes: Any) -> dict[str, bytes]:
+    column = {"name": "x", "datatype": "FP32", "shape": [-1, 1]}
+    manifest = {"flavor": "python", "entry": "m:M", "inputs": [column], "outputs": [column]}
+    return {
+        "model.json": json.dumps({**manifest, **changes}).encode(),
+        "code/m.py": b"class M: ...",
+    }
+
+
+async def test_a_class_that_keeps_state_is_asked_by_sequence(control: Control) -> None:
+    control.models.put(MODEL, 3, a_class(stateful=True))
+    with pytest.raises(CodeNotAllowed, match="flavor python brings code"):
+        await control.create(entities=[entity(3)])
+    endpoint = await control.created(entities=[entity(3, allow_code=True)])
+    assert endpoint.config is not None
+    assert endpoint.config.has_sequences
+    config = json.loads(control.runtime.config(endpoint.config.entities[0].runtime_name))
+    assert "sequence_batching" in config
+    control.models.put(MODEL, 4, a_class())
+    stateful = RuntimeOptions(sequences=SequenceOptions())
+    with pytest.raises(InvalidConfig, match="needs a class that keeps state"):
+        await control.handlers.update_config(
+            ADA, "delays", [entity(4, allow_code=True, runtime=stateful)], ""
+        )
+
+
+async def test_a_class_that_streams_is_decoupled(control: Control) -> None:
+    control.models.put(MODEL, 3, a_class(streams=True))
+    endpoint = await control.created(entities=[entity(3, allow_code=True)])
+    assert endpoint.config is not None
+    config = json.loads(control.runtime.config(endpoint.config.entities[0].runtime_name))
+    assert config["model_transaction_policy"] == {"decoupled": True}
+    assert "dynamic_batching" not in config
 
 
 async def test_only_the_creator_allows_code(control: Control) -> None:

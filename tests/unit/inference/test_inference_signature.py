@@ -108,3 +108,30 @@ def test_a_module_names_its_class(manifest: Manifest, field: str, value: Any) ->
     with pytest.raises(InvalidSignature) as caught:
         parse_manifest(json.dumps({**manifest, field: value}).encode())
     assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_a_class_says_how_it_is_called(manifest: Manifest) -> None:
+    manifest |= {"flavor": "python", "entry": "tokens:Tokens", "streams": True, "stateful": True}
+    del manifest["file"]
+    signature = parse_manifest(json.dumps({**manifest, "timeout_seconds": 2.5}).encode())
+    assert signature.flavor.runs_code
+    assert (signature.streams, signature.stateful, signature.timeout_seconds) == (True, True, 2.5)
+    assert signature.file == "model.json"
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("entry", {"entry": "tokens"}),
+        ("streams", {"streams": "yes"}),
+        ("stateful", {"stateful": 1}),
+        ("timeout_seconds", {"timeout_seconds": 0}),
+        ("timeout_seconds", {"timeout_seconds": True}),
+        ("streams", {"flavor": "torch_export", "streams": True}),
+    ],
+)
+def test_what_a_class_cannot_be_is_named(manifest: Manifest, field: str, changes: Manifest) -> None:
+    manifest |= {"flavor": "python", "entry": "tokens:Tokens", **changes}
+    with pytest.raises(InvalidSignature) as caught:
+        parse_manifest(json.dumps(manifest).encode())
+    assert field in [violation.field for violation in caught.value.violations]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from tessera.catalog.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from tessera.client.aio.calls import call, pieces, sha256_of, stream
+from tessera.client.manifests import TensorSpec, class_files
 from tessera_kit.errors import AlreadyExists
 
 
@@ -88,6 +90,69 @@ class AsyncModels:
             await self._finalize(version, failure=f"upload failed: {error}")
             raise
         return await self._finalize(version)
+
+    async def register_class(
+        self,
+        model_name: str,
+        entry: str,
+        code: Path | Mapping[str, bytes | Path],
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        streams: bool = False,
+        stateful: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        requirements: Sequence[str] = (),
+        timeout_seconds: float = 60.0,
+        files: Mapping[str, bytes | Path] | None = None,
+        run_id: str = "",
+        comment: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> model_pb2.ModelVersion:
+        """Creates the next version as a class of Python, which any endpoint can serve as it is.
+
+        The class has `predict(inputs)`: from arrays by the inputs' names to arrays (or lists, or
+        texts) by the outputs'. It may have `load(context)` (`context.folder` holds the version's
+        files) and `unload()`. An endpoint serves it when its owner says `allow_code`.
+
+        Args:
+            model_name: The registered model's full name.
+            entry: `module:Class`, as `tokens:Tokens`.
+            code: The module's file or the package's folder; or content by path, as `tokens.py`.
+            inputs: What it takes; BYTES become bytes.
+            outputs: What it gives.
+            streams: Whether `predict` yields any number of responses.
+            stateful: Whether it is called as `predict(inputs, sequence)`, where `sequence` has
+                `id`, `start`, `end` and `state`, a dict that is kept from request to request.
+            arguments: What the class is made with, as JSON.
+            requirements: Lines of pip's `requirements.txt`; without any the runtime's packages.
+            timeout_seconds: How long it may take to answer, and to give each response of a stream.
+            files: Further files of the version, as weights.
+            run_id: The tracking run that made the model.
+            comment: What is particular about this version.
+            tags: Tags to set.
+
+        Returns:
+            The version, ready.
+
+        Raises:
+            ValueError: The code has no module of the entry's name.
+        """
+        content = class_files(
+            entry,
+            code,
+            inputs=inputs,
+            outputs=outputs,
+            streams=streams,
+            stateful=stateful,
+            arguments=arguments or {},
+            requirements=requirements,
+            timeout_seconds=timeout_seconds,
+            files=files or {},
+        )
+        return await self.create_version(
+            model_name, content, run_id=run_id, comment=comment, tags=tags
+        )
 
     async def _upload(
         self, version: model_pb2.ModelVersion, path: str, content: bytes | Path

@@ -6,48 +6,33 @@ says, a table of named columns or an array, and what the model returns becomes t
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .frames import receive, send
 from .tensors import Array
+from .worker import Answer, plain, serve
 
 __all__ = ["inputs_of", "main", "outputs_of"]
 
 
 def main(path: str, number: int) -> None:
     """Load the model and answer until the other side closes the socket."""
-    wire = socket.socket(fileno=number)
-    head, _ = receive(wire)
-    names = head["outputs"]
-    try:
-        # Here and not above: it takes seconds, and may be what the environment lacks.
-        import mlflow.pyfunc
+    serve(number, lambda told: _load(path, told["outputs"]))
 
-        model = mlflow.pyfunc.load_model(path)
-        schema = model.metadata.get_input_schema()
-        example = model.input_example
-        if example is not None:
-            outputs_of(model.predict(example), names)
-    except Exception as error:
-        send(wire, error=_told(error))
-        return
-    send(wire)
-    while True:
-        try:
-            _, arrays = receive(wire)
-        except ConnectionError:
-            return
-        try:
-            returned = outputs_of(model.predict(inputs_of(arrays, schema)), names)
-        except Exception as error:
-            send(wire, error=_told(error))
-        else:
-            send(wire, returned)
+
+def _load(path: str, names: Sequence[str]) -> Answer:
+    # Here and not above: it takes seconds, and may be what the environment lacks.
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(path)
+    schema = model.metadata.get_input_schema()
+    example = model.input_example
+    if example is not None:
+        outputs_of(model.predict(example), names)
+    return lambda _, arrays: outputs_of(model.predict(inputs_of(arrays, schema)), names)
 
 
 def inputs_of(arrays: Sequence[Array], schema: Any) -> Any:
@@ -84,7 +69,7 @@ def outputs_of(returned: Any, names: Sequence[str]) -> list[Array]:
     columns = _columns(returned, names)
     if len(columns) != len(names):
         raise ValueError(f"it returned {len(columns)} outputs; the signature has {len(names)}")
-    return [_plain(column) for column in columns]
+    return [plain(column) for column in columns]
 
 
 def _columns(returned: Any, names: Sequence[str]) -> list[Any]:
@@ -110,20 +95,6 @@ def _columns(returned: Any, names: Sequence[str]) -> list[Any]:
     return list(returned)
 
 
-def _plain(column: Any) -> Array:
-    if hasattr(column, "to_numpy"):
-        column = column.to_numpy()
-    array = np.asarray(column)
-    if array.dtype.kind == "M":
-        array = np.datetime_as_string(array)
-    if array.dtype.kind not in "OUS":
-        return array
-    flat = [one if isinstance(one, bytes) else str(one).encode() for one in array.ravel()]
-    texts = np.empty(len(flat), object)
-    texts[:] = flat
-    return texts.reshape(array.shape)
-
-
 def _tensor(array: Array, spec: Any) -> Array:
     array = _decoded(array) if array.dtype == object else array
     # A tensor of one size is a column to callers, so that their rows can be put together.
@@ -142,11 +113,6 @@ def _decoded(array: Array) -> Array:
     texts = np.empty(array.size, object)
     texts[:] = [text.decode("utf-8") for text in array.ravel()]
     return texts.reshape(array.shape)
-
-
-def _told(error: Exception) -> str:
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text[:400]}"
 
 
 if __name__ == "__main__":

@@ -5,41 +5,27 @@ Weights are safetensors, which hold nothing but numbers; the class comes from th
 
 from __future__ import annotations
 
-import importlib
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .frames import receive, send
+from .entries import class_of
 from .tensors import Array
+from .worker import Answer, serve
 
 __all__ = ["main", "module_of"]
 
 
 def main(path: str, number: int) -> None:
     """Load the module and answer until the other side closes the socket."""
-    wire = socket.socket(fileno=number)
-    told, _ = receive(wire)
-    try:
-        device = _device(told)
-        module = module_of(Path(path), told, device)
-    except Exception as error:
-        send(wire, error=_reason(error))
-        return
-    send(wire)
-    while True:
-        try:
-            _, arrays = receive(wire)
-        except ConnectionError:
-            return
-        try:
-            returned = _run(module, arrays, device)
-        except Exception as error:
-            send(wire, error=_reason(error))
-        else:
-            send(wire, returned)
+    serve(number, lambda told: _load(Path(path), told))
+
+
+def _load(folder: Path, told: Mapping[str, Any]) -> Answer:
+    device = _device(told)
+    module = module_of(folder, told, device)
+    return lambda _, arrays: _run(module, arrays, device)
 
 
 def module_of(folder: Path, told: Mapping[str, Any], device: str) -> Callable[..., Any]:
@@ -62,7 +48,7 @@ def module_of(folder: Path, told: Mapping[str, Any], device: str) -> Callable[..
         return package
     import safetensors.torch
 
-    made = _class(folder / "code", told["entry"])(**told["arguments"])
+    made = class_of(folder / "code", told["entry"])(**told["arguments"])
     state = safetensors.torch.load_file(str(weights))
     found = made.load_state_dict(state, strict=False)
     # Tied parameters are saved once: what is missing must share its memory with what is there.
@@ -73,19 +59,6 @@ def module_of(folder: Path, told: Mapping[str, Any], device: str) -> Callable[..
         raise ValueError(f"the weights do not fit {told['entry']}: they {wrong}")
     module: Callable[..., Any] = made.to(device).eval()
     return module
-
-
-def _class(code: Path, entry: str) -> Callable[..., Any]:
-    name, _, attribute = entry.partition(":")
-    sys.path.insert(0, str(code))
-    module = importlib.import_module(name)
-    file = getattr(module, "__file__", None)
-    if file is None or not Path(file).resolve().is_relative_to(code.resolve()):
-        raise ImportError(f"{name!r} is not in the model's own folder 'code'")
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        raise ImportError(f"{name!r} has no class {attribute!r}")
-    return found
 
 
 def _device(told: Mapping[str, Any]) -> str:
@@ -111,11 +84,6 @@ def _run(module: Callable[..., Any], arrays: Sequence[Array], device: str) -> li
         returned = module(*(torch.from_numpy(array).to(device) for array in arrays))
     values = returned if isinstance(returned, tuple | list) else [returned]
     return [value.detach().cpu().numpy() for value in values]
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text[:400]}"
 
 
 if __name__ == "__main__":

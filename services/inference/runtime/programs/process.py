@@ -7,22 +7,40 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .environments import interpreter_for, plain_environment, told_environment
 from .frames import receive, send
-from .tensors import Array
+from .tensors import Array, Call
 
-__all__ = ["ModelProcess", "start"]
+__all__ = ["ModelHangs", "ModelProcess", "ProcessFailed", "start"]
 
-_END_SECONDS = 5
+_END_SECONDS = 5.0
+_LOAD_SECONDS = 270.0
+_USUAL_SECONDS = 60.0
+"""As long as the gateway lets a request take that has one answer."""
+_GRACE_SECONDS = 5.0
+_LOOK_SECONDS = 0.1
+_SHORTEST_SECRET = 6
+
+
+class ProcessFailed(RuntimeError):
+    """What is told of a model that failed, or of its process."""
+
+
+class ModelHangs(ProcessFailed):
+    """A model did not answer in time, and its process was ended."""
 
 
 class ModelProcess:
@@ -34,6 +52,9 @@ class ModelProcess:
         directory: Its working directory.
         told: What it is told before it loads the model.
         examples: What it must be able to answer.
+        secrets: Texts that no failure may tell.
+        longest_seconds: How long it may take to answer, and to give each response of a stream.
+        grace_seconds: How long it may go on with an answer that nobody waits for.
     """
 
     def __init__(
@@ -43,31 +64,58 @@ class ModelProcess:
         directory: Path,
         told: Mapping[str, Any],
         examples: Sequence[Sequence[Array]] = (),
+        *,
+        secrets: Sequence[str] = (),
+        longest_seconds: float = _USUAL_SECONDS,
+        grace_seconds: float = _GRACE_SECONDS,
     ) -> None:
         self._command = command
         self._environment = environment
         self._directory = directory
         self._told = told
         self._examples = examples
+        self._secrets = [one for one in secrets if len(one) >= _SHORTEST_SECRET]
+        self._longest_seconds = longest_seconds
+        self._grace_seconds = grace_seconds
         self._start()
 
     def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
-        """Ask the model.
+        """Ask the model for its one answer, as `ask` does."""
+        return self.ask(arrays, Call())
+
+    def ask(self, arrays: Sequence[Array], call: Call) -> Sequence[Array]:
+        """Ask the model for its one answer.
 
         Raises:
-            RuntimeError: It failed; or its process ended, and the next call finds a new one.
+            ModelHangs: It took too long.
+            ProcessFailed: It failed. When its process ended, the next call finds a new one.
         """
-        if self._process.poll() is not None:
-            self.close()
-            self._start()
-        try:
-            send(self._wire, arrays)
-            head, returned = receive(self._wire)
-        except (ConnectionError, ValueError) as error:
-            raise RuntimeError(f"{self._ended()}: {error}") from None
-        if "error" in head:
-            raise RuntimeError(head["error"])
-        return returned
+        self._begin(arrays, call)
+        return self._next(call.gave_up)[1]
+
+    def stream(self, arrays: Sequence[Array], call: Call) -> Generator[Sequence[Array], None, None]:
+        """Ask the model for any number of responses; errors are those of `ask`.
+
+        Closing the generator has the model stop after the response that it is about to give.
+        """
+        self._begin(arrays, call)
+        looked, wanted = time.monotonic(), True
+        while wanted:
+            head, returned = self._next(call.gave_up)
+            if not head.get("more"):
+                return
+            wanted = False
+            try:
+                yield returned
+                now = time.monotonic()
+                if now - looked < _LOOK_SECONDS:
+                    wanted = True
+                else:
+                    # Asking the runtime for each response would cost more than most of them.
+                    looked, wanted = now, not call.gave_up()
+            finally:
+                if not wanted:
+                    self._stop()
 
     def probe(self) -> Sequence[Sequence[Array]]:
         """The examples."""
@@ -79,8 +127,7 @@ class ModelProcess:
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
 
     def _start(self) -> None:
         self._wire, theirs = socket.socketpair()
@@ -95,17 +142,87 @@ class ModelProcess:
                 start_new_session=True,
             )
         try:
+            self._wire.settimeout(_LOAD_SECONDS)
             send(self._wire, **self._told)
+            self._await(_LOAD_SECONDS, lambda: False)
             head, _ = receive(self._wire)
+        except TimeoutError:
+            raise self._hangs("did not load the model") from None
         except (ConnectionError, ValueError):
-            raise RuntimeError(f"{self._ended()} while it loaded the model") from None
+            raise ProcessFailed(f"{self._ended()} while it loaded the model") from None
         if "error" in head:
             self.close()
-            raise RuntimeError(head["error"])
+            raise ProcessFailed(self._redacted(head["error"]))
+
+    def _begin(self, arrays: Sequence[Array], call: Call) -> None:
+        if self._process.poll() is not None:
+            self.close()
+            self._start()
+        try:
+            self._wire.settimeout(self._longest_seconds)
+            send(self._wire, arrays, **call.told)
+        except TimeoutError:
+            raise self._hangs("took no request") from None
+        except ConnectionError as error:
+            raise ProcessFailed(f"{self._ended()}: {error}") from None
+
+    def _next(self, gave_up: Callable[[], bool]) -> tuple[dict[str, Any], list[Array]]:
+        """The next frame of an answer."""
+        self._await(self._longest_seconds, gave_up)
+        try:
+            head, returned = receive(self._wire)
+        except TimeoutError:
+            raise self._hangs("did not end its answer") from None
+        except (ConnectionError, ValueError) as error:
+            raise ProcessFailed(f"{self._ended()}: {error}") from None
+        if "error" in head:
+            raise ProcessFailed(self._redacted(head["error"]))
+        return head, returned
+
+    def _await(self, longest: float, gave_up: Callable[[], bool]) -> None:
+        """Return when there is something to read.
+
+        Raises:
+            ModelHangs: There is not, and too much time has passed.
+        """
+        ready = select.poll()
+        ready.register(self._wire, select.POLLIN)
+        began, left = time.monotonic(), None
+        while not ready.poll(_LOOK_SECONDS * 1000):
+            now = time.monotonic()
+            if now - began > longest:
+                raise self._hangs(f"gave no answer in {longest:g} s")
+            if left is None:
+                left = now if gave_up() else None
+            elif now - left > self._grace_seconds:
+                raise self._hangs("went on after its callers had given up")
+
+    def _stop(self) -> None:
+        """Have the model end an answer of which nobody wants more."""
+        with suppress(ProcessFailed, OSError):
+            send(self._wire, stop=True)
+            while self._next(lambda: True)[0].get("more"):
+                continue
+
+    def _hangs(self, what: str) -> ModelHangs:
+        self._kill()
+        return ModelHangs(f"it {what}, so its process was ended; the next request starts it again")
+
+    def _kill(self) -> None:
+        self._wire.close()
+        with suppress(ProcessLookupError):
+            # With what it started.
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _ended(self) -> str:
         self.close()
         return f"the model's process ended with status {self._process.returncode}"
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 def start(
@@ -116,6 +233,7 @@ def start(
     *,
     told: Mapping[str, Any],
     examples: Sequence[Sequence[Array]] = (),
+    longest_seconds: float = _USUAL_SECONDS,
 ) -> ModelProcess:
     """The model of a bundle, in its process.
 
@@ -126,10 +244,11 @@ def start(
         args: What Triton tells of the instance.
         told: What the process is told before it loads the model.
         examples: What it must be able to answer.
+        longest_seconds: How long it may take to answer.
 
     Raises:
         EnvironmentFailed: Its environment cannot be made.
-        RuntimeError: It cannot be loaded.
+        ProcessFailed: It cannot be loaded.
     """
     model = folder / "model"
     with (folder / "lock").open("w") as lock:
@@ -141,7 +260,8 @@ def start(
     home = Path(tempfile.mkdtemp(prefix="home-", dir=folder))
     threads = max(1, (os.cpu_count() or 2) // (2 * max(1, int(signature["instance_count"]))))
     on_gpu = args.get("model_instance_kind") == "GPU"
-    environment = told_environment(folder) | plain_environment(
+    own = told_environment(folder)
+    environment = own | plain_environment(
         home,
         PYTHONPATH=str(folder / "programs.zip"),
         OMP_NUM_THREADS=str(threads),
@@ -150,7 +270,15 @@ def start(
     )
     _tell(python)
     command = [python, "-m", f"programs.{worker}", str(model)]
-    return ModelProcess(command, environment, home, told, examples)
+    return ModelProcess(
+        command,
+        environment,
+        home,
+        told,
+        examples,
+        secrets=list(own.values()),
+        longest_seconds=longest_seconds,
+    )
 
 
 def _unpack(archive: Path, model: Path) -> None:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Array", "Feature", "Model", "Output", "feature", "output"]
+__all__ = ["Array", "Call", "Feature", "Model", "Output", "feature", "output"]
 
 Array = np.ndarray[Any, Any]
 
 
+def _nobody_left() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a model's own process is told of a call besides its arrays."""
+
+    gave_up: Callable[[], bool] = _nobody_left
+    """Whether nobody waits for the answer any more."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What goes along, as JSON."""
+
+
 class Model(Protocol):
-    """A loaded model. One thread calls it."""
+    """A loaded model. One thread calls it.
+
+    One in a process of its own also has `ask(arrays, call)`, which does the same for a `Call`, and
+    `stream(arrays, call)`, which gives any number of responses; `close` ends it.
+    """
 
     def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """One array per output for one per feature; texts are objects, bytes in, either out."""
@@ -61,7 +79,7 @@ class Output:
         """The array with the signature's type; a column where rows of one element are told.
 
         Raises:
-            ValueError: It does not have the signature's shape, or is text where numbers are told.
+            ValueError: It does not have the signature's shape, or holds what its type cannot.
         """
         if array.ndim == 1 and len(self.shape) == 2 and self.shape[1] == 1:
             array = array[:, None]
@@ -75,7 +93,24 @@ class Output:
             )
         if self.dtype == object:
             return _texts(array)
-        return np.ascontiguousarray(array.astype(self.dtype, copy=False))
+        return np.ascontiguousarray(self._typed(array))
+
+    def _typed(self, array: Array) -> Array:
+        """Of the signature's type; a kind of number becomes another one only without a loss."""
+        if array.dtype == self.dtype:
+            return array
+        try:
+            with np.errstate(invalid="ignore"):
+                typed = array.astype(self.dtype)
+            fits = np.can_cast(array.dtype, self.dtype, "same_kind") or np.array_equal(typed, array)
+        except (ValueError, TypeError, OverflowError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"output {self.name!r} holds {_kind(array)} that are not {self.dtype}, "
+                "which the signature says"
+            )
+        return typed
 
 
 def feature(entry: dict[str, Any]) -> Feature:
@@ -88,6 +123,10 @@ def feature(entry: dict[str, Any]) -> Feature:
 def output(entry: dict[str, Any]) -> Output:
     """The output that an entry of `signature.json` describes."""
     return Output(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"]))
+
+
+def _kind(array: Array) -> str:
+    return "texts" if array.dtype.kind in "OUS" else f"values of {array.dtype}"
 
 
 def _texts(array: Array) -> Array:

@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ class TritonPythonModel:
         tensors = importlib.import_module("programs.tensors")
         loader = importlib.import_module(f"programs.{signature['loader']}")
         self._batched = bool(signature["batched"])
+        self._streams = bool(signature["streams"])
+        self._stateful = bool(signature["stateful"])
+        self._call = tensors.Call
         self._features = [tensors.feature(entry) for entry in signature["inputs"]]
         self._outputs = [tensors.output(entry) for entry in signature["outputs"]]
         self._model = loader.load(folder, signature, args)
+        # Models in this process answer or fail, and cannot be told to stop.
+        self._ask = getattr(self._model, "ask", None) or (lambda arrays, _: self._model(arrays))
         for arrays in self._model.probe():
-            self._run(arrays)
+            self._run(arrays, self._call())
 
     def finalize(self) -> None:
         """End what the model began beside this process."""
@@ -42,34 +48,57 @@ class TritonPythonModel:
         if close is not None:
             close()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests that Triton put together, with one call of the model where it can."""
-        if len(requests) == 1 or not self._batched:
+        if self._streams:
+            for request in requests:
+                self._stream(request)
+            # Every response went its own way.
+            return None
+        if len(requests) == 1 or not self._batched or self._stateful:
             return [self._answer_alone(request) for request in requests]
         try:
             return self._answer_together(requests)
-        except Exception:
+        except Exception as error:
+            if type(error).__name__ == "ModelHangs":
+                return [_failure(error)] * len(requests)
             # One bad request must not fail the others that Triton put beside it.
             return [self._answer_alone(request) for request in requests]
 
     def _answer_alone(self, request: Any) -> Any:
         try:
-            return self._response(self._run(self._arrays(request)))
+            return self._response(self._run(self._arrays(request), self._call_of([request])))
         except Exception as error:
-            text = str(error).strip().split("\n", 1)[0][:500]
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(f"the model failed: {type(error).__name__}: {text}")
-            )
+            return _failure(error)
 
     def _answer_together(self, requests: Sequence[Any]) -> list[Any]:
         single = [self._arrays(request) for request in requests]
         rows = [arrays[0].shape[0] for arrays in single]
-        returned = self._run([np.concatenate(column) for column in zip(*single, strict=True)])
+        together = [np.concatenate(column) for column in zip(*single, strict=True)]
+        returned = self._run(together, self._call_of(requests))
         ends = np.cumsum(rows)
         if any(len(array) != ends[-1] for array in returned):
             raise ValueError("the model did not return one row per row")
         pieces = zip(*(np.split(array, ends[:-1]) for array in returned), strict=True)
         return [self._response(piece) for piece in pieces]
+
+    def _stream(self, request: Any) -> None:
+        """Send each response as the model gives it."""
+        sender = request.get_response_sender()
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        try:
+            call = self._call_of([request])
+            with closing(self._model.stream(self._arrays(request), call)) as responses:
+                for values in responses:
+                    sender.send(self._response(self._fitted(values)))
+        except Exception as error:
+            sender.send(_failure(error), flags=final)
+        else:
+            sender.send(flags=final)
+
+    def _call_of(self, requests: Sequence[Any]) -> Any:
+        told = {"sequence": _sequence(requests[0])} if self._stateful else {}
+        return self._call(lambda: all(request.is_cancelled() for request in requests), told)
 
     def _arrays(self, request: Any) -> list[Any]:
         return [
@@ -77,8 +106,10 @@ class TritonPythonModel:
             for feature in self._features
         ]
 
-    def _run(self, arrays: Sequence[Any]) -> list[Any]:
-        values = self._model(arrays)
+    def _run(self, arrays: Sequence[Any], call: Any) -> list[Any]:
+        return self._fitted(self._ask(arrays, call))
+
+    def _fitted(self, values: Sequence[Any]) -> list[Any]:
         if len(values) != len(self._outputs):
             raise ValueError(
                 f"the model returned {len(values)} tensors; "
@@ -93,3 +124,22 @@ class TritonPythonModel:
                 for output, array in zip(self._outputs, arrays, strict=True)
             ]
         )
+
+
+def _sequence(request: Any) -> dict[str, Any]:
+    """Where a request stands in its sequence; one without a sequence is one of its own."""
+    flags, name = request.flags(), request.correlation_id()
+    alone = not name
+    return {
+        "id": str(name),
+        "start": alone or bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START),
+        "end": alone or bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END),
+    }
+
+
+def _failure(error: Exception) -> Any:
+    text = str(error).strip().split("\n", 1)[0][:500]
+    # What a model's process says names the model's own error.
+    kind = type(error).__name__
+    told = text if kind in ("ModelHangs", "ProcessFailed") else f"{kind}: {text}"
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the model failed: {told}"))

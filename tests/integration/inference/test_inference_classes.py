@@ -1,0 +1,224 @@
+"""Python classes of users, registered by the client and asked by unmodified tritonclients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from devstack import Stack
+from tessera import AsyncClient, TensorSpec
+from tessera.inference.v1 import endpoint_pb2
+from tests.e2e.world import settings_of
+from tests.helpers import eventually, unique_name
+from tests.integration.inference.serving import Serving
+
+pytestmark = pytest.mark.timeout(300)
+
+CODE = Path(__file__).with_name("user_classes.py")
+X = TensorSpec("x", "FP32", [-1, 2])
+NAME = TensorSpec("name", "BYTES", [-1, 1])
+SCALE = {
+    "inputs": [X, NAME],
+    "outputs": [TensorSpec("scaled", "FP32", [-1, 2]), TensorSpec("told", "BYTES", [-1, 1])],
+    "arguments": {"factor": 3.0},
+    "files": {"greeting.txt": b"hi "},
+    "timeout_seconds": 2,
+}
+TOKEN = "token-that-nobody-may-see"
+
+
+@dataclass
+class Classes:
+    """A platform with an endpoint per class."""
+
+    serving: Serving
+    client: AsyncClient
+    folder: Path
+
+    async def serve(self, entry: str, environment: dict[str, str], **spec: Any) -> str:
+        """Register a class and serve it; returns the endpoint's name."""
+        model = f"{self.serving.schema}.{entry.lower()}"
+        await self.client.models.create(model)
+        made = await self.client.models.register_class(model, f"user_classes:{entry}", CODE, **spec)
+        name = unique_name("class").replace("_", "-")
+        entity = endpoint_pb2.ServedEntity(
+            model_name=model,
+            model_version=made.version,
+            traffic_percent=100,
+            allow_code=True,
+            environment=environment,
+        )
+        await self.client.inference.create_endpoint(
+            name, [entity], table_schema=self.serving.schema
+        )
+        endpoint = await self.serving.settled(name)
+        assert endpoint.state == endpoint_pb2.ENDPOINT_STATE_READY, endpoint.update_message
+        return name
+
+    async def row(self, name: str, request_id: str) -> dict[str, Any]:
+        """The row of a request in its endpoint's table, once it is there."""
+        found: list[Any] = []
+
+        async def is_there() -> bool:
+            table = await self.client.tables.read(
+                f"{self.serving.schema}.{name}_payload",
+                where=[("client_request_id", "==", request_id)],
+            )
+            found[:] = table.to_pylist()
+            return bool(found)
+
+        await eventually(is_there, timeout=60)
+        (row,) = found
+        return dict(row)
+
+    async def ask(self, name: str, inputs: Sequence[Any], **more: Any) -> Any:
+        """A unary request's result."""
+        return await self.serving.gateway.infer(
+            name, inputs, headers=self.serving.headers, client_timeout=60, **more
+        )
+
+    async def stream(self, name: str, requests: Sequence[dict[str, Any]]) -> list[Any]:
+        """What comes on one stream of requests: results, and the texts of failures."""
+
+        async def told() -> AsyncIterator[dict[str, Any]]:
+            for request in requests:
+                yield {"model_name": name, **request}
+
+        gateway = self.serving.gateway
+        stream = gateway.stream_infer(told(), headers=self.serving.headers)
+        return [result if error is None else error.message() async for result, error in stream]
+
+
+@pytest.fixture(scope="module")
+async def classes(
+    stack: Stack, serving: Serving, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Classes]:
+    async with AsyncClient(settings_of(stack)) as client:
+        yield Classes(serving, client, tmp_path_factory.mktemp("classes"))
+
+
+@pytest.fixture(scope="module")
+async def scale(classes: Classes) -> str:
+    return await classes.serve("Scale", {"API_TOKEN": TOKEN}, **SCALE)
+
+
+def texts(name: str, *values: str) -> Any:
+    tensor = triton.InferInput(name, [len(values), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(values, object).reshape(-1, 1))
+    return tensor
+
+
+def scaled(*names: str, x: float = 1.0) -> list[Any]:
+    tensor = triton.InferInput("x", [len(names), 2], "FP32")
+    tensor.set_data_from_numpy(np.full((len(names), 2), x, np.float32))
+    return [tensor, texts("name", *names)]
+
+
+async def test_a_class_answers_rows_of_several_callers(classes: Classes, scale: str) -> None:
+    asked = [classes.ask(scale, scaled("ü", str(x), x=x)) for x in range(16)]
+    for x, result in enumerate(await asyncio.gather(*asked)):
+        assert result.as_numpy("scaled").tolist() == [[3.0 * x] * 2] * 2
+        assert [one.decode() for one in result.as_numpy("told").ravel()] == ["hi ü", f"hi {x}"]
+
+
+async def test_a_class_that_fails_tells_why_and_no_secret(classes: Classes, scale: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        await classes.ask(scale, scaled("raise"), request_id="raised")
+    assert caught.value.status() == "StatusCode.INTERNAL"
+    assert caught.value.message() == "the model failed: ValueError: the token is ***"
+    row = await classes.row(scale, "raised")
+    assert (row["status_code"], TOKEN in str(row)) == (13, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("die", "the model's process ended with status 7"),
+        ("hang", "it gave no answer in 2 s, so its process was ended"),
+        ("wrong", r"output 'scaled' has shape \[1, 3\]; the signature says \[-1, 2\]"),
+    ],
+)
+async def test_after_a_class_broke_it_answers_again(
+    classes: Classes, scale: str, name: str, reason: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=reason):
+        await classes.ask(scale, scaled(name))
+    assert (await classes.ask(scale, scaled("a"))).as_numpy("told")[0, 0] == b"hi a"
+
+
+async def test_a_class_streams(classes: Classes) -> None:
+    name = await classes.serve(
+        "Words",
+        {},
+        inputs=[TensorSpec("text", "BYTES", [-1, 1])],
+        outputs=[TensorSpec("word", "BYTES", [-1, 1])],
+        streams=True,
+        arguments={"folder": str(classes.folder)},
+    )
+    sentences = {"first": "a stream of words", "second": "Grüße", "third": "one raise two"}
+    requests = [
+        {"inputs": [texts("text", sentence)], "request_id": identifier}
+        for identifier, sentence in sentences.items()
+    ]
+    found = await classes.stream(name, requests)
+    told: dict[str, list[str]] = {}
+    for result in found:
+        if not isinstance(result, str):
+            words = told.setdefault(result.get_response().id, [])
+            words += [one.decode() for one in result.as_numpy("word").ravel()]
+    assert told == {"first": ["a", "stream", "of", "words"], "second": ["Grüße"], "third": ["one"]}
+    failures = [one for one in found if isinstance(one, str)]
+    assert failures == ["the model failed: ValueError: no such word"]
+    row = await classes.row(name, "first")
+    assert (row["status_code"], len(row["chunk_times_ms"])) == (0, 4)
+    assert row["chunk_times_ms"] == sorted(row["chunk_times_ms"])
+    together = await classes.ask(name, [texts("text", "as one")])
+    assert together.as_numpy("word").ravel().tolist() == [b"as", b"one"]
+    await leave(classes, name)
+
+
+async def leave(classes: Classes, name: str) -> None:
+    """A caller that leaves ends the generator, and the one instance answers the next."""
+    closed = classes.folder / "closed"
+    closed.unlink()
+
+    async def told() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": name, "inputs": [texts("text", "a forever")]}
+
+    stream = classes.serving.gateway.stream_infer(told(), headers=classes.serving.headers)
+    await anext(stream)
+    stream.cancel()
+    await eventually(closed.exists, timeout=60)
+    result = await classes.ask(name, [texts("text", "next")])
+    assert result.as_numpy("word").tolist() == [[b"next"]]
+
+
+async def test_a_class_keeps_the_state_of_each_sequence(classes: Classes) -> None:
+    name = await classes.serve(
+        "Total",
+        {},
+        inputs=[TensorSpec("x", "INT64", [-1, 1])],
+        outputs=[TensorSpec("sum", "INT64", [-1, 1])],
+        stateful=True,
+    )
+
+    async def add(sequence: int | str, value: int, **place: bool) -> int:
+        x = triton.InferInput("x", [1, 1], "INT64")
+        x.set_data_from_numpy(np.array([[value]], np.int64))
+        result = await classes.ask(name, [x], sequence_id=sequence, **place)
+        return int(result.as_numpy("sum")[0, 0])
+
+    assert await add(7, 1, sequence_start=True) == 1
+    assert await add("other", 10, sequence_start=True) == 10
+    assert await add(7, 2) == 3
+    assert await add("other", 10, sequence_end=True) == 20
+    assert await add(7, 3, sequence_end=True) == 6
+    assert await add(7, 5, sequence_start=True, sequence_end=True) == 5
