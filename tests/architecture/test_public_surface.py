@@ -9,7 +9,14 @@ import tessera
 
 
 def test_public_names_are_frozen() -> None:
-    assert tessera.__all__ == ["AsyncClient", "Client", "Settings", "TesseraError", "label"]
+    assert tessera.__all__ == [
+        "AsyncClient",
+        "Client",
+        "Settings",
+        "TensorSpec",
+        "TesseraError",
+        "label",
+    ]
     for name in tessera.__all__:
         assert getattr(tessera, name) is not None
 
