@@ -27,6 +27,7 @@ FailedPrecondition
 ├── NotEmpty               a container still holds something
 ├── VersionNotPending      the version's files can no longer change
 ├── VersionEmpty           a version without files cannot become ready
+├── ModelServed            endpoints refer to the model by its name
 ├── UploadRunning          a file of the version is being written
 ├── NotManaged             rows of external tables are not written here
 ├── FilesUnreadable        an external table's files are missing or not Parquet of its columns
@@ -74,6 +75,7 @@ __all__ = [
     "InvalidSecurable",
     "InvalidUpload",
     "LimitReached",
+    "ModelServed",
     "NotAllowed",
     "NotEmpty",
     "NotManaged",
@@ -261,6 +263,12 @@ class VersionEmpty(FailedPrecondition):
     """A version without files cannot become ready."""
 
     reason = "MODEL_VERSION_EMPTY"
+
+
+class ModelServed(FailedPrecondition):
+    """Endpoints refer to the model by its name."""
+
+    reason = "MODEL_SERVED"
 
 
 class UploadRunning(FailedPrecondition):

@@ -56,6 +56,13 @@ class Entities(Protocol):
     async def replace(self, entity: Entity) -> None:
         """Store a new version of an object that exists; its id and key do not change."""
 
+    async def rename(self, entity: Entity, was: SecurableKey) -> None:
+        """Store an object that is known as `was` under its new key; grants and aliases follow.
+
+        Raises:
+            SecurableExists: The kind has another one of the new name, in whatever state.
+        """
+
     async def remove(self, entity: Entity) -> None:
         """Remove the object with its grants, versions, aliases and files."""
 
@@ -101,6 +108,9 @@ class Versions(Protocol):
 
     async def replace(self, version: ModelVersion) -> None:
         """Store a new state of a version that exists."""
+
+    async def rename(self, model_id: str, model_name: str) -> None:
+        """Give all versions of a model, in whatever state, its new name."""
 
     async def remove(self, version_id: str) -> None:
         """Remove a version with its files, uploads and the aliases that point at it."""
@@ -218,6 +228,12 @@ class LineageEdges(Protocol):
         self, nodes: Collection[LineageNode], *, upstream: bool, limit: int
     ) -> list[LineageEdge]:
         """Edges into the nodes (`upstream`) or out of them, the latest first."""
+
+    async def of_model(self, model_name: str) -> list[LineageEdge]:
+        """Edges into and out of the versions of a model."""
+
+    async def remove(self, edges: Iterable[LineageEdge]) -> None:
+        """Remove edges; one that is not there is ignored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class ModelRegistry(Protocol):
     async def describe_model(self, token: str, full_name: str, description: str) -> RegisteredModel:
         """Change what a model is said to be for."""
 
+    async def rename_model(self, token: str, full_name: str, new_name: str) -> RegisteredModel:
+        """Give a model another full name; refused (FailedPrecondition) while endpoints serve it."""
+
     async def delete_model(self, token: str, full_name: str) -> None:
         """Delete a model with its versions."""
 

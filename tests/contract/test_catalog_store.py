@@ -290,6 +290,36 @@ class TestVersions:
             assert len(await tx.versions.all(model.id)) == 3
             assert await tx.versions.deleting() == [gone]
 
+    async def test_follow_their_model_to_another_name(self, store: Store) -> None:
+        model, other = entity(T.MODEL, "c.s.m", details=ModelDetails()), entity(T.MODEL, "c.s.o")
+        await put(store, model, other)
+        await people(store, "ada")
+        renamed = replace(model, key=SecurableKey(T.MODEL, "c.t.n"))
+        async with store.write() as tx:
+            await tx.versions.add(version(model, 1))
+            await tx.versions.add(version(other, 1))
+            await tx.versions.set_alias(model.id, "a", 1)
+            held = Grant(model.key, "ada", Privilege.EXECUTE, "admin", NOW)
+            await tx.access.add_grant(model, held)
+            await tx.commit()
+        async with store.write() as tx:
+            with pytest.raises(SecurableExists):
+                await tx.entities.rename(replace(model, key=other.key), model.key)
+        async with store.write() as tx:
+            await tx.entities.rename(renamed, model.key)
+            await tx.versions.rename(model.id, "c.t.n")
+            await tx.commit()
+        async with store.read() as tx:
+            assert await tx.entities.get(model.key) is None
+            assert await tx.entities.get(renamed.key) == renamed
+            schema = SecurableKey(T.SCHEMA, "c.t")
+            assert await tx.entities.children(schema, T.MODEL, after="", limit=9) == [renamed]
+            assert [one.model_name for one in await tx.versions.all(model.id)] == ["c.t.n"]
+            assert [one.model_name for one in await tx.versions.all(other.id)] == ["c.s.o"]
+            assert await tx.versions.aliases([model.id]) == {model.id: {"a": 1}}
+            assert await tx.access.grants(renamed.key) == [replace(held, key=renamed.key)]
+            assert set(await tx.access.nodes([model.key, renamed.key])) == {renamed.key}
+
     async def test_files_uploads_and_aliases_go_with_them(self, store: Store) -> None:
         model = entity(T.MODEL, "c.s.m", details=ModelDetails())
         await put(store, model)
@@ -454,6 +484,22 @@ class TestLineage:
             assert await tx.lineage.touching([table], upstream=False, limit=1) == out[:1]
             into = await tx.lineage.touching([run, other], upstream=True, limit=9)
             assert into == out
+
+    async def test_a_model_s_edges_are_found_and_removed(self, store: Store) -> None:
+        run = LineageNode(NodeType.RUN, "r")
+        of, longer = (
+            LineageNode(NodeType.MODEL_VERSION, name) for name in ("a.b.m/1", "a.b.m-x/1")
+        )
+        front = LineageNode(NodeType.ENDPOINT, "front")
+        edges = [LineageEdge(run, of, NOW), LineageEdge(of, front, NOW)]
+        async with store.write() as tx:
+            await tx.lineage.put([*edges, LineageEdge(run, longer, NOW)])
+            found = await tx.lineage.of_model("a.b.m")
+            assert sorted(found, key=lambda edge: edge.source) == edges
+            await tx.lineage.remove([*edges, LineageEdge(longer, front, NOW)])
+            await tx.lineage.remove([])
+            assert await tx.lineage.of_model("a.b.m") == []
+            assert len(await tx.lineage.of_model("a.b.m-x")) == 1
 
 
 async def test_requests_are_kept_for_a_while(store: Store) -> None:

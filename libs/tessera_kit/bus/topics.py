@@ -118,6 +118,7 @@ TOPICS: tuple[Topic, ...] = (
         messages=(
             catalog_events_pb2.SecurableCreated,
             catalog_events_pb2.SecurableUpdated,
+            catalog_events_pb2.SecurableRenamed,
             catalog_events_pb2.SecurableDeleted,
         ),
         key="the securable's full name: one object's life stays in order",

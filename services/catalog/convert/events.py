@@ -19,6 +19,7 @@ __all__ = [
     "lineage_observed",
     "securable_created",
     "securable_deleted",
+    "securable_renamed",
     "securable_updated",
     "version_changed",
 ]
@@ -40,6 +41,16 @@ def securable_updated(entity: Entity, principal: str) -> Event:
     told = securable_to_proto(entity)
     _fit(told)
     data = events.SecurableUpdated(securable=told, principal=principal)
+    return new_event(data, source=SOURCE, key=entity.key.full_name)
+
+
+def securable_renamed(entity: Entity, was: SecurableKey, principal: str) -> Event:
+    """An object got another name."""
+    told = securable_to_proto(entity)
+    _fit(told)
+    data = events.SecurableRenamed(
+        securable=told, previous_full_name=was.full_name, principal=principal
+    )
     return new_event(data, source=SOURCE, key=entity.key.full_name)
 
 

@@ -16,6 +16,7 @@ from services.catalog.handlers.models import Aliases
 from services.catalog.handlers.principals import Principals
 from services.catalog.handlers.reconcile import Reconciler
 from services.catalog.handlers.removal import Removal
+from services.catalog.handlers.renaming import Renaming
 from services.catalog.handlers.storage import Storage
 from services.catalog.handlers.table_data import TableData
 from services.catalog.handlers.tables import Tables
@@ -46,6 +47,7 @@ class UseCases:
     tree: Tree
     tables: Tables
     removal: Removal
+    renaming: Renaming
     aliases: Aliases
     versions: Versions
     files: Files
@@ -71,6 +73,7 @@ def build_use_cases(
         tree=Tree(context),
         tables=Tables(context, engine, external, places.database_prefix, storage.locks),
         removal=Removal(context, storage),
+        renaming=Renaming(context),
         aliases=Aliases(context),
         versions=Versions(context, storage, objects),
         files=Files(context, objects),

@@ -30,7 +30,14 @@ def bindings(cases: UseCases) -> tuple[Binding, ...]:
         ),
         Binding(
             model_service_pb2_grpc.add_ModelServiceServicer_to_server,
-            ModelServicer(cases.tree, cases.aliases, cases.versions, cases.files, cases.removal),
+            ModelServicer(
+                cases.tree,
+                cases.aliases,
+                cases.versions,
+                cases.files,
+                cases.removal,
+                cases.renaming,
+            ),
             "tessera.catalog.v1.ModelService",
         ),
         Binding(

@@ -21,6 +21,7 @@ from services.catalog.errors import InvalidUpload, of_field
 from services.catalog.handlers.files import Files, FileTarget
 from services.catalog.handlers.models import Aliases
 from services.catalog.handlers.removal import Removal
+from services.catalog.handlers.renaming import Renaming
 from services.catalog.handlers.tree import Tree
 from services.catalog.handlers.versions import VersionDraft, Versions, VersionView
 from services.catalog.servicers.drain import drained
@@ -35,8 +36,8 @@ __all__ = ["ModelServicer"]
 _PIECE = 1 << 20
 
 
-def _key(full_name: str) -> SecurableKey:
-    return SecurableKey.parse(SecurableType.MODEL, full_name, "model")
+def _key(full_name: str, field: str = "model") -> SecurableKey:
+    return SecurableKey.parse(SecurableType.MODEL, full_name, field)
 
 
 def _version(view: VersionView) -> model_pb2.ModelVersion:
@@ -47,13 +48,20 @@ class ModelServicer(rpc.ModelServiceServicer):
     """Translates; the use cases are in `handlers`."""
 
     def __init__(
-        self, tree: Tree, aliases: Aliases, versions: Versions, files: Files, removal: Removal
+        self,
+        tree: Tree,
+        aliases: Aliases,
+        versions: Versions,
+        files: Files,
+        removal: Removal,
+        renaming: Renaming,
     ) -> None:
         self._tree = tree
         self._aliases = aliases
         self._versions = versions
         self._files = files
         self._removal = removal
+        self._renaming = renaming
 
     async def CreateRegisteredModel(
         self, request: pb.CreateRegisteredModelRequest, context: Any
@@ -106,6 +114,19 @@ class ModelServicer(rpc.ModelServiceServicer):
         entity = await self._tree.update(current_principal(), _key(asked.full_name), changes)
         aliases = (await self._aliases.of([entity])).get(entity.id, {})
         return pb.UpdateRegisteredModelResponse(registered_model=model_to_proto(entity, aliases))
+
+    async def RenameRegisteredModel(
+        self, request: pb.RenameRegisteredModelRequest, context: Any
+    ) -> pb.RenameRegisteredModelResponse:
+        """Give a registered model another name."""
+        entity = await self._renaming.rename(
+            current_principal(),
+            _key(request.full_name),
+            _key(request.new_full_name, "new_full_name"),
+            request.etag,
+        )
+        aliases = (await self._aliases.of([entity])).get(entity.id, {})
+        return pb.RenameRegisteredModelResponse(registered_model=model_to_proto(entity, aliases))
 
     async def DeleteRegisteredModel(
         self, request: pb.DeleteRegisteredModelRequest, context: Any

@@ -70,6 +70,13 @@ class CatalogRegistry:
             answer = await self._models.UpdateRegisteredModel(request, metadata=_bearer(token))
         return _model(answer.registered_model)
 
+    async def rename_model(self, token: str, full_name: str, new_name: str) -> RegisteredModel:
+        """Give a model another full name."""
+        request = pb.RenameRegisteredModelRequest(full_name=full_name, new_full_name=new_name)
+        with _told():
+            answer = await self._models.RenameRegisteredModel(request, metadata=_bearer(token))
+        return _model(answer.registered_model)
+
     async def delete_model(self, token: str, full_name: str) -> None:
         """Delete a model with its versions."""
         request = pb.DeleteRegisteredModelRequest(full_name=full_name, force=True)

@@ -44,8 +44,14 @@ class RegisteredModel:
 
     def display_name(self, default_schema: str) -> str:
         """Return what MLflow's clients call it: as they did, or plain in the default schema."""
+        plain = self.full_name.removeprefix(f"{default_schema}.")
         given = self.tags.get(f"{OWN}name")
-        return given or self.full_name.removeprefix(f"{default_schema}.")
+        try:
+            # The catalog may have renamed it since: then they find it by its new name only.
+            known = given and full_name_of(given, default_schema) == self.full_name
+        except InvalidValue:
+            known = False
+        return given if given and known else plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.tracking.domain.registry import (
+    OWN,
     STAGES,
     RegisteredModel,
     RegistryVersion,
@@ -83,7 +84,7 @@ class Registry:
             InvalidValue: The name cannot be kept.
         """
         full_name = full_name_of(name, self._schema)
-        given = name if name not in {full_name, full_name.rpartition(".")[2]} else ""
+        given = _given(name, full_name)
         try:
             model = await self._registry.create_model(
                 caller.token,
@@ -117,6 +118,34 @@ class Registry:
         except NotFound:
             raise _no_model(name) from None
         return await self.get_model(caller, name)
+
+    async def rename_model(self, caller: Caller, name: str, new_name: str) -> NamedModel:
+        """Give a model another name: versions, aliases, tags, grants and lineage follow.
+
+        Raises:
+            RegistryNotFound: There is none, or not for the caller.
+            NotFound: The new name's schema is not there for the caller.
+            AlreadyExists: Another one has the new name.
+            InvalidValue: The new name cannot be kept.
+            FailedPrecondition: An endpoint serves it.
+        """
+        full_name = full_name_of(name, self._schema)
+        new_full = full_name_of(new_name, self._schema)
+        try:
+            await self._registry.get_model(caller.token, full_name)
+        except NotFound:
+            raise _no_model(name) from None
+        if new_full != full_name:
+            try:
+                await self._registry.rename_model(caller.token, full_name, new_full)
+            except AlreadyExists:
+                text = f"Registered Model (name={new_name}) already exists."
+                raise AlreadyExists(text) from None
+        given = _given(new_name, new_full)
+        await self._registry.tag(
+            caller.token, new_full, 0, own_tags(name=given), [] if given else [f"{OWN}name"]
+        )
+        return await self.get_model(caller, new_name)
 
     async def delete_model(self, caller: Caller, name: str) -> None:
         """Delete a model with its versions."""
@@ -333,6 +362,11 @@ class Registry:
             for model in models
             if model.tags.get(_PROMPT_TAG) != "true"
         ]
+
+
+def _given(name: str, full_name: str) -> str:
+    """Return the name that must be kept beside the catalog's; empty when that tells it."""
+    return "" if name in {full_name, full_name.rpartition(".")[2]} else name
 
 
 def _excludes_prompts(condition: Comparison) -> bool:

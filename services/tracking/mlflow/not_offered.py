@@ -28,14 +28,6 @@ _WHY: Final = (
         "say what people find as assessments of traces (createAssessment), and search by them",
     ),
     (r"UnifiedTrace|OnlineTrace", "it asks for a Databricks SQL warehouse; use searchTracesV3"),
-    (
-        r"renameRegisteredModel",
-        (
-            "a model's name is its identity in the catalog: grants, lineage, events and endpoints "
-            "refer to it by name; register a model of the new name and copy versions to it "
-            "(MlflowClient.copy_model_version)"
-        ),
-    ),
 )
 
 

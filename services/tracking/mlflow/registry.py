@@ -55,6 +55,7 @@ class RegistryMethods:
             for name, method in {
                 "createRegisteredModel": Method(self._create_model, named),
                 "updateRegisteredModel": Method(self._update_model, named),
+                "renameRegisteredModel": Method(self._rename_model, ("name", "new_name")),
                 "deleteRegisteredModel": Method(self._delete_model, named),
                 "getRegisteredModel": Method(self._get_model, named),
                 "searchRegisteredModels": Method(self._find_models),
@@ -94,6 +95,11 @@ class RegistryMethods:
             caller_of(call), asked.name, asked.description
         )
         return {"registered_model": _model_fields(changed)}
+
+    async def _rename_model(self, call: Call) -> Answer:
+        asked = call.message
+        renamed = await self._registry.rename_model(caller_of(call), asked.name, asked.new_name)
+        return {"registered_model": _model_fields(renamed)}
 
     async def _delete_model(self, call: Call) -> Answer:
         await self._registry.delete_model(caller_of(call), call.message.name)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.catalog.domain.lineage import Direction, LineageEdge, LineageNode, NodeType
 from services.catalog.domain.models import VersionStatus
 from services.catalog.domain.privileges import Privilege
-from services.catalog.domain.securables import SecurableKey
+from services.catalog.domain.securables import SecurableKey, SecurableType
 from services.catalog.errors import (
     AliasNotFound,
     Busy,
     DigestMismatch,
     FileNotFound,
     InvalidPath,
+    InvalidSecurable,
+    ModelServed,
     NotEmpty,
     PrivilegeMissing,
+    SecurableExists,
     SecurableNotFound,
+    StaleEtag,
     UploadRunning,
     VersionEmpty,
     VersionNotFound,
@@ -31,6 +37,8 @@ from services.catalog.handlers.versions import VersionDraft, VersionView
 from tests.catalog_world import World, bytes_of, let_pass, model
 
 DELAY = model("main.default.delay")
+LATE = model("main.default.late")
+NOW = datetime(2013, 5, 1, tzinfo=UTC)
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -283,6 +291,81 @@ class TestAliases:
             await registered.cases.versions.by_alias(admin, DELAY, "champion")
         assert [info async for info in registered.objects.list("")] == []
         assert registered.store.events[-1].data.version == 0  # type: ignore[attr-defined]
+
+
+async def lineage_of(world: World, at: datetime, version: str, endpoint: str) -> None:
+    """Tell that an endpoint answers with a version."""
+    source = LineageNode(NodeType.MODEL_VERSION, version)
+    edge = LineageEdge(source, LineageNode(NodeType.ENDPOINT, endpoint), at)
+    async with world.store.write() as tx:
+        await tx.lineage.put([edge])
+        await tx.commit()
+
+
+class TestRenaming:
+    async def test_moves_all_that_is_known_of_a_model(self, registered: World) -> None:
+        admin, cases = await registered.admin(), registered.cases
+        await registered.user("ada")
+        await let_pass(registered, "ada")
+        await registered.grant("ada", DELAY, Privilege.EXECUTE)
+        await ready(registered, "run-1")
+        await cases.aliases.set(admin, DELAY, "champion", 1)
+        await lineage_of(registered, NOW, "main.default.delay/1", "front")
+        renamed = await cases.renaming.rename(admin, DELAY, LATE, "")
+        assert renamed.key == LATE
+        with pytest.raises(SecurableNotFound):
+            await cases.tree.get(admin, DELAY)
+        ada = await registered.caller("ada")
+        view = await cases.versions.by_alias(ada, LATE, "champion")
+        assert (view.version.model_name, view.version.version) == (LATE.full_name, 1)
+        pieces = await cases.files.download(ada, LATE, 1, "model.pt2")
+        assert b"".join([piece async for piece in pieces]) == CONTENT
+        node = LineageNode(NodeType.MODEL_VERSION, "main.default.late/1")
+        graph = await cases.lineage.walk(admin, node, Direction.DOWNSTREAM, 0)
+        assert [edge.target.name for edge in graph.edges] == ["front"]
+        assert registered.told()[-3:] == ["SecurableRenamed", "AccessChanged", "AccessChanged"]
+        # The old name is free, and a model that takes it has nothing of the other.
+        await registered.make(DELAY)
+        assert (await version(registered)).version.version == 1
+        assert await files(registered, 1) == {}
+        assert (await cases.versions.get(admin, LATE, 1)).version.size_bytes == len(CONTENT)
+
+    async def test_waits_for_endpoints_that_serve_it(self, registered: World) -> None:
+        admin, cases = await registered.admin(), registered.cases
+        await registered.make(model("main.default.other"))
+        await lineage_of(registered, NOW, "main.default.delay/1", "front")
+        await lineage_of(registered, NOW, "main.default.delay/1", "deleted")
+        front = SecurableKey(SecurableType.ENDPOINT, "front")
+        await cases.decisions.register(await registered.service(), front, "admin", "")
+        with pytest.raises(ModelServed, match="endpoint front serves"):
+            await cases.renaming.rename(admin, DELAY, LATE, "")
+        assert (await cases.tree.get(admin, DELAY)).key == DELAY
+        later = NOW + timedelta(hours=1)
+        await lineage_of(registered, later, "main.default.other/1", "front")
+        await cases.renaming.rename(admin, DELAY, LATE, "")
+
+    async def test_is_refused_to_who_may_not_and_to_names_that_cannot_be(
+        self, registered: World
+    ) -> None:
+        ada, cases = await registered.user("ada"), registered.cases
+        await let_pass(registered, "ada", [Privilege.BROWSE])
+        await registered.make(LATE)
+        with pytest.raises(PrivilegeMissing, match="MANAGE"):
+            await cases.renaming.rename(ada, DELAY, model("main.default.new"), "")
+        await registered.grant("ada", DELAY, Privilege.MANAGE)
+        with pytest.raises(PrivilegeMissing, match="CREATE MODEL"):
+            await cases.renaming.rename(ada, DELAY, model("main.default.new"), "")
+        admin = await registered.admin()
+        for new, etag, error in (
+            (LATE, "", SecurableExists),
+            (DELAY, "", InvalidSecurable),
+            (model("main.none.delay"), "", SecurableNotFound),
+            (model("main.default.new"), "stale", StaleEtag),
+        ):
+            with pytest.raises(error):
+                await cases.renaming.rename(admin, DELAY, new, etag)
+        assert (await cases.tree.get(admin, DELAY)).key == DELAY
+        assert "SecurableRenamed" not in registered.told()
 
 
 class TestRights:

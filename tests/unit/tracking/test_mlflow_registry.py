@@ -100,12 +100,41 @@ async def test_a_model_is_registered_described_and_deleted(door: Door) -> None:
     found = (await door.ok("GET", f"{MODELS}/get", {"name": "net"}))["registered_model"]
     assert found["description"] == "second"
     assert found["tags"] == [{"key": "a", "value": "b"}]
-    renamed = await door.call("POST", f"{MODELS}/rename", {"name": "net", "new_name": "other"})
-    assert renamed.error == (501, "NOT_IMPLEMENTED")
     await door.ok("DELETE", f"{MODELS}/delete", {"name": "net"})
     gone = await door.call("GET", f"{MODELS}/get", {"name": "net"})
     assert gone.error == MISSING
     assert gone.json()["message"] == "Registered Model with name=net not found"
+
+
+async def test_a_renamed_model_keeps_what_it_had_and_its_old_name_is_gone(door: Door) -> None:
+    await registered(door, "My Net", tags=[{"key": "team", "value": "ml"}])
+    await registered(door, "other")
+    made = await versioned(door, "My Net")
+    alias = {"name": "My Net", "alias": "champion", "version": "1"}
+    await door.ok("POST", f"{MODELS}/alias", alias)
+    rename = f"{MODELS}/rename"
+    renamed = await door.ok("POST", rename, {"name": "My Net", "new_name": "Your Net"})
+    told = renamed["registered_model"]
+    assert (told["name"], told["tags"]) == ("Your Net", [{"key": "team", "value": "ml"}])
+    assert told["aliases"] == [{"alias": "champion", "version": "1"}]
+    [version] = told["latest_versions"]
+    assert (version["name"], version["source"]) == ("Your Net", made["source"])
+    asked = {"name": "Your Net", "version": "1"}
+    uri = (await door.ok("GET", f"{VERSIONS}/get-download-uri", asked))["artifact_uri"]
+    assert uri == "mlflow-artifacts:/registry/main.default.your_net/1"
+    assert (await door.call("GET", f"{MODELS}/get", {"name": "My Net"})).error == MISSING
+    for body, error in (
+        ({"name": "My Net", "new_name": "x"}, MISSING),
+        ({"name": "Your Net", "new_name": "other"}, (400, "RESOURCE_ALREADY_EXISTS")),
+        ({"name": "Your Net", "new_name": "___"}, (400, "INVALID_PARAMETER_VALUE")),
+        ({"name": "Your Net"}, (400, "INVALID_PARAMETER_VALUE")),
+        ({"name": "Your Net", "new_name": "main.none.net"}, MISSING),
+    ):
+        assert (await door.call("POST", rename, body)).error == error, body
+    found = await door.ok("GET", f"{MODELS}/search")
+    assert [one["name"] for one in found["registered_models"]] == ["Your Net", "other"]
+    plain = await door.ok("POST", rename, {"name": "Your Net", "new_name": "your_net"})
+    assert plain["registered_model"]["name"] == "your_net"
 
 
 async def test_plain_names_land_in_the_default_schema_and_full_names_where_they_say(

@@ -231,6 +231,60 @@ class UpdateRegisteredModelResponse(_message.Message):
 Global___UpdateRegisteredModelResponse: _TypeAlias = UpdateRegisteredModelResponse  # noqa: Y015
 
 @_typing.final
+class RenameRegisteredModelRequest(_message.Message):
+    """Asks to give a registered model another name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_NAME_FIELD_NUMBER: _builtins.int
+    NEW_FULL_NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    full_name: _builtins.str
+    """The model's full name."""
+    new_full_name: _builtins.str
+    """The full name that it is to have."""
+    etag: _builtins.str
+    """When set, renames only the state that was read."""
+    def __init__(
+        self,
+        *,
+        full_name: _builtins.str = ...,
+        new_full_name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "full_name", b"full_name", "new_full_name", b"new_full_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameRegisteredModelRequest: _TypeAlias = RenameRegisteredModelRequest  # noqa: Y015
+
+@_typing.final
+class RenameRegisteredModelResponse(_message.Message):
+    """The renamed model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTERED_MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def registered_model(self) -> _model_pb2.RegisteredModel:
+        """The model under its new name."""
+
+    def __init__(
+        self,
+        *,
+        registered_model: _model_pb2.RegisteredModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registered_model", b"registered_model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registered_model", b"registered_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameRegisteredModelResponse: _TypeAlias = RenameRegisteredModelResponse  # noqa: Y015
+
+@_typing.final
 class DeleteRegisteredModelRequest(_message.Message):
     """Asks to delete a registered model."""
 

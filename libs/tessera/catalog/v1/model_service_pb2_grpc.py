@@ -55,6 +55,11 @@ class ModelServiceStub:
                 request_serializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelRequest.SerializeToString,
                 response_deserializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelResponse.FromString,
                 _registered_method=True)
+        self.RenameRegisteredModel = channel.unary_unary(
+                '/tessera.catalog.v1.ModelService/RenameRegisteredModel',
+                request_serializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelRequest.SerializeToString,
+                response_deserializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelResponse.FromString,
+                _registered_method=True)
         self.DeleteRegisteredModel = channel.unary_unary(
                 '/tessera.catalog.v1.ModelService/DeleteRegisteredModel',
                 request_serializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.DeleteRegisteredModelRequest.SerializeToString,
@@ -144,6 +149,15 @@ class ModelServiceServicer:
 
     def UpdateRegisteredModel(self, request, context):
         """Changes a registered model's comment or owner. Needs ownership or MANAGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameRegisteredModel(self, request, context):
+        """Gives a registered model another name, in its schema or another one: its versions, aliases, tags, grants and lineage
+        follow, and the old name is free. Needs ownership or MANAGE, and what registering a model of the new name needs.
+        Refused with FAILED_PRECONDITION while an endpoint serves one of its versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +269,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UpdateRegisteredModel,
                     request_deserializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelRequest.FromString,
                     response_serializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelResponse.SerializeToString,
+            ),
+            'RenameRegisteredModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameRegisteredModel,
+                    request_deserializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelRequest.FromString,
+                    response_serializer=tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelResponse.SerializeToString,
             ),
             'DeleteRegisteredModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRegisteredModel,
@@ -426,6 +445,33 @@ class ModelService:
             '/tessera.catalog.v1.ModelService/UpdateRegisteredModel',
             tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelRequest.SerializeToString,
             tessera_dot_catalog_dot_v1_dot_model__service__pb2.UpdateRegisteredModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameRegisteredModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.catalog.v1.ModelService/RenameRegisteredModel',
+            tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelRequest.SerializeToString,
+            tessera_dot_catalog_dot_v1_dot_model__service__pb2.RenameRegisteredModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,6 +24,11 @@ class ModelServiceStub:
     """Lists the registered models of a schema that the caller may see, by name."""
     UpdateRegisteredModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateRegisteredModelRequest, _model_service_pb2.UpdateRegisteredModelResponse]
     """Changes a registered model's comment or owner. Needs ownership or MANAGE."""
+    RenameRegisteredModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RenameRegisteredModelRequest, _model_service_pb2.RenameRegisteredModelResponse]
+    """Gives a registered model another name, in its schema or another one: its versions, aliases, tags, grants and lineage
+    follow, and the old name is free. Needs ownership or MANAGE, and what registering a model of the new name needs.
+    Refused with FAILED_PRECONDITION while an endpoint serves one of its versions.
+    """
     DeleteRegisteredModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteRegisteredModelRequest, _model_service_pb2.DeleteRegisteredModelResponse]
     """Deletes a registered model; refuses one with versions unless forced. Needs ownership or MANAGE."""
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateModelVersionRequest, _model_service_pb2.CreateModelVersionResponse]
@@ -83,6 +88,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_model_service_pb2.UpdateRegisteredModelRequest, _abc.Awaitable[_model_service_pb2.UpdateRegisteredModelResponse]],
     ) -> _abc.Awaitable[_model_service_pb2.UpdateRegisteredModelResponse]:
         """Changes a registered model's comment or owner. Needs ownership or MANAGE."""
+
+    @_abc_1.abstractmethod
+    def RenameRegisteredModel(
+        self,
+        request: _model_service_pb2.RenameRegisteredModelRequest,
+        context: _aio.ServicerContext[_model_service_pb2.RenameRegisteredModelRequest, _abc.Awaitable[_model_service_pb2.RenameRegisteredModelResponse]],
+    ) -> _abc.Awaitable[_model_service_pb2.RenameRegisteredModelResponse]:
+        """Gives a registered model another name, in its schema or another one: its versions, aliases, tags, grants and lineage
+        follow, and the old name is free. Needs ownership or MANAGE, and what registering a model of the new name needs.
+        Refused with FAILED_PRECONDITION while an endpoint serves one of its versions.
+        """
 
     @_abc_1.abstractmethod
     def DeleteRegisteredModel(

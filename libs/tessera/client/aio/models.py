@@ -52,6 +52,13 @@ class AsyncModels:
                 return found
             request.page_token = page.next_page_token
 
+    async def rename(self, full_name: str, new_full_name: str) -> model_pb2.RegisteredModel:
+        """Gives a registered model another name; refused while an endpoint serves it."""
+        request = model_service_pb2.RenameRegisteredModelRequest(
+            full_name=full_name, new_full_name=new_full_name
+        )
+        return (await call(self._stub.RenameRegisteredModel, request)).registered_model
+
     async def delete(self, full_name: str, *, force: bool = False) -> None:
         """Deletes a registered model; `force` deletes its versions as well."""
         request = model_service_pb2.DeleteRegisteredModelRequest(full_name=full_name, force=force)

@@ -34,6 +34,10 @@ class Models:
         """The registered models of a schema that the caller may see, by name."""
         return self._portal.run(self._wrapped.list_models(schema_full_name))
 
+    def rename(self, full_name: str, new_full_name: str) -> model_pb2.RegisteredModel:
+        """Gives a registered model another name; refused while an endpoint serves it."""
+        return self._portal.run(self._wrapped.rename(full_name, new_full_name))
+
     def delete(self, full_name: str, *, force: bool = False) -> None:
         """Deletes a registered model; `force` deletes its versions as well."""
         return self._portal.run(self._wrapped.delete(full_name, force=force))

@@ -28,7 +28,7 @@ from tessera.catalog.v1 import securable_pb2 as tessera_dot_catalog_dot_v1_dot_s
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tessera/events/v1/catalog_events.proto\x12\x11tessera.events.v1\x1a(tessera/catalog/v1/lineage_service.proto\x1a\x1etessera/catalog/v1/model.proto\x1a\"tessera/catalog/v1/securable.proto\x1a\x1btessera/type/v1/rules.proto\"W\n\x10SecurableCreated\x12\x30\n\tsecurable\x18\x01 \x01(\x0b\x32\x1d.tessera.catalog.v1.Securable\x12\x11\n\tprincipal\x18\x02 \x01(\t\"W\n\x10SecurableUpdated\x12\x30\n\tsecurable\x18\x01 \x01(\x0b\x32\x1d.tessera.catalog.v1.Securable\x12\x11\n\tprincipal\x18\x02 \x01(\t\"`\n\x10SecurableDeleted\x12\x39\n\tsecurable\x18\x01 \x01(\x0b\x32&.tessera.catalog.v1.SecurableReference\x12\x11\n\tprincipal\x18\x02 \x01(\t\"]\n\rAccessChanged\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x39\n\tsecurable\x18\x02 \x01(\x0b\x32&.tessera.catalog.v1.SecurableReference\"g\n\x19ModelVersionStatusChanged\x12\x37\n\rmodel_version\x18\x01 \x01(\x0b\x32 .tessera.catalog.v1.ModelVersion\x12\x11\n\tprincipal\x18\x02 \x01(\t\"Z\n\x11ModelAliasChanged\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\tprincipal\x18\x04 \x01(\t\"L\n\x0fLineageObserved\x12\x39\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.tessera.catalog.v1.LineageEdgeB\t\x8a\xb5\x18\x05\x38\x01@\xe8\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tessera/events/v1/catalog_events.proto\x12\x11tessera.events.v1\x1a(tessera/catalog/v1/lineage_service.proto\x1a\x1etessera/catalog/v1/model.proto\x1a\"tessera/catalog/v1/securable.proto\x1a\x1btessera/type/v1/rules.proto\"W\n\x10SecurableCreated\x12\x30\n\tsecurable\x18\x01 \x01(\x0b\x32\x1d.tessera.catalog.v1.Securable\x12\x11\n\tprincipal\x18\x02 \x01(\t\"W\n\x10SecurableUpdated\x12\x30\n\tsecurable\x18\x01 \x01(\x0b\x32\x1d.tessera.catalog.v1.Securable\x12\x11\n\tprincipal\x18\x02 \x01(\t\"s\n\x10SecurableRenamed\x12\x30\n\tsecurable\x18\x01 \x01(\x0b\x32\x1d.tessera.catalog.v1.Securable\x12\x1a\n\x12previous_full_name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\"`\n\x10SecurableDeleted\x12\x39\n\tsecurable\x18\x01 \x01(\x0b\x32&.tessera.catalog.v1.SecurableReference\x12\x11\n\tprincipal\x18\x02 \x01(\t\"]\n\rAccessChanged\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x39\n\tsecurable\x18\x02 \x01(\x0b\x32&.tessera.catalog.v1.SecurableReference\"g\n\x19ModelVersionStatusChanged\x12\x37\n\rmodel_version\x18\x01 \x01(\x0b\x32 .tessera.catalog.v1.ModelVersion\x12\x11\n\tprincipal\x18\x02 \x01(\t\"Z\n\x11ModelAliasChanged\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x11\n\tprincipal\x18\x04 \x01(\t\"L\n\x0fLineageObserved\x12\x39\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.tessera.catalog.v1.LineageEdgeB\t\x8a\xb5\x18\x05\x38\x01@\xe8\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,14 +41,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECURABLECREATED']._serialized_end=287
   _globals['_SECURABLEUPDATED']._serialized_start=289
   _globals['_SECURABLEUPDATED']._serialized_end=376
-  _globals['_SECURABLEDELETED']._serialized_start=378
-  _globals['_SECURABLEDELETED']._serialized_end=474
-  _globals['_ACCESSCHANGED']._serialized_start=476
-  _globals['_ACCESSCHANGED']._serialized_end=569
-  _globals['_MODELVERSIONSTATUSCHANGED']._serialized_start=571
-  _globals['_MODELVERSIONSTATUSCHANGED']._serialized_end=674
-  _globals['_MODELALIASCHANGED']._serialized_start=676
-  _globals['_MODELALIASCHANGED']._serialized_end=766
-  _globals['_LINEAGEOBSERVED']._serialized_start=768
-  _globals['_LINEAGEOBSERVED']._serialized_end=844
+  _globals['_SECURABLERENAMED']._serialized_start=378
+  _globals['_SECURABLERENAMED']._serialized_end=493
+  _globals['_SECURABLEDELETED']._serialized_start=495
+  _globals['_SECURABLEDELETED']._serialized_end=591
+  _globals['_ACCESSCHANGED']._serialized_start=593
+  _globals['_ACCESSCHANGED']._serialized_end=686
+  _globals['_MODELVERSIONSTATUSCHANGED']._serialized_start=688
+  _globals['_MODELVERSIONSTATUSCHANGED']._serialized_end=791
+  _globals['_MODELALIASCHANGED']._serialized_start=793
+  _globals['_MODELALIASCHANGED']._serialized_end=883
+  _globals['_LINEAGEOBSERVED']._serialized_start=885
+  _globals['_LINEAGEOBSERVED']._serialized_end=961
 # @@protoc_insertion_point(module_scope)

@@ -78,6 +78,38 @@ class SecurableUpdated(_message.Message):
 Global___SecurableUpdated: _TypeAlias = SecurableUpdated  # noqa: Y015
 
 @_typing.final
+class SecurableRenamed(_message.Message):
+    """A registered model got another name; it is the same object, by its id. Topic tessera.catalog.entity.v1, keyed by the new name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECURABLE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FULL_NAME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    previous_full_name: _builtins.str
+    """The full name that it had."""
+    principal: _builtins.str
+    """The principal that renamed it."""
+    @_builtins.property
+    def securable(self) -> _securable_pb2.Securable:
+        """The object under its new name."""
+
+    def __init__(
+        self,
+        *,
+        securable: _securable_pb2.Securable | None = ...,
+        previous_full_name: _builtins.str = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["securable", b"securable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_full_name", b"previous_full_name", "principal", b"principal", "securable", b"securable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecurableRenamed: _TypeAlias = SecurableRenamed  # noqa: Y015
+
+@_typing.final
 class SecurableDeleted(_message.Message):
     """A governed object was deleted, with all that it held. Topic tessera.catalog.entity.v1, keyed by full name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from services.catalog.domain.securables import METASTORE, Entity, SecurableKey, SecurableType
@@ -45,6 +46,18 @@ class MemoryEntities:
         self._state.entities[entity.key] = entity
         if (before.owner, before.state) != (entity.owner, entity.state):
             self._change.keys.add(entity.key)
+
+    async def rename(self, entity: Entity, was: SecurableKey) -> None:
+        """Store an object under its new key."""
+        state = self._state
+        if entity.key in state.entities:
+            raise SecurableExists(f"{entity.key} exists")
+        del state.entities[was]
+        state.entities[entity.key] = entity
+        for held, grant in state.grants.items():
+            if held[0] == entity.id:
+                state.grants[held] = replace(grant, key=entity.key)
+        self._change.keys |= {was, entity.key}
 
     async def remove(self, entity: Entity) -> None:
         """Remove the object with what hangs from it."""

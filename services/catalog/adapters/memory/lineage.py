@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from services.catalog.domain.lineage import LineageEdge, LineageNode
+from services.catalog.domain.securables import SecurableKey, SecurableType
 from services.catalog.ports import RequestRecord
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ class MemoryLineage:
         found.sort(key=lambda edge: (edge.source, edge.target))
         found.sort(key=lambda edge: edge.observed_at, reverse=True)
         return found[:limit]
+
+    async def of_model(self, model_name: str) -> list[LineageEdge]:
+        """Edges of the versions of a model."""
+        model = SecurableKey(SecurableType.MODEL, model_name)
+        edges = self._state.edges.values()
+        return [one for one in edges if model in (one.source.securable, one.target.securable)]
+
+    async def remove(self, edges: Iterable[LineageEdge]) -> None:
+        """Remove edges."""
+        for edge in edges:
+            self._state.edges.pop((edge.source, edge.target), None)
 
 
 class MemoryRequests:

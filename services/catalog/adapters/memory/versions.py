@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ class MemoryVersions:
         if version.id not in self._state.versions:
             raise KeyError(version.id)
         self._state.versions[version.id] = version
+
+    async def rename(self, model_id: str, model_name: str) -> None:
+        """Give all versions of a model its new name."""
+        for version in await self.all(model_id):
+            self._state.versions[version.id] = replace(version, model_name=model_name)
 
     async def remove(self, version_id: str) -> None:
         """Remove a version with its files, uploads and aliases."""

@@ -54,6 +54,15 @@ class SqlEntities:
         await self._session.execute(sa.update(SECURABLES).where(_T.id == entity.id).values(values))
         self._change.keys.add(entity.key)
 
+    async def rename(self, entity: Entity, was: SecurableKey) -> None:
+        """Store an object under its new key."""
+        change = sa.update(SECURABLES).where(_T.id == entity.id).values(entity_row(entity))
+        try:
+            await self._session.execute(change)
+        except IntegrityError:
+            raise SecurableExists(f"{entity.key} exists") from None
+        self._change.keys |= {was, entity.key}
+
     async def remove(self, entity: Entity) -> None:
         """Remove the object; what hangs from it goes by cascade."""
         await self._session.execute(sa.delete(SECURABLES).where(_T.id == entity.id))

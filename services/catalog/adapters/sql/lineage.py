@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -62,15 +63,33 @@ class SqlLineage:
                 .order_by(EDGES.c.observed_at.desc(), EDGES.c.source, EDGES.c.target)
                 .limit(limit)
             )
-            found += [
-                LineageEdge(
-                    _node(row.source), _node(row.target), moment(row.observed_at), row.principal
-                )
-                for row in (await self._session.execute(query)).all()
-            ]
+            found += [_edge(row) for row in (await self._session.execute(query)).all()]
         found.sort(key=lambda edge: (edge.source, edge.target))
         found.sort(key=lambda edge: edge.observed_at, reverse=True)
         return found[:limit]
+
+    async def of_model(self, model_name: str) -> list[LineageEdge]:
+        """Edges of the versions of a model."""
+        # A range instead of LIKE: '0' is the character after '/'.
+        start = _text(LineageNode(NodeType.MODEL_VERSION, f"{model_name}/"))
+        ends = [
+            sa.and_(column >= start, column < f"{start[:-1]}0")
+            for column in (EDGES.c.source, EDGES.c.target)
+        ]
+        rows = (await self._session.execute(sa.select(EDGES).where(sa.or_(*ends)))).all()
+        return [_edge(row) for row in rows]
+
+    async def remove(self, edges: Iterable[LineageEdge]) -> None:
+        """Remove edges."""
+        gone = [{"its_source": _text(one.source), "its_target": _text(one.target)} for one in edges]
+        if gone:
+            await self._session.execute(
+                sa.delete(EDGES).where(
+                    EDGES.c.source == sa.bindparam("its_source"),
+                    EDGES.c.target == sa.bindparam("its_target"),
+                ),
+                gone,
+            )
 
 
 class SqlRequests:
@@ -124,3 +143,7 @@ def _text(node: LineageNode) -> str:
 def _node(text: str) -> LineageNode:
     kind, _, name = text.partition(":")
     return LineageNode(NodeType(int(kind)), name)
+
+
+def _edge(row: sa.Row[Any]) -> LineageEdge:
+    return LineageEdge(_node(row.source), _node(row.target), moment(row.observed_at), row.principal)

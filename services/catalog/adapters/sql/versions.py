@@ -53,6 +53,12 @@ class SqlVersions:
             sa.update(VERSIONS).where(_V.id == version.id).values(version_row(version))
         )
 
+    async def rename(self, model_id: str, model_name: str) -> None:
+        """Give all versions of a model its new name."""
+        await self._session.execute(
+            sa.update(VERSIONS).where(_V.model_id == model_id).values(model_name=model_name)
+        )
+
     async def remove(self, version_id: str) -> None:
         """Remove a version; files and uploads go by cascade."""
         version = await self.by_id(version_id, lock=True)
