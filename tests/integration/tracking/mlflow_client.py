@@ -283,10 +283,10 @@ def models_of_torch_and_the_registry() -> None:
     assert sorted(one.version for one in versions) == ["1", "2"]
     [model] = client.search_registered_models(f"name = '{name}'")
     assert model.aliases == {"champion": "2"}
-    renamed = client.rename_registered_model(name, f"{NAME} Better")
-    assert (renamed.name, renamed.aliases) == (f"{NAME} Better", {"champion": "2"})
-    refused("RESOURCE_DOES_NOT_EXIST", lambda: client.get_registered_model(name))
-    name = renamed.name
+    old, name = name, f"{NAME} Better"
+    client.rename_registered_model(old, name)
+    assert client.get_registered_model(name).aliases == {"champion": "2"}
+    refused("RESOURCE_DOES_NOT_EXIST", lambda: client.get_registered_model(old))
     assert np.allclose(
         mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(features), outputs
     )
