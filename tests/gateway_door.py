@@ -1,4 +1,4 @@
-"""The gateway's HTTP door over twins in memory: as an ASGI application, or bound to a port."""
+"""The gateway's doors over twins in memory: by HTTP as an application or a port, by gRPC calls."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
+import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
@@ -33,6 +34,7 @@ from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.predictions import PredictionHandler
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
@@ -40,6 +42,7 @@ from services.inference.rest.errors import oip_error
 from services.inference.rest.routes import gateway_routes
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
+from tessera.inference.v1 import prediction_service_pb2
 from tessera_kit.clock import SystemClock
 from tessera_kit.config import HttpConfig
 from tessera_kit.http.app import HttpApp
@@ -121,6 +124,40 @@ async def sums(request: bytes) -> bytes:
     return reply.SerializeToString()
 
 
+class Refused(Exception):
+    """A call ended with another status than OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+        self.trailing = dict(trailing)
+
+
+class Context:
+    """The part of a gRPC call's context that the gateway's handlers use."""
+
+    def __init__(
+        self, token: str, metadata: Sequence[tuple[str, str]] = (), seconds: float | None = None
+    ) -> None:
+        authorization = [("authorization", f"Bearer {token}")] if token else []
+        self._metadata = (*authorization, *metadata)
+        self._seconds = seconds
+        self.trailing: Any = ()
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        return self._seconds
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.trailing = metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        raise Refused(code, details, self.trailing)
+
+
 class GatewayDoor:
     """The door; `alice` may query the endpoints `model` and `plain`, `bob` none."""
 
@@ -164,6 +201,11 @@ class GatewayDoor:
             metrics=counts,
             limits=limits or InferenceLimits(),
         )
+        self.predictions = PredictionHandler(
+            self.infer,
+            telemetry.server_calls().method("PredictionService/Predict"),
+            most=MOST_BODY,
+        )
         self.descriptions = Descriptions(self.routes, self.authority, "1.2.3")
         self.http_routes = gateway_routes(
             self.infer,
@@ -204,6 +246,22 @@ class GatewayDoor:
     def records(self) -> list[pb.PayloadRecord]:
         """What was kept of requests."""
         return [pb.PayloadRecord.FromString(record) for record in self.capture.records]
+
+    async def predict(
+        self,
+        request: prediction_service_pb2.PredictRequest | bytes,
+        token: str = ALICE,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> prediction_service_pb2.PredictResponse:
+        """Ask by `PredictionService`.
+
+        Raises:
+            Refused: The call ended with another status than OK.
+        """
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        context: Any = Context(token, metadata)
+        answer = await self.predictions.predict(data, context)
+        return prediction_service_pb2.PredictResponse.FromString(answer)
 
     async def send(
         self,

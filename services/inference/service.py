@@ -16,6 +16,11 @@ from services.inference.gateway.hold import RuntimeHold
 from services.inference.gateway.infer import InferenceHandler, InferenceLimits
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
+from services.inference.gateway.predictions import (
+    PREDICTION_SERVICE,
+    PredictionHandler,
+    PredictionProtocol,
+)
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
@@ -195,6 +200,11 @@ def build_service(config: Config, outside: Outside) -> Service:
         metrics=telemetry.metrics,
         interval_seconds=config.body_sweep_seconds,
     )
+    predictions = PredictionHandler(
+        infer,
+        telemetry.server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
+        most=config.gateway_rpc.max_message_bytes,
+    )
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
         InferenceServicer(handlers, canaries, elastic, bodies),
@@ -204,7 +214,13 @@ def build_service(config: Config, outside: Outside) -> Service:
     shipper = SpoolShipper(outside.spool, payloads, telemetry.metrics)
     return Service(
         control=build_server(config.rpc, [control], authenticator=outside.authority),
-        gateway=outside.open_door(config.gateway_rpc, [RawBinding(protocol, SERVICE_NAME)]),
+        gateway=outside.open_door(
+            config.gateway_rpc,
+            [
+                RawBinding(protocol, SERVICE_NAME),
+                RawBinding(PredictionProtocol(predictions), PREDICTION_SERVICE),
+            ],
+        ),
         gateway_http=build_http_server(
             config.gateway_http,
             gateway_routes(

@@ -109,16 +109,9 @@ class InferenceHandler:
         """Answer a serialised `inference.ModelInferRequest`."""
         metadata = context.invocation_metadata() or ()
         exchange, call = self.begin(data, metadata)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
         try:
-            answer = self._answer(exchange, metadata, self._timeout(context))
-            return await self.recorded(exchange, answer, lambda: context.time_remaining() == 0)
-        except TesseraError as error:
-            status = public_status(error)
-            context.set_trailing_metadata(
-                ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
-            )
-            await context.abort(CODES[status.code], status.message)
+            answer = self._answer(exchange, metadata, self.timeout(context))
+            return await self.told(exchange, answer, context)
         finally:
             self.end(exchange, call, exchange.code)
 
@@ -128,6 +121,18 @@ class InferenceHandler:
         return reply + reply_suffix(exchange)
 
     # What other doors use too.
+
+    async def told(self, exchange: Exchange, work: Awaitable[bytes], context: Context) -> bytes:
+        """Await an exchange's reply as `recorded` does, and tell a failure as the call's status."""
+        context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
+        try:
+            return await self.recorded(exchange, work, lambda: context.time_remaining() == 0)
+        except TesseraError as error:
+            status = public_status(error)
+            context.set_trailing_metadata(
+                ((REQUEST_ID_KEY, exchange.request_id), trailing_metadata_of(status))
+            )
+            await context.abort(CODES[status.code], status.message)
 
     def begin(self, data: bytes, metadata: Metadata) -> tuple[Exchange, Call]:
         """Take a serialised request; `end` has to follow."""
@@ -257,7 +262,8 @@ class InferenceHandler:
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
-    def _timeout(self, context: Context) -> float:
+    def timeout(self, context: Context) -> float:
+        """Seconds that a call's request may take."""
         longest = self._limits.longest_seconds
         left = context.time_remaining()
         return longest if left is None or left > longest else left

@@ -24,6 +24,7 @@ PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
 SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
 FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
 _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
+_PROTOCOL: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
 LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
 """Bytes of a request and its response that fit a record."""
 _MOST_CHUNK_TIMES: Final = 100_000
@@ -39,6 +40,7 @@ class Exchange:
         "chunk_times_us",
         "client_request_id",
         "code",
+        "encoding",
         "endpoint",
         "failed",
         "leg",
@@ -64,6 +66,8 @@ class Exchange:
         self.began = perf_counter_ns()
         self.request_id = request_id
         self.request = request
+        self.encoding = _PROTOCOL
+        """How the request is encoded."""
         self.endpoint = ""
         self.client_request_id = ""
         self.code = "OK"
@@ -142,7 +146,7 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         status_code=status,
         status_message=message[: _LONGEST_TEXT["status_message"]],
         requester=exchange.requester,
-        encoding=inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF,
+        encoding=exchange.encoding,
         sampling_fraction=1.0 if exchange.route is None else exchange.route.sampled,
         route=exchange.leg if exchange.model_began else _REFUSED,
     )

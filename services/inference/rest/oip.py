@@ -13,20 +13,20 @@ import numpy as np
 import orjson
 from tritonclient.grpc import service_pb2
 
-from services.inference.domain.datatypes import DATATYPES
-from services.inference.domain.signature import Role, Signature
-from services.inference.errors import InvalidInference
-from services.inference.rest.tensors import (
+from services.inference.convert.tensors import (
     TensorProblem,
     flat,
+    invalid,
     raw_contents,
     shape_of,
     values_of,
 )
-from tessera_kit.errors import FieldViolation
+from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.signature import Role, Signature
+from services.inference.errors import InvalidInference
 from tessera_kit.http.status import BodyTooLarge
 
-__all__ = ["LARGEST_JSON", "Wanted", "invalid", "read_infer", "set_parameters", "write_infer"]
+__all__ = ["LARGEST_JSON", "Wanted", "read_infer", "set_parameters", "write_infer"]
 
 LARGEST_JSON: Final = 16 << 20
 """Bytes of the largest JSON; larger tensors go as binary data."""
@@ -158,13 +158,6 @@ def set_parameters(into: Any, parameters: dict[str, Any], path: str) -> None:
             into[name].string_param = value
         else:
             raise invalid(place, "must be a text, a number, true or false")
-
-
-def invalid(field_path: str, description: str) -> InvalidInference:
-    """The error of one place of a request."""
-    return InvalidInference(
-        f"{field_path}: {description}", violations=[FieldViolation(field_path, description)]
-    )
 
 
 def _header_length(header_length: str | None, most: int) -> int:

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2
 
+from services.inference.convert.frames import Frame, request_of
+from services.inference.convert.tensors import TensorProblem, invalid, values_of
 from services.inference.domain.signature import Signature
 from services.inference.errors import InvalidInference, UnsupportedMedia
 from services.inference.gateway.records import Exchange
 from services.inference.rest.answering import Asked
-from services.inference.rest.frames import Frame, request_of
-from services.inference.rest.oip import LARGEST_JSON, invalid, parse_json, set_parameters
-from services.inference.rest.tensors import TensorProblem, values_of
+from services.inference.rest.oip import LARGEST_JSON, parse_json, set_parameters
 from tessera_kit.http.status import BodyTooLarge
 
 __all__ = ["ScoringDialect"]

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway.
+    """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol.
     """
 
     def __init__(self, channel):
@@ -113,7 +113,7 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway.
+    """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol.
     """
 
     def CreateEndpoint(self, request, context):
@@ -308,7 +308,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway.
+    """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol.
     """
 
     @staticmethod

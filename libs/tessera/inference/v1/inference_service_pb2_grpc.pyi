@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway."""
+    """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateEndpoint: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CreateEndpointRequest, _inference_service_pb2.CreateEndpointResponse]
@@ -48,7 +48,7 @@ class InferenceServiceStub:
     """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages serving endpoints. Their predictions are asked for by the Open Inference Protocol on the gateway."""
+    """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol."""
 
     @_abc_1.abstractmethod
     def CreateEndpoint(

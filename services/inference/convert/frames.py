@@ -1,4 +1,4 @@
-"""Rows with named columns, as MLflow's scoring has them, become tensors of a signature.
+"""Rows with named columns become tensors of a signature.
 
 MLflow's rules of casting: what can be widened without loss is (whole numbers to fractions, and
 fractions that are whole to whole numbers), what cannot is an error; a missing value is NaN where
@@ -15,12 +15,11 @@ from typing import Any, Final
 
 from tritonclient.grpc import service_pb2
 
+from services.inference.convert.tensors import TensorProblem, flat, invalid, raw_contents
 from services.inference.domain.datatypes import BYTES, DATATYPES, Datatype
 from services.inference.domain.signature import Role, Signature, TensorSpec
-from services.inference.rest.oip import invalid
-from services.inference.rest.tensors import TensorProblem, flat, raw_contents
 
-__all__ = ["Frame", "request_of"]
+__all__ = ["Frame", "contents_of", "request_of"]
 
 _FRACTIONS: Final = frozenset({"FP16", "FP32", "FP64"})
 _MISSING: Final = frozenset({"", "nan", "null", "none", "na"})
@@ -58,7 +57,7 @@ def request_of(frame: Frame, signature: Signature) -> service_pb2.ModelInferRequ
             values = flat(cells, shape)
             if frame.texts:
                 values = [_parsed(value, datatype) for value in values]
-            raw = _contents(_cast(values, datatype), datatype)
+            raw = contents_of(values, datatype)
         except TensorProblem as problem:
             raise invalid(place, str(problem)) from None
         request.inputs.add(name=spec.name, datatype=spec.datatype, shape=shape)
@@ -107,8 +106,14 @@ def _cast(values: list[Any], datatype: Datatype) -> list[Any]:
     ]
 
 
-def _contents(values: list[Any], datatype: Datatype) -> bytes:
-    """Raw contents, with missing values as NaN where there is one."""
+def contents_of(values: list[Any], datatype: Datatype) -> bytes:
+    """The raw contents of a column's elements, cast to its input's datatype.
+
+    Raises:
+        TensorProblem: One would be rounded, or is beyond the datatype's range, or missing where
+            the datatype has no NaN.
+    """
+    values = _cast(values, datatype)
     if datatype.name in _FRACTIONS and None in values:
         values = [math.nan if value is None else value for value in values]
     return raw_contents(values, datatype)

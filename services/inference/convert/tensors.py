@@ -1,4 +1,4 @@
-"""Tensors between JSON and the protocol's raw contents, held to their datatypes.
+"""Tensors between plain values and the protocol's raw contents, held to their datatypes.
 
 Nothing is rounded, wrapped or guessed: a value that its datatype cannot hold is an error.
 """
@@ -12,8 +12,18 @@ from typing import Any, Final
 import numpy as np
 
 from services.inference.domain.datatypes import BYTES, DATATYPES, Datatype
+from services.inference.errors import InvalidInference
+from tessera_kit.errors import FieldViolation
 
-__all__ = ["TensorProblem", "flat", "raw_contents", "shape_of", "values_of"]
+__all__ = [
+    "TensorProblem",
+    "flat",
+    "invalid",
+    "raw_contents",
+    "shape_of",
+    "texts_of",
+    "values_of",
+]
 
 _MOST_SIZE: Final = 2**63 - 1
 _MOST_SIZES: Final = 64
@@ -21,6 +31,13 @@ _MOST_SIZES: Final = 64
 
 class TensorProblem(ValueError):
     """What is wrong with a tensor; the text follows its name in an error."""
+
+
+def invalid(place: str, description: str) -> InvalidInference:
+    """The error of one place of a request."""
+    return InvalidInference(
+        f"{place}: {description}", violations=[FieldViolation(place, description)]
+    )
 
 
 def flat(data: Any, shape: tuple[int, ...]) -> list[Any]:
@@ -50,14 +67,14 @@ def flat(data: Any, shape: tuple[int, ...]) -> list[Any]:
 
 
 def raw_contents(values: list[Any], datatype: Datatype) -> bytes:
-    """Elements from JSON as raw contents.
+    """Plain elements as raw contents; BYTES are of texts or of bytes.
 
     Raises:
         TensorProblem: One is not of the datatype, or beyond its range.
     """
     kinds = set(map(type, values))
     if datatype.name == BYTES:
-        _only(kinds, {str}, datatype)
+        _only(kinds, {str, bytes}, datatype)
         return _texts_contents(values)
     if datatype.name == "BOOL":
         _only(kinds, {bool}, datatype)
@@ -78,12 +95,12 @@ def raw_contents(values: list[Any], datatype: Datatype) -> bytes:
     return narrow.tobytes()
 
 
-def _texts_contents(values: list[str]) -> bytes:
+def _texts_contents(values: list[str | bytes]) -> bytes:
     """Texts, each after its length in 4 bytes, little-endian."""
     parts = []
     for value in values:
         try:
-            text = value.encode()
+            text = value if isinstance(value, bytes) else value.encode()
         except UnicodeEncodeError:
             raise TensorProblem("holds text that is not UTF-8") from None
         parts.append(len(text).to_bytes(4, "little"))
@@ -102,16 +119,21 @@ def values_of(name: str, datatype: str, raw: bytes) -> Any:
         raise TensorProblem(f"output {name!r} has the datatype {datatype}; ask for binary data")
     if known.name != BYTES:
         return np.frombuffer(raw, known.numpy)
+    try:
+        return [text.decode() for text in texts_of(raw)]
+    except UnicodeDecodeError:
+        raise TensorProblem(
+            f"output {name!r} holds bytes that are no text; ask for binary data"
+        ) from None
+
+
+def texts_of(raw: bytes) -> list[bytes]:
+    """The elements of raw contents of BYTES."""
     texts, position = [], 0
     while position < len(raw):
         start = position + 4
         position = start + int.from_bytes(raw[position:start], "little")
-        try:
-            texts.append(raw[start:position].decode())
-        except UnicodeDecodeError:
-            raise TensorProblem(
-                f"output {name!r} holds bytes that are no text; ask for binary data"
-            ) from None
+        texts.append(raw[start:position])
     return texts
 
 
