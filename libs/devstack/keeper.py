@@ -143,7 +143,7 @@ class Keeper:
                 answered = now
                 if not self.healthy.is_set():
                     self._became_healthy(now - started)
-            elif self.healthy.is_set():
+            elif self.healthy.is_set() and not self._stop_asked.is_set():
                 self._became_unhealthy(problem)
             limit = START_SECONDS if self._healthy_since is None else HANG_SECONDS
             if now - answered > limit:

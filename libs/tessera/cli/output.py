@@ -18,6 +18,10 @@ from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Table
 from rich.text import Text
 
+_UNCUT = 10_000
+_LEAST_COLUMN = 10
+"""Where columns would be narrower than this, each row of a listing is a block of lines."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 """The option of every listing: `def runs(as_json: JsonOption = False)`."""
 
@@ -25,6 +29,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 def console() -> Console:
     """Standard output; made at the call, so that a redirected one is respected."""
     return Console(highlight=False)
+
+
+def _listing_console() -> Console:
+    """Standard output for a listing: what is read by a program or a pager is not cut to a width."""
+    shown = console()
+    return shown if shown.is_terminal else Console(highlight=False, width=_UNCUT)
 
 
 def error_console() -> Console:
@@ -58,7 +68,23 @@ def print_rows(
     if not rows:
         console().print(f"[dim]{escape(empty)}[/dim]")
         return
-    console().print(make_table(rows, columns, title))
+    if len(columns) * _LEAST_COLUMN > console().width:
+        _print_blocks(rows, columns)
+    else:
+        _listing_console().print(make_table(rows, columns, title))
+
+
+def _print_blocks(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+    """Prints rows of many columns: one line per column, one block per row."""
+    widest = max(len(column.heading) for column in columns)
+    out = _listing_console()
+    for number, row in enumerate(rows, 1):
+        out.print(Text(f"row {number}", style="bold"))
+        for column in columns:
+            heading = Text(f"  {column.heading.ljust(widest)}  ", style="dim")
+            value = _cell(row.get(column.key), column.show)
+            shown = value if isinstance(value, Text) else Text.from_markup(value)
+            out.print(Text.assemble(heading, shown), soft_wrap=True)
 
 
 def make_table(
@@ -74,7 +100,10 @@ def make_table(
         pad_edge=False,
     )
     for column in columns:
-        table.add_column(column.heading, justify=column.justify, style=column.style)
+        # Folded, never cut: names and ids are there to be copied.
+        table.add_column(
+            column.heading, justify=column.justify, style=column.style, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_cell(row.get(column.key), column.show) for column in columns))
     return table

@@ -13,13 +13,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from devstack import Home, NotRunning
+from devstack import Home, lock
 from devstack.home import DEFAULT_HOME
-from devstack.stack import Stack, attach, follow_start, launch, shut_down
-from devstack.state import StackPhase
-from tessera.cli import screen
-from tessera.cli.output import console, error_console, print_json
-from tessera.cli.stack import HomeOption
+from devstack.stack import shut_down
+from tessera.cli.output import command_name, console, error_console, print_json
+from tessera.cli.stack import HomeOption, bring_up
 from tessera.client.settings import Settings
 from tessera.quickstart.main import Options, run, write_report
 from tessera.quickstart.plan import DEFAULT_REQUESTS
@@ -27,6 +25,8 @@ from tessera.quickstart.results import Results
 from tessera_kit.units import human_duration
 
 _ALL = 1_000_000_000
+_INTERRUPTED = 130
+"""The exit code of a command that was stopped by Ctrl-C, as shells have it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,12 +45,17 @@ def quickstart(
 ) -> None:
     """Train, serve, monitor and retrain on a year of real flights; ends with a report."""
     options = Options(requests=_ALL if full else requests)
-    asyncio.run(_quickstart(home, options, stop, as_json))
+    try:
+        asyncio.run(_quickstart(home, options, stop, as_json))
+    except KeyboardInterrupt:
+        _interrupted(error_console(), home)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 async def _quickstart(home: Path, options: Options, stop: bool, as_json: bool) -> None:
     started = time.perf_counter()
-    stack, stack_seconds = await _stack(home)
+    stack = await bring_up(home)
+    stack_seconds = time.perf_counter() - started
     try:
         settings = Settings.from_env({**os.environ, "TESSERA_HOME": str(stack.home.root)})
         results = await run(settings, options, error_console())
@@ -66,19 +71,13 @@ async def _quickstart(home: Path, options: Options, stop: bool, as_json: bool) -
         _summary(console(), results, paths, stopped=stop)
 
 
-async def _stack(home: Path) -> tuple[Stack, float]:
-    """The running stack of the data directory, or a new one, and its seconds to healthy."""
-    started = time.perf_counter()
-    try:
-        stack = attach(Home.at(home).root)
-        if stack.state().state == StackPhase.RUNNING:
-            return stack, 0.0
-    except NotRunning:
-        pass
-    stack = await launch(home, None, detached=True)
-    with screen.start_screen(error_console()) as on_change:
-        await follow_start(stack, 120.0, on_change)
-    return stack, time.perf_counter() - started
+def _interrupted(out: Console, home: Path) -> None:
+    """Says what is left of a run that was stopped in the middle."""
+    out.print(
+        "\nStopped in the middle. The next run begins anew, and removes what this one served."
+    )
+    if lock.holder(Home.at(home)) is not None:
+        out.print(f"The stack goes on; `{command_name()} down` stops it.")
 
 
 def _summary(out: Console, results: Results, paths: tuple[Path, Path], *, stopped: bool) -> None:
@@ -100,7 +99,10 @@ def _summary(out: Console, results: Results, paths: tuple[Path, Path], *, stoppe
         ("outcomes joined", f"{figures['labels_joined']:,}", ""),
         ("windows that drifted", f"{figures['drift_windows']}", f"of {figures['windows']}"),
         ("alerts", f"{figures['alerts']}", ""),
-        *((f"AUC of version {version}", f"{auc or 0:.3f}", "") for version, auc in aucs),
+        *(
+            (f"AUC of version {version}", f"{auc or 0:.3f}", "over all that it answered")
+            for version, auc in aucs
+        ),
         ("total", human_duration(figures["seconds_total"]), ""),
     ):
         table.add_row(label, value, note)
@@ -109,10 +111,13 @@ def _summary(out: Console, results: Results, paths: tuple[Path, Path], *, stoppe
     out.print(
         f"  The report  [bold]{page}[/]\n  Its figures [bold]{figures_path}[/]", soft_wrap=True
     )
-    if not stopped:
-        out.print(
-            "\n  The stack is still up. Look around: [bold]infra/run status[/], "
-            f"[bold]infra/run windows {results.plan.monitor}[/], "
-            f"[bold]infra/run lineage endpoint {results.plan.endpoint}[/]\n"
-            "  Stop it: [bold]infra/run down[/]"
-        )
+    if stopped:
+        return
+    out.print("\n  The stack is still up. Look around, and stop it:")
+    for verb in (
+        "status",
+        f"windows {results.plan.monitor}",
+        f"lineage endpoint {results.plan.endpoint}",
+        "down",
+    ):
+        out.print(f"    [bold]{command_name()} {verb}[/]", soft_wrap=True)

@@ -170,12 +170,12 @@ def is_healthy(state: StackState) -> bool:
 
 def _row(process: ProcessState, wide: bool) -> tuple[RenderableType, ...]:
     mark, style = _MARKS[process.state]
-    healthy = process.state is ProcessPhase.HEALTHY
+    plain = process.state in (ProcessPhase.HEALTHY, ProcessPhase.STOPPED)
     problem = Text(f"{process.state.value} {process.message}".strip(), style=style)
     where = _doors(process)
-    if not healthy and not wide:
+    if not plain and not wide:
         where = Text("\n").join((where, problem))
-    what = Text(_PURPOSES.get(process.name, ""), style="dim") if healthy else problem
+    what = Text(_PURPOSES.get(process.name, ""), style="dim") if plain else problem
     ready = f"{process.ready_seconds:.1f} s" if process.ready_seconds is not None else "-"
     memory = human_bytes(process.pss_bytes) if process.pss_bytes else "-"
     restarts = Text(str(process.restarts), style="yellow" if process.restarts else "dim")
@@ -191,8 +191,17 @@ def _doors(process: ProcessState) -> Text:
     shown = [(name, door) for name, door in process.doors.items() if not name.endswith("_metrics")]
     if len(shown) == 1:
         return Text(shown[0][1], style="cyan")
-    lines = [Text.assemble((door, "cyan"), (f" {name}", "dim")) for name, door in shown]
+    lines = [
+        Text.assemble((door, "cyan"), (f" {_door_label(process, name)}", "dim"))
+        for name, door in shown
+    ]
     return Text("\n").join(lines)
+
+
+def _door_label(process: ProcessState, door: str) -> str:
+    """A door's name without what its address and its process say already."""
+    name = door.removesuffix("_http")
+    return "" if name == process.name else name.removeprefix(f"{process.name}_")
 
 
 def _connect_lines(state: StackState, home: str) -> list[tuple[str, str]]:

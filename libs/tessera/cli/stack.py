@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,15 @@ import typer
 
 from devstack import Home, NotRunning, lock, logs
 from devstack.home import DEFAULT_HOME
-from devstack.stack import describe, follow_start, launch, shut_down
+from devstack.stack import (
+    START_SECONDS,
+    Stack,
+    attach,
+    describe,
+    follow_start,
+    launch,
+    shut_down,
+)
 from devstack.state import StackPhase, read_state
 from tessera.cli import screen
 from tessera.cli.output import (
@@ -58,10 +67,12 @@ def up(
         list[str] | None,
         typer.Option("--only", help="Start only these engines and services (repeatable)."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for health.")] = 120.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for health.")] = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
     """Start every engine and service, wait until all are healthy, and leave them running.
+
+    A stack that runs already is left as it is.
 
     Ports are chosen free and kept in the data directory; TESSERA_PORT_<NAME> sets one, for
     instance TESSERA_PORT_CATALOG, TESSERA_PORT_KAFKA or TESSERA_PORT_S3.
@@ -71,19 +82,35 @@ def up(
 
 async def _up(home: Path, only: list[str] | None, timeout: float, as_json: bool) -> None:
     started = time.monotonic()
-    stack = await launch(home, only, detached=True)
-    try:
-        with screen.start_screen(error_console()) as on_change:
-            await follow_start(stack, timeout, on_change)
-    except BaseException:
-        # A stack that is half up helps nobody, and would refuse the next attempt.
-        await shut_down(stack.home)
-        raise
+    stack = await bring_up(home, only, timeout)
     state = stack.state()
     if as_json:
         print_json(describe(state))
     else:
         screen.print_welcome(console(), state, time.monotonic() - started)
+
+
+async def bring_up(
+    home: Path, only: Sequence[str] | None = None, timeout: float = START_SECONDS
+) -> Stack:
+    """The stack of a data directory, healthy: the one that runs or starts there, or a new one.
+
+    Raises:
+        AlreadyRunning: `only` names some processes, and a stack runs.
+        StartFailed: a process did not become healthy; what was started here is stopped.
+    """
+    place = Home.at(home)
+    launched = only is not None or lock.holder(place) is None
+    stack = await launch(home, only, detached=True) if launched else attach(place.root)
+    try:
+        with screen.start_screen(error_console()) as on_change:
+            await follow_start(stack, timeout, on_change)
+    except BaseException:
+        # A stack that is half up helps nobody.
+        if launched:
+            await shut_down(stack.home)
+        raise
+    return stack
 
 
 def down(home: HomeOption = _HOME) -> None:

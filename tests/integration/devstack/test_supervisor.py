@@ -16,6 +16,7 @@ import pytest
 from devstack import AlreadyRunning, Home, Stack, StackError, StartFailed, attach, start_local
 from devstack.environment import HOME_MARK
 from devstack.triton import regions, shared_memory_prefix
+from tessera.cli.stack import bring_up
 from tests.helpers import eventually
 from tests.integration.devstack.clients import clickhouse_client
 
@@ -38,6 +39,12 @@ async def test_a_second_start_is_refused_and_names_the_first(local_stack: Stack)
         async with start_local(local_stack.home.root, services=()):
             pass
     await local_stack.wait_healthy(timeout=5)
+
+
+async def test_bringing_up_what_runs_leaves_it_as_it_is(local_stack: Stack) -> None:
+    before = {process.name: process.pid for process in local_stack.state().processes}
+    stack = await bring_up(local_stack.home.root)
+    assert {process.name: process.pid for process in stack.state().processes} == before
 
 
 def test_nothing_listens_off_loopback(local_stack: Stack) -> None:

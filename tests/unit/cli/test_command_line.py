@@ -120,6 +120,36 @@ def test_a_listing_is_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert "no runs yet" in capsys.readouterr().out
 
 
+def test_what_is_read_by_a_program_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": "long-" * 60, "note": "words " * 60}]
+    print_rows(rows, [Column("name", "name"), Column("note", "note")], as_json=False)
+    out = capsys.readouterr().out
+    assert rows[0]["name"] in out
+    assert rows[0]["note"].strip() in out
+
+
+def test_rows_of_many_columns_are_blocks_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"column_{number}" for number in range(40)]
+    rows = [{name: f"{name}[{row}]" for name in names} for row in range(2)]
+    print_rows(rows, [Column(name, name) for name in names], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * (1 + len(names))
+    assert lines[1].split() == ["column_0", "column_0[0]"]
+
+
+def test_a_quickstart_that_is_interrupted_says_what_is_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tessera.cli.quickstart._quickstart", interrupted)
+    code, out, err = run(capsys, "quickstart", "--home", str(tmp_path))
+    assert (code, out) == (130, "")
+    assert "Stopped in the middle" in err
+    assert "The stack goes on" not in err
+
+
 def test_violations_are_told_field_by_field() -> None:
     wrong = FieldViolation("metrics[3].key", "must not be empty")
     error = InvalidArgument("2 fields are wrong", violations=[wrong])

@@ -17,7 +17,7 @@ from tessera.client.aio.calls import call, stream
 from tessera.client.tensors import read_outputs, write_inputs
 from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2, inference_service_pb2_grpc
-from tessera_kit.errors import FailedPrecondition, TesseraError
+from tessera_kit.errors import AlreadyExists, FailedPrecondition, TesseraError
 from tessera_kit.rpc.status import error_from_rpc
 
 _STICKY_KEY = "tessera-sticky-key"
@@ -102,6 +102,34 @@ class AsyncInference:
             rate_limits=rate_limits,
         )
         return (await call(self._stub.CreateEndpoint, request)).endpoint
+
+    async def deploy(
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        table_schema: str,
+        timeout: float = 600.0,
+    ) -> endpoint_pb2.Endpoint:
+        """Serves model versions under a name, and waits until they answer.
+
+        Creates the endpoint, or changes what it serves where there is one of the name.
+
+        Args:
+            name: The endpoint's name.
+            entities: Model versions with shares of the traffic that sum to 100.
+            table_schema: The schema, "catalog.schema", of a new endpoint's inference table.
+            timeout: Seconds to wait.
+
+        Raises:
+            EndpointUpdateFailed: They could not be made ready; the text says why.
+            DeadlineExceeded: They were not ready in time.
+        """
+        try:
+            await self.create_endpoint(name, entities, table_schema=table_schema)
+        except AlreadyExists:
+            await self.update_config(name, entities)
+        return await self.wait_ready(name, timeout=timeout)
 
     async def get_endpoint(self, name: str) -> endpoint_pb2.Endpoint:
         """Reads an endpoint."""

@@ -68,6 +68,32 @@ class Inference:
             )
         )
 
+    def deploy(
+        self,
+        name: str,
+        entities: Sequence[endpoint_pb2.ServedEntity],
+        *,
+        table_schema: str,
+        timeout: float = 600.0,
+    ) -> endpoint_pb2.Endpoint:
+        """Serves model versions under a name, and waits until they answer.
+
+        Creates the endpoint, or changes what it serves where there is one of the name.
+
+        Args:
+            name: The endpoint's name.
+            entities: Model versions with shares of the traffic that sum to 100.
+            table_schema: The schema, "catalog.schema", of a new endpoint's inference table.
+            timeout: Seconds to wait.
+
+        Raises:
+            EndpointUpdateFailed: They could not be made ready; the text says why.
+            DeadlineExceeded: They were not ready in time.
+        """
+        return self._portal.run(
+            self._wrapped.deploy(name, entities, table_schema=table_schema, timeout=timeout)
+        )
+
     def get_endpoint(self, name: str) -> endpoint_pb2.Endpoint:
         """Reads an endpoint."""
         return self._portal.run(self._wrapped.get_endpoint(name))

@@ -19,6 +19,8 @@ _PALETTE = ["#0f766e", "#d97706", "#4f46e5", "#be123c", "#0369a1", "#65a30d"]
 _INK, _GRID, _SOFT = "#334155", "#e2e8f0", "#94a3b8"
 _MARKED = frozenset({"alert", "canary", "promoted", "rolled back"})
 _LEAST_IN_BIN = 20
+_FEW_TICKS = 5
+_TEXT_ROW = 13
 _CONFIG = {
     "font": "Inter, Helvetica Neue, Arial, sans-serif",
     "background": "transparent",
@@ -81,13 +83,22 @@ def quality(values: Sequence[monitor_pb2.MetricValue], turns: Sequence[Turn]) ->
 
 def reliability(rows: pa.Table) -> str:
     """Observed shares of late flights against predicted probabilities, by version."""
-    percent = {"axis": {"format": "%"}}
     points: Layer = {
         "data": {"values": _reliability(rows)},
         "mark": {"type": "line", "point": {"size": 46, "filled": True}},
         "encoding": {
-            "x": {"field": "predicted", "type": "quantitative", "title": "predicted", **percent},
-            "y": {"field": "observed", "type": "quantitative", "title": "observed", **percent},
+            "x": {
+                "field": "predicted",
+                "type": "quantitative",
+                "title": "predicted",
+                "axis": {"format": "%", "tickCount": _FEW_TICKS},
+            },
+            "y": {
+                "field": "observed",
+                "type": "quantitative",
+                "title": "observed",
+                "axis": {"format": "%"},
+            },
             "color": _color("version"),
         },
     }
@@ -116,7 +127,12 @@ def phases(seconds: Mapping[str, float]) -> str:
         "data": {"values": records},
         "encoding": {
             "y": {"field": "phase", "type": "nominal", "sort": list(seconds), "title": None},
-            "x": {"field": "seconds", "type": "quantitative", "title": "seconds"},
+            "x": {
+                "field": "seconds",
+                "type": "quantitative",
+                "title": "seconds",
+                "axis": {"tickCount": _FEW_TICKS},
+            },
         },
         "layer": [bars, texts],
     }
@@ -162,7 +178,7 @@ def _lines(records: Records, series: str, vertical: Mapping[str, Any]) -> Layer:
 
 
 def _marks(turns: Sequence[Turn]) -> list[Layer]:
-    """Upright lines where the year took a turn; texts of one day stand below each other."""
+    """Upright lines where the year took a turn, named above the chart in rows."""
     marked = [turn for turn in turns if turn.kind in _MARKED]
     seen: dict[str, int] = {}
     records: Records = []
@@ -183,7 +199,7 @@ def _marks(turns: Sequence[Turn]) -> list[Layer]:
                 "type": "text",
                 "align": "left",
                 "dx": 4,
-                "y": 8 + 13 * row,
+                "y": -8 - _TEXT_ROW * (max(seen.values()) - row),
                 "color": "#64748b",
             },
             "encoding": {**place, "text": {"field": "turn"}},
