@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -23,11 +23,13 @@ from tests.helpers import eventually
 
 IN_FLIGHT = (1, 8, 32)
 ROUNDS = 3
-WINDOW_SECONDS = 1.5
+WINDOW_SECONDS = 2.0
 WARM_UP_SECONDS = 1.0
 _ALL_ROWS_SECONDS = 60.0
 
 Progress = Callable[[str], None]
+Settle = Callable[[Iterable[Window]], Awaitable[int]]
+"""Waits for the rows of all that these windows' clients were answered; returns how many."""
 
 
 def request_of(model: str) -> bytes:
@@ -80,20 +82,23 @@ async def measure(
     )
     direct = Target(stack.urls["triton_grpc"], request_of(direct_name), model=direct_name)
     since = datetime.now(UTC)
+    warm: list[Window] = []
+
+    async def settle(windows: Iterable[Window]) -> int:
+        return await _rows(client, served.endpoint, since, _answers((*warm, *windows)))
+
     async with load_generator() as load:
-        warm = [await load.run(gateway, 8, WARM_UP_SECONDS)]
+        warm.append(await load.run(gateway, 8, WARM_UP_SECONDS))
         await load.run(direct, 8, WARM_UP_SECONDS)
-        windows = await _rounds(load, gateway, direct, tell)
+        windows = await _rounds(load, gateway, direct, settle, tell)
     for (side, in_flight), found in windows.items():
         if failed := [window for window in found if window.failures]:
             raise RuntimeError(f"{side} failed at {in_flight} in flight: {failed[0].first_failure}")
-    answered = sum(
-        window.requests
-        for (side, _), found in windows.items()
-        if side == "gateway"
-        for window in found
-    ) + sum(window.requests for window in warm)
-    rows = await _rows(client, served.endpoint, since, answered)
+    asked = [
+        window for (side, _), found in windows.items() if side == "gateway" for window in found
+    ]
+    answered = _answers((*warm, *asked))
+    rows = await settle(asked)
     report.details["gateway"] = {
         f"{side}@{in_flight}": [
             {**asdict(window), "per_second": window.per_second} for window in found
@@ -120,17 +125,31 @@ async def measure(
 
 
 async def _rounds(
-    load: Generator, gateway: Target, direct: Target, tell: Progress
+    load: Generator, gateway: Target, direct: Target, settle: Settle, tell: Progress
 ) -> dict[tuple[str, int], list[Window]]:
+    """Each window begins when the rows of those before it are in the table.
+
+    So that none is measured beside the work that another one left: a window of one request at a
+    time would otherwise compete with the rows of 32.
+    """
     windows: defaultdict[tuple[str, int], list[Window]] = defaultdict(list)
+    asked: list[Window] = []
     for number in range(1, ROUNDS + 1):
         for in_flight in IN_FLIGHT:
             tell(f"gateway: round {number} of {ROUNDS}, {in_flight} in flight")
             sides = [("direct", direct), ("gateway", gateway)]
             # Who goes first alternates, so that neither always follows the other's aftermath.
             for side, target in sides if number % 2 else reversed(sides):
-                windows[side, in_flight].append(await load.run(target, in_flight, WINDOW_SECONDS))
+                await settle(asked)
+                window = await load.run(target, in_flight, WINDOW_SECONDS)
+                windows[side, in_flight].append(window)
+                if side == "gateway":
+                    asked.append(window)
     return windows
+
+
+def _answers(windows: Iterable[Window]) -> int:
+    return sum(window.requests for window in windows)
 
 
 async def _rows(client: AsyncClient, endpoint: str, since: datetime, answered: int) -> int:
