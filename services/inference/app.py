@@ -7,10 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from services.inference.adapters.acting import ActingTokens
 from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
 from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.local_process import LocalRuntimeProcess
+from services.inference.adapters.origins import GrpcLineage, GrpcRuns
 from services.inference.adapters.secret_files import FileSecrets
 from services.inference.adapters.sql import SqlEndpoints
 from services.inference.adapters.sql_budgets import SqlBudgets
@@ -80,8 +82,13 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             config.triton.grpc_target, max_message_bytes=config.gateway_rpc.max_message_bytes
         )
         stack.push_async_callback(runtime.close)
-        authority = CatalogAuthority(own)
-        catalog = GrpcCatalog(own, plain, largest_file=config.largest_model_file)
+        tracking = None
+        if config.targets.tracking:
+            tracking = await stack.enter_async_context(
+                open_channel(config.targets.tracking, tls=config.tls)
+            )
+        authority, acting = CatalogAuthority(own), ActingTokens(own)
+        catalog = GrpcCatalog(plain, acting, largest_file=config.largest_model_file)
         endpoints = SqlEndpoints(database)
         service = build_service(
             config,
@@ -91,6 +98,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 tables=catalog,
                 places=endpoints,
                 reader=ClickHousePayloads(clickhouse),
+                lineage=GrpcLineage(plain, acting),
+                runs=GrpcRuns(tracking, acting),
                 budgets=SqlBudgets(database),
                 process=LocalRuntimeProcess(config.triton.grpc_target),
                 runtime=runtime,

@@ -11,7 +11,8 @@ InvalidArgument
 NotFound
 ├── EndpointNotFound       no endpoint of that name, or the caller may not see it
 ├── ConfigNotFound         the endpoint never had a configuration of that number
-└── BodyNotFound           no such row, or it has no such body
+├── BodyNotFound           no such row, or it has no such body
+└── RequestNotFound        no inference table that the caller may read has the request's row
 AlreadyExists
 ├── EndpointExists         the name is taken
 └── RequestIdReused        one request id for two different requests
@@ -70,6 +71,7 @@ __all__ = [
     "InvalidArchive",
     "InvalidConfig",
     "InvalidExample",
+    "InvalidExplanation",
     "InvalidInference",
     "InvalidSignature",
     "ModelFailed",
@@ -78,7 +80,10 @@ __all__ = [
     "NoCanary",
     "NoUpdateInProgress",
     "RateLimited",
+    "RequestAmbiguous",
     "RequestIdReused",
+    "RequestNotFound",
+    "RequestNotWritten",
     "RuntimeUnavailable",
     "SecretNotFound",
     "SpoolFull",
@@ -143,6 +148,30 @@ class ConfigNotFound(NotFound):
     """The endpoint never had a configuration of that number."""
 
     reason = "CONFIG_NOT_FOUND"
+
+
+class RequestNotFound(NotFound):
+    """No inference table that the caller may read has a row of the request."""
+
+    reason = "REQUEST_NOT_FOUND"
+
+
+class RequestNotWritten(Unavailable):
+    """The request is so young that its row may be on its way; the error says when to ask again."""
+
+    reason = "REQUEST_NOT_WRITTEN"
+
+
+class RequestAmbiguous(FailedPrecondition):
+    """Several requests have one caller's id; the error names theirs."""
+
+    reason = "REQUEST_AMBIGUOUS"
+
+
+class InvalidExplanation(InvalidArgument):
+    """It is not said, or not in one way, which answer to explain."""
+
+    reason = "INVALID_EXPLANATION"
 
 
 class BodyNotFound(NotFound):

@@ -13,6 +13,7 @@ from typing import Protocol
 from services.inference.domain.bodies import PayloadTable, Side, StoredBody
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
+from services.inference.domain.explanation import KeptRequest, LineageNode, LineageStep, RunFacts
 from services.inference.domain.table import COLUMNS, TableColumn
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
@@ -23,11 +24,13 @@ __all__ = [
     "Bundles",
     "Capture",
     "Endpoints",
+    "Lineage",
     "ModelRegistry",
     "ModelVersionFacts",
     "PayloadStore",
     "RateBudgets",
     "RowCount",
+    "Runs",
     "Runtime",
     "RuntimeModels",
     "RuntimeProcess",
@@ -46,6 +49,10 @@ class ModelVersionFacts:
     model_name: str
     version: int
     ready: bool
+    run_id: str = ""
+    """The tracking run that made it; empty when it is not known."""
+    created_by: str = ""
+    created_at: datetime | None = None
 
 
 class ModelRegistry(Protocol):
@@ -76,6 +83,29 @@ class ModelRegistry(Protocol):
 
         Raises:
             ResourceExhausted: It is larger than a runtime takes.
+        """
+
+
+class Lineage(Protocol):
+    """The catalog's lineage, as a principal may see it."""
+
+    async def upstream(self, principal: str, node: LineageNode) -> Sequence[LineageStep]:
+        """What a node was made of, and what that was made of, the nearest first.
+
+        Raises:
+            NotFound: The node is not there, or the principal may not see it.
+        """
+
+
+class Runs(Protocol):
+    """Tracking's runs, as a principal may read them."""
+
+    async def run(self, principal: str, run_id: str) -> RunFacts:
+        """Read a run.
+
+        Raises:
+            NotFound: There is none.
+            PermissionDenied: The principal may not read it.
         """
 
 
@@ -217,6 +247,13 @@ class Tables(Protocol):
 
     async def table_named(self, full_name: str) -> PayloadTable | None:
         """The table of that full name, the newest if there were several; None for none."""
+
+    async def payload_tables(self, endpoint: str = "") -> Sequence[PayloadTable]:
+        """Every table, the newest endpoint's first.
+
+        Args:
+            endpoint: Only those of endpoints of this name; of all when empty.
+        """
 
     async def expiring_tables(self) -> Sequence[PayloadTable]:
         """The tables that do not keep their rows for ever."""
@@ -367,6 +404,14 @@ class TableReader(Protocol):
         self, table: InferenceTable, days: Sequence[date]
     ) -> frozenset[date]:
         """On which of the days requests arrived whose rows name an object; none without a table."""
+
+    async def kept(self, table: InferenceTable, request_id: str) -> KeptRequest | None:
+        """The row of a request; None when there is no row or no table."""
+
+    async def kept_of_client(
+        self, table: InferenceTable, client_request_id: str, limit: int
+    ) -> Sequence[KeptRequest]:
+        """The newest requests that their callers gave an id, at most `limit`, without mirrors."""
 
     async def statistics(self, table: InferenceTable, since: datetime | None) -> TableStatistics:
         """Count the rows of requests from `since` on, all when None."""

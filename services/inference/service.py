@@ -32,14 +32,17 @@ from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.explanations import Explanations
 from services.inference.handlers.memory_watch import MemoryWatch
 from services.inference.handlers.payloads import Payloads
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import (
     Bundles,
     Endpoints,
+    Lineage,
     ModelRegistry,
     RateBudgets,
+    Runs,
     Runtime,
     RuntimeModels,
     RuntimeProcess,
@@ -74,6 +77,8 @@ class Outside:
     tables: TableCatalog
     places: Tables
     reader: TableReader
+    lineage: Lineage
+    runs: Runs
     budgets: RateBudgets
     process: RuntimeProcess
     runtime: Runtime
@@ -205,9 +210,19 @@ def build_service(config: Config, outside: Outside) -> Service:
         telemetry.server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
         most=config.gateway_rpc.max_message_bytes,
     )
+    explanations = Explanations(
+        tables=outside.places,
+        endpoints=outside.endpoints,
+        reader=outside.reader,
+        models=outside.models,
+        lineage=outside.lineage,
+        runs=outside.runs,
+        authority=outside.authority,
+        clock=outside.clock,
+    )
     control = Binding(
         rpc.add_InferenceServiceServicer_to_server,
-        InferenceServicer(handlers, canaries, elastic, bodies),
+        InferenceServicer(handlers, canaries, elastic, bodies, explanations),
         "tessera.inference.v1.InferenceService",
     )
     payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)

@@ -17,11 +17,13 @@ from services.inference.convert.endpoints import (
     traffic_policy,
     with_states,
 )
+from services.inference.convert.explanations import explanation_message
 from services.inference.domain.bodies import Side
 from services.inference.domain.endpoint import Endpoint
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.explanations import Explanations
 from services.inference.handlers.payloads import Payloads
 from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2
@@ -48,11 +50,13 @@ class InferenceServicer(InferenceServiceServicer):
         canaries: Canaries,
         elastic: Elastic,
         payloads: Payloads,
+        explanations: Explanations,
     ) -> None:
         self._handlers = handlers
         self._canaries = canaries
         self._elastic = elastic
         self._payloads = payloads
+        self._explanations = explanations
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: Any
@@ -205,6 +209,15 @@ class InferenceServicer(InferenceServiceServicer):
             current_principal(), request.name, optional_time(request.since)
         )
         return statistics_message(counts)
+
+    async def ExplainRequest(
+        self, request: pb.ExplainRequestRequest, context: Any
+    ) -> pb.ExplainRequestResponse:
+        """Tell what produced an answer."""
+        explanation = await self._explanations.explain(
+            current_principal(), request.request_id, request.client_request_id, request.endpoint
+        )
+        return pb.ExplainRequestResponse(explanation=explanation_message(explanation))
 
     async def ReadPayloadBody(
         self, request: pb.ReadPayloadBodyRequest, context: Any

@@ -219,10 +219,15 @@ class EndpointsContract:
         await store.add(again, "", [])
         await store.add(other, "", [])
         found = await store.table_named(again.table.full_name)
-        assert found == PayloadTable(again.endpoint_id, again.table, 0)
+        assert found == PayloadTable(again.endpoint_id, again.table, 0, "flights")
         assert await store.table_named("a.b.unknown_payload") is None
         expiring = await store.expiring_tables()
-        assert list(expiring) == [PayloadTable(gone.endpoint_id, gone.table, 30)]
+        assert list(expiring) == [PayloadTable(gone.endpoint_id, gone.table, 30, "flights")]
+        named = [one.endpoint_id for one in await store.payload_tables("flights")]
+        assert named == [again.endpoint_id, gone.endpoint_id]
+        every = [one.endpoint for one in await store.payload_tables()]
+        assert every == ["other", "flights", "flights"]
+        assert list(await store.payload_tables("unknown")) == []
 
 
 class TestMemory(EndpointsContract):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Final
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
+from services.inference.adapters.acting import ActingTokens, raised_here
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.domain.table import (
     COLUMNS,
@@ -18,11 +17,8 @@ from services.inference.domain.table import (
     VERSION_COLUMN,
     TableColumn,
 )
-from services.inference.errors import StoreUnavailable
 from services.inference.ports import ModelVersionFacts
 from tessera.catalog.v1 import (
-    authorization_service_pb2,
-    authorization_service_pb2_grpc,
     catalog_pb2,
     catalog_service_pb2,
     catalog_service_pb2_grpc,
@@ -30,48 +26,36 @@ from tessera.catalog.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from tessera_kit.config import Secret
-from tessera_kit.errors import DeadlineExceeded, Internal, ResourceExhausted, Unauthenticated
-from tessera_kit.rpc.status import error_from_rpc
+from tessera_kit.errors import ResourceExhausted
 
 __all__ = ["GrpcCatalog"]
 
-_TOKEN_SECONDS: Final = 600
-_RENEW_SECONDS: Final = 480.0
 _DOWNLOAD_SECONDS: Final = 300.0
 _PAGE: Final = 1000
 _MOST_FILES: Final = 10_000
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 class GrpcCatalog:
     """`ports.ModelRegistry` and `ports.TableCatalog`.
 
-    It makes itself short-lived tokens of the principals in whose name it acts, so that the catalog
-    itself decides what they may do.
-
     Args:
-        own: Channel with this service's own token, to make tokens with.
         plain: Channel without a token, for calls in a principal's name.
+        acting: Makes tokens.
         largest_file: Bytes of the largest file that is read.
     """
 
-    def __init__(
-        self, own: grpc.aio.Channel, plain: grpc.aio.Channel, *, largest_file: int
-    ) -> None:
-        self._authorization = authorization_service_pb2_grpc.AuthorizationServiceStub(own)
+    def __init__(self, plain: grpc.aio.Channel, acting: ActingTokens, *, largest_file: int) -> None:
+        self._acting = acting
         self._models = model_service_pb2_grpc.ModelServiceStub(plain)
         self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(plain)
         self._largest_file = largest_file
-        self._tokens: dict[str, tuple[float, Secret]] = {}
 
     async def version(self, principal: str, model_name: str, number: int) -> ModelVersionFacts:
         """Read a version by its number."""
         request = model_service_pb2.GetModelVersionRequest(model_name=model_name, version=number)
-        with _raised_here():
+        with raised_here("the catalog"):
             found = await self._models.GetModelVersion(
-                request, metadata=await self._acting_for(principal)
+                request, metadata=await self._acting.metadata(principal)
             )
         return _facts(found.model_version)
 
@@ -82,9 +66,9 @@ class GrpcCatalog:
         request = model_service_pb2.GetModelVersionByAliasRequest(
             model_name=model_name, alias=alias
         )
-        with _raised_here():
+        with raised_here("the catalog"):
             found = await self._models.GetModelVersionByAlias(
-                request, metadata=await self._acting_for(principal)
+                request, metadata=await self._acting.metadata(principal)
             )
         return _facts(found.model_version)
 
@@ -95,9 +79,9 @@ class GrpcCatalog:
         )
         sizes: dict[str, int] = {}
         while True:
-            with _raised_here():
+            with raised_here("the catalog"):
                 page = await self._models.ListModelFiles(
-                    request, metadata=await self._acting_for(principal)
+                    request, metadata=await self._acting.metadata(principal)
                 )
             sizes.update((file.path, file.size_bytes) for file in page.files)
             if len(sizes) > _MOST_FILES:
@@ -114,10 +98,10 @@ class GrpcCatalog:
             model_name=model_name, version=number, path=path
         )
         content = bytearray()
-        with _raised_here():
+        with raised_here("the catalog"):
             call = self._models.DownloadModelFile(
                 request,
-                metadata=await self._acting_for(principal),
+                metadata=await self._acting.metadata(principal),
                 timeout=_DOWNLOAD_SECONDS,
             )
             async for response in call:
@@ -159,41 +143,21 @@ class GrpcCatalog:
             ),
             request_id=request_id,
         )
-        with _raised_here():
+        with raised_here("the catalog"):
             made = await self._catalog.CreateTable(
-                request, metadata=await self._acting_for(principal)
+                request, metadata=await self._acting.metadata(principal)
             )
         physical = made.table.physical
         return InferenceTable(full_name, physical.database, physical.table)
 
-    async def _acting_for(self, principal: str) -> Metadata:
-        known = self._tokens.get(principal)
-        now = time.monotonic()
-        if known is None or now - known[0] > _RENEW_SECONDS:
-            made = await self._authorization.CreateToken(
-                authorization_service_pb2.CreateTokenRequest(
-                    principal=principal,
-                    comment="inference: reads models and makes tables for their owner",
-                    lifetime=Duration(seconds=_TOKEN_SECONDS),
-                )
-            )
-            known = self._tokens[principal] = (now, Secret(made.secret))
-        return (("authorization", f"Bearer {known[1].reveal()}"),)
-
 
 def _facts(version: model_pb2.ModelVersion) -> ModelVersionFacts:
     ready = version.status == model_pb2.MODEL_VERSION_STATUS_READY
-    return ModelVersionFacts(version.model_name, version.version, ready)
-
-
-@contextmanager
-def _raised_here() -> Iterator[None]:
-    """Turn a failed call of the catalog into the kit's error of the same category."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        told = error_from_rpc(error)
-        # A defect, a delay, or a token that just ended is none of the caller's request.
-        if isinstance(told, Internal | DeadlineExceeded | Unauthenticated):
-            raise StoreUnavailable(f"the catalog does not answer: {told.message}") from error
-        raise told from error
+    return ModelVersionFacts(
+        version.model_name,
+        version.version,
+        ready,
+        version.run_id,
+        version.created_by,
+        version.created_at.ToDatetime(UTC),
+    )

@@ -14,6 +14,7 @@ import orjson
 from services.inference.domain.bodies import Side, StoredBody
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import InferenceTable
+from services.inference.domain.explanation import KEPT_COLUMNS, KeptRequest
 from services.inference.domain.table import COLUMNS
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
@@ -114,6 +115,35 @@ class ClickHousePayloads:
         for day, text, key, codes in result.rows:
             return StoredBody(day, text, key, tuple(codes))
         return None
+
+    async def kept(self, table: InferenceTable, request_id: str) -> KeptRequest | None:
+        """The row of a request."""
+        found = await self._kept(
+            table, "tessera_request_id = {id:String}", {"id": request_id, "most": 1}
+        )
+        return found[0] if found else None
+
+    async def kept_of_client(
+        self, table: InferenceTable, client_request_id: str, limit: int
+    ) -> Sequence[KeptRequest]:
+        """The newest requests that their callers gave an id."""
+        where = "client_request_id = {id:String} AND route != 'SHADOW'"
+        return await self._kept(table, where, {"id": client_request_id, "most": limit})
+
+    async def _kept(
+        self, table: InferenceTable, where: str, parameters: dict[str, Any]
+    ) -> list[KeptRequest]:
+        columns = ", ".join(KEPT_COLUMNS)
+        try:
+            result = await self._client.query(
+                f"SELECT {columns} FROM {_name(table)} WHERE {where} "  # noqa: S608
+                "ORDER BY tessera_request_id DESC, ingested_at DESC "
+                "LIMIT 1 BY tessera_request_id LIMIT {most:UInt64}",
+                parameters,
+            )
+        except TableNotFound:
+            return []
+        return [KeptRequest.of(row) for row in result.dicts()]
 
     async def days_with_bodies(
         self, table: InferenceTable, days: Sequence[date]

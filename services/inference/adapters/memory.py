@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -14,7 +13,7 @@ from tritonclient.grpc import service_pb2
 from services.inference.domain.bodies import PayloadTable, Side, StoredBody
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
-from services.inference.domain.table import COLUMNS, TableColumn
+from services.inference.domain.explanation import KeptRequest
 from services.inference.errors import (
     EndpointExists,
     EndpointNotFound,
@@ -27,24 +26,21 @@ from services.inference.errors import (
     StaleEtag,
     StoreUnavailable,
 )
-from services.inference.ports import ModelVersionFacts, RowCount, TableStatistics
+from services.inference.ports import RowCount, TableStatistics
 from services.inference.runtime.bundle import ModelBundle
 from services.inference.sink.rows import Row
 from tessera_kit.bus.event import Event
 from tessera_kit.config import Secret
-from tessera_kit.errors import AlreadyExists, NotFound, PermissionDenied
 
 __all__ = [
     "InMemoryBudgets",
     "InMemoryBundles",
     "InMemoryCapture",
     "InMemoryEndpoints",
-    "InMemoryModels",
     "InMemoryPayloads",
     "InMemoryProcess",
     "InMemoryRuntime",
     "InMemorySecrets",
-    "InMemoryTables",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -73,7 +69,12 @@ class InMemoryEndpoints:
         self._tables[endpoint.name] = endpoint.table
         self._tables_by_id[endpoint.name, endpoint.endpoint_id] = endpoint.table
         self._payload_tables.append(
-            PayloadTable(endpoint.endpoint_id, endpoint.table, endpoint.settings.retention_days)
+            PayloadTable(
+                endpoint.endpoint_id,
+                endpoint.table,
+                endpoint.settings.retention_days,
+                endpoint.name,
+            )
         )
         self._note_configs(endpoint)
         if request_id:
@@ -134,6 +135,10 @@ class InMemoryEndpoints:
         found = [one for one in self._payload_tables if one.table.full_name == full_name]
         return found[-1] if found else None
 
+    async def payload_tables(self, endpoint: str = "") -> Sequence[PayloadTable]:
+        """Every table, the newest endpoint's first."""
+        return [one for one in reversed(self._payload_tables) if endpoint in ("", one.endpoint)]
+
     async def expiring_tables(self) -> Sequence[PayloadTable]:
         """The tables that do not keep their rows for ever."""
         return [one for one in self._payload_tables if one.retention_days]
@@ -173,69 +178,6 @@ class InMemoryBudgets:
         self._taken = {place: taken for place, taken in self._taken.items() if place[2] >= before}
 
 
-@dataclass
-class _Version:
-    ready: bool
-    files: dict[str, bytes] = field(default_factory=dict)
-
-
-class InMemoryModels:
-    """`ports.ModelRegistry` with versions that a test puts in."""
-
-    def __init__(self) -> None:
-        self._versions: dict[tuple[str, int], _Version] = {}
-        self._aliases: dict[tuple[str, str], int] = {}
-        self._denied: set[tuple[str, str]] = set()
-
-    def put(
-        self, model_name: str, number: int, files: Mapping[str, bytes], *, ready: bool = True
-    ) -> None:
-        """Store a version with its files."""
-        self._versions[model_name, number] = _Version(ready, dict(files))
-
-    def put_alias(self, model_name: str, alias: str, number: int) -> None:
-        """Point an alias at a version."""
-        self._aliases[model_name, alias] = number
-
-    def deny(self, principal: str, model_name: str) -> None:
-        """Take a principal's rights on a model away."""
-        self._denied.add((principal, model_name))
-
-    async def version(self, principal: str, model_name: str, number: int) -> ModelVersionFacts:
-        """Read a version by its number."""
-        found = self._version(principal, model_name, number)
-        return ModelVersionFacts(model_name, number, found.ready)
-
-    async def version_by_alias(
-        self, principal: str, model_name: str, alias: str
-    ) -> ModelVersionFacts:
-        """Read the version that an alias points at."""
-        number = self._aliases.get((model_name, alias))
-        if number is None:
-            raise NotFound(f"{model_name} has no alias {alias!r}")
-        return await self.version(principal, model_name, number)
-
-    async def files(self, principal: str, model_name: str, number: int) -> Mapping[str, int]:
-        """Bytes of each of a version's files."""
-        files = self._version(principal, model_name, number).files
-        return {path: len(content) for path, content in files.items()}
-
-    async def read_file(self, principal: str, model_name: str, number: int, path: str) -> bytes:
-        """Read a file of a version."""
-        files = self._version(principal, model_name, number).files
-        if path not in files:
-            raise NotFound(f"version {number} of {model_name} has no file {path!r}")
-        return files[path]
-
-    def _version(self, principal: str, model_name: str, number: int) -> _Version:
-        if (principal, model_name) in self._denied:
-            raise PermissionDenied(f"{principal}: needs EXECUTE on model {model_name}")
-        found = self._versions.get((model_name, number))
-        if found is None:
-            raise NotFound(f"there is no version {number} of {model_name}")
-        return found
-
-
 class InMemorySecrets:
     """`ports.Secrets` that a test puts in."""
 
@@ -252,41 +194,6 @@ class InMemorySecrets:
         if not {"*", principal} & readers:
             raise SecretNotFound(f"there is no secret {scope}/{key} that {principal!r} may read")
         return Secret(value)
-
-
-class InMemoryTables:
-    """`ports.TableCatalog`; `owners` tells who made which table."""
-
-    def __init__(self, schemas: Sequence[str] = ()) -> None:
-        self.owners: dict[str, str] = {}
-        self.columns: dict[str, list[str]] = {}
-        self.retention: dict[str, int] = {}
-        self._schemas = set(schemas)
-        self._requests: dict[str, InferenceTable] = {}
-
-    async def create_inference_table(
-        self,
-        principal: str,
-        full_name: str,
-        comment: str,
-        request_id: str,
-        columns: Sequence[TableColumn] = COLUMNS,
-        retention_days: int = 0,
-    ) -> InferenceTable:
-        """Create a table."""
-        if request_id in self._requests:
-            return self._requests[request_id]
-        schema, _, name = full_name.rpartition(".")
-        if schema not in self._schemas:
-            raise NotFound(f"there is no schema {schema!r}")
-        if full_name in self.owners:
-            raise AlreadyExists(f"there is a table {full_name!r} already")
-        self.owners[full_name] = principal
-        self.columns[full_name] = [column.name for column in columns]
-        self.retention[full_name] = retention_days
-        table = InferenceTable(full_name, schema.replace(".", "_"), name)
-        self._requests[request_id] = table
-        return table
 
 
 class InMemoryBundles:
@@ -463,6 +370,25 @@ class InMemoryPayloads:
                 )
         return None
 
+    async def kept(self, table: InferenceTable, request_id: str) -> KeptRequest | None:
+        """The row of a request."""
+        for row in self._rows.get(table, ()):
+            if row.request_id == request_id and not self.hide:
+                return _kept(row)
+        return None
+
+    async def kept_of_client(
+        self, table: InferenceTable, client_request_id: str, limit: int
+    ) -> Sequence[KeptRequest]:
+        """The newest requests that their callers gave an id."""
+        found = [
+            _kept(row)
+            for row in self._rows.get(table, ())
+            if row.values["client_request_id"] == client_request_id
+            and row.values["route"] != "SHADOW"
+        ]
+        return sorted(found, key=lambda one: one.request_id, reverse=True)[:limit]
+
     async def days_with_bodies(
         self, table: InferenceTable, days: Sequence[date]
     ) -> frozenset[date]:
@@ -544,6 +470,11 @@ class InMemoryPayloads:
         if self.fail_after_insert:
             self.fail_after_insert = False
             raise StoreUnavailable("the connection broke")
+
+
+def _kept(row: Row) -> KeptRequest:
+    requested_at = _EPOCH + timedelta(microseconds=row.request_us)
+    return KeptRequest.of({**row.values, "request_time": requested_at})
 
 
 def _day(row: Row) -> date:

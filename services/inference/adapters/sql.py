@@ -218,6 +218,13 @@ class SqlEndpoints:
         found = await self._payload_tables(query.order_by(newest).limit(1))
         return found[0] if found else None
 
+    async def payload_tables(self, endpoint: str = "") -> Sequence[PayloadTable]:
+        """Every table, the newest endpoint's first."""
+        query = sa.select(_TABLE_BY_ID).order_by(_TABLE_BY_ID.c.endpoint_id.desc())
+        if endpoint:
+            query = query.where(_TABLE_BY_ID.c.endpoint == endpoint)
+        return await self._payload_tables(query)
+
     async def expiring_tables(self) -> Sequence[PayloadTable]:
         """The tables that do not keep their rows for ever."""
         return await self._payload_tables(
@@ -232,6 +239,7 @@ class SqlEndpoints:
                 row.endpoint_id,
                 InferenceTable(row.full_name, row.database_name, row.table_name),
                 row.retention_days,
+                row.endpoint,
             )
             for row in rows
         ]

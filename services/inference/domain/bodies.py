@@ -30,6 +30,8 @@ class PayloadTable:
     table: InferenceTable
     retention_days: int
     """Days that its rows are kept; 0 for ever."""
+    endpoint: str
+    """The endpoint's name."""
 
 
 @dataclass(frozen=True, slots=True)

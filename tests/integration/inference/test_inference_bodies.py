@@ -130,7 +130,7 @@ async def test_bodies_expire_with_their_rows(
             await producer.publish_records([_record(endpoint, old, then, old_key)])
         await rows_of(serving, endpoint, [old])
         sweep = BodySweep(
-            tables=Places(PayloadTable(endpoint_id, place, 1)),
+            tables=Places(PayloadTable(endpoint_id, place, 1, endpoint)),
             reader=ClickHousePayloads(database),
             objects=objects,
             clock=SystemClock(),

@@ -154,6 +154,35 @@ class PayloadsContract:
         assert await store.days_with_bodies(table, days) == {day, day - timedelta(days=2)}
         assert await store.days_with_bodies(table, days[1:2]) == frozenset()
 
+    async def test_requests_are_told_by_their_rows(
+        self, store: ClickHousePayloads, table: InferenceTable
+    ) -> None:
+        mine = {"client_request_id": "mine", "route": "PRIMARY"}
+        rows = [
+            make_row(**mine, failed_entity_ids=["a", "b"], model_version=3, duration_ms=2.5),
+            make_row(**mine),
+            make_row(client_request_id="other", route="REFUSED", status_code=3),
+        ]
+        first, second, refused = (row.request_id for row in rows)
+        mirror = make_row(f"{first}.s0", **{**mine, "route": "SHADOW"})
+        await store.insert(table, [*rows, mirror], "one")
+        found = await store.kept(table, first)
+        assert found is not None
+        assert (found.request_id, found.requested_at, found.duration_ms) == (first, NOON, 2.5)
+        assert (found.failed_entities, found.model_version) == (("a", "b"), 3)
+        assert (found.served_entity, found.client_request_id) == ("delay-1", "mine")
+        found = await store.kept(table, f"{first}.s0")
+        assert found is not None
+        assert found.route == "SHADOW"
+        assert await store.kept(table, "'; DROP TABLE x") is None
+        named = [one.request_id for one in await store.kept_of_client(table, "mine", 10)]
+        assert named == [second, first]
+        assert len(await store.kept_of_client(table, "mine", 1)) == 1
+        assert [one.status_code for one in await store.kept_of_client(table, "other", 9)] == [3]
+        nowhere = InferenceTable("a.b.q", "tessera_nowhere", "q")
+        assert await store.kept(nowhere, refused) is None
+        assert list(await store.kept_of_client(nowhere, "mine", 1)) == []
+
     async def test_no_table_has_no_bodies(self, store: ClickHousePayloads) -> None:
         nowhere = InferenceTable("a.b.q", "tessera_nowhere", "q")
         assert await store.body(nowhere, "id", Side.REQUEST) is None

@@ -13,12 +13,11 @@ import pytest
 from services.inference.adapters.memory import (
     InMemoryBundles,
     InMemoryEndpoints,
-    InMemoryModels,
     InMemoryPayloads,
     InMemoryRuntime,
     InMemorySecrets,
-    InMemoryTables,
 )
+from services.inference.adapters.memory_catalog import InMemoryModels, InMemoryTables
 from services.inference.domain.endpoint import (
     Endpoint,
     EndpointState,

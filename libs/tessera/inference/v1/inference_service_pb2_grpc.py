@@ -110,6 +110,11 @@ class InferenceServiceStub:
                 request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.SerializeToString,
                 response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.FromString,
                 _registered_method=True)
+        self.ExplainRequest = channel.unary_unary(
+                '/tessera.inference.v1.InferenceService/ExplainRequest',
+                request_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestRequest.SerializeToString,
+                response_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -221,6 +226,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainRequest(self, request, context):
+        """Says what produced an answer: which configuration, entity, model version, run, commit and tables. Needs SELECT on the endpoint's inference table or MANAGE on the endpoint; what lies behind the model version is told as far as the caller may see it.
+        Rows take about a second to be written: UNAVAILABLE means that the request is that young.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -298,6 +311,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ReadPayloadBody,
                     request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.FromString,
                     response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.SerializeToString,
+            ),
+            'ExplainRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRequest,
+                    request_deserializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestRequest.FromString,
+                    response_serializer=tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -706,6 +724,33 @@ class InferenceService:
             '/tessera.inference.v1.InferenceService/ReadPayloadBody',
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyRequest.SerializeToString,
             tessera_dot_inference_dot_v1_dot_inference__service__pb2.ReadPayloadBodyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.inference.v1.InferenceService/ExplainRequest',
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestRequest.SerializeToString,
+            tessera_dot_inference_dot_v1_dot_inference__service__pb2.ExplainRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class InferenceServiceStub:
     """Counts what the inference table holds and how late it is."""
     ReadPayloadBody: _aio.UnaryStreamMultiCallable[_inference_service_pb2.ReadPayloadBodyRequest, _inference_service_pb2.ReadPayloadBodyResponse]
     """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table."""
+    ExplainRequest: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainRequestRequest, _inference_service_pb2.ExplainRequestResponse]
+    """Says what produced an answer: which configuration, entity, model version, run, commit and tables. Needs SELECT on the endpoint's inference table or MANAGE on the endpoint; what lies behind the model version is told as far as the caller may see it.
+    Rows take about a second to be written: UNAVAILABLE means that the request is that young.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages serving endpoints. Their predictions are asked for on the gateway: by PredictionService or the Open Inference Protocol."""
@@ -169,5 +173,15 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_service_pb2.ReadPayloadBodyRequest, _abc.AsyncIterator[_inference_service_pb2.ReadPayloadBodyResponse]],
     ) -> _abc.AsyncIterator[_inference_service_pb2.ReadPayloadBodyResponse]:
         """Streams the body of a request or of its response, wherever it is kept. Needs SELECT on the inference table."""
+
+    @_abc_1.abstractmethod
+    def ExplainRequest(
+        self,
+        request: _inference_service_pb2.ExplainRequestRequest,
+        context: _aio.ServicerContext[_inference_service_pb2.ExplainRequestRequest, _abc.Awaitable[_inference_service_pb2.ExplainRequestResponse]],
+    ) -> _abc.Awaitable[_inference_service_pb2.ExplainRequestResponse]:
+        """Says what produced an answer: which configuration, entity, model version, run, commit and tables. Needs SELECT on the endpoint's inference table or MANAGE on the endpoint; what lies behind the model version is told as far as the caller may see it.
+        Rows take about a second to be written: UNAVAILABLE means that the request is that young.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...
