@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -13,9 +14,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.helpers import eventually
 
 _START_SECONDS = 120.0
+_REST_SECONDS = 1.0
+_REST_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,30 @@ async def mlflow_server(workers: int | None = None) -> AsyncIterator[MlflowServe
                 # Not asked: its workers would finish searches that take minutes first.
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+
+async def settled(server: MlflowServer) -> None:
+    """Wait until it has started in full: it answers long before all of its processes do.
+
+    For 10 to 20 seconds they take all of two cores, and calls then take several times as long.
+    """
+
+    async def rests() -> bool:
+        before = _cpu_seconds(server.pid)
+        await asyncio.sleep(_REST_SECONDS)
+        return _cpu_seconds(server.pid) - before < _REST_SHARE * _REST_SECONDS
+
+    await eventually(rests, _START_SECONDS)
+
+
+def _cpu_seconds(pid: int) -> float:
+    seconds = 0.0
+    process = psutil.Process(pid)
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 async def _answers(port: int) -> bool:

@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
-from mlflow.tracking import MlflowClient
 
 from devstack import Stack
 from devstack.child import memory_of
@@ -24,7 +23,8 @@ from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import Env
 from tessera_kit.rpc.client import open_channel
-from tests.benchmarks.mlflow_server import MlflowServer, mlflow_server
+from tests.benchmarks.mlflow_client import ClientProcess, client_process, instant_server
+from tests.benchmarks.mlflow_server import MlflowServer, mlflow_server, settled
 from tests.benchmarks.rest import Connection, Window, connections, window
 from tests.benchmarks.results import Figure, Report, median, quantile
 from tests.benchmarks.tracking_rows import fill_mlflow, fill_mlflow_history, fill_tessera
@@ -42,6 +42,7 @@ HISTORY: Final = 1_000_000
 BUCKETS: Final = 2500
 STREAMED: Final = 5_000_000
 _MESSAGE: Final = 10_000
+_ONE_CLIENT: Final = "log_metric, one unmodified client"
 _API: Final = "/api/2.0/mlflow"
 _NOW: Final = 1_700_000_000_000
 _MIB: Final = 1 << 20
@@ -54,7 +55,7 @@ class Side:
     """One of the two servers, as MLflow's clients see it."""
 
     name: str
-    client: MlflowClient
+    url: str
     callers: Sequence[Connection]
 
     async def new_run(self, experiment_id: str = "0") -> str:
@@ -91,12 +92,17 @@ async def measure(
         sides = [
             Side(
                 name,
-                MlflowClient(tracking_uri=url),
+                url,
                 opened.enter_context(connections(url, token, CONNECTIONS)),
             )
             for name, url in urls.items()
         ]
+        tell("tracking: waiting until mlflow server has started in full ...")
+        await settled(peer)
         chosen = parts or PARTS
+        if "client" in chosen:
+            tell(f"tracking: {_ONE_CLIENT} ...")
+            await _unmodified(sides, report, details)
         for part, (name, load) in _LOADS.items():
             if part in chosen:
                 tell(f"tracking: {name} ...")
@@ -131,14 +137,33 @@ async def _in_turns(
     )
 
 
-async def _unmodified(side: Side) -> Window:
-    run_id = await side.new_run()
-
-    def write(number: int) -> None:
-        side.client.log_metric(run_id, "loss", 0.5, step=number)
-
-    await asyncio.to_thread(write, 0)
-    return await window([lambda number: asyncio.to_thread(write, number + 1)], 2 * WINDOW_SECONDS)
+async def _unmodified(sides: Sequence[Side], report: Report, details: dict[str, Any]) -> None:
+    """The same for one client of MLflow in its own process, and what bounds it: its own work."""
+    rates: dict[str, list[float]] = {}
+    async with AsyncExitStack() as opened:
+        bound = await opened.enter_async_context(instant_server())
+        places = [(side.name, side.url, await side.new_run()) for side in sides]
+        clients: dict[str, tuple[ClientProcess, str]] = {
+            name: (await opened.enter_async_context(client_process(url)), run_id)
+            for name, url, run_id in [*places, ("bound", bound, "0" * 32)]
+        }
+        for _ in range(ROUNDS):
+            for name, (client, run_id) in clients.items():
+                done = await client.log(run_id, 2 * WINDOW_SECONDS)
+                rates.setdefault(name, []).append(done.per_second)
+    details[_ONE_CLIENT] = rates
+    ours, theirs, most = (median(rates[name]) for name in ("tessera", "mlflow", "bound"))
+    report.figures.append(
+        Figure(
+            "tracking",
+            _ONE_CLIENT,
+            ours,
+            "calls/s",
+            peer=theirs,
+            peer_name="mlflow server",
+            note=f"{most:.0f} where every answer comes at once: {most / theirs:.1f} times at most",
+        )
+    )
 
 
 async def _singles(side: Side) -> Window:
@@ -193,12 +218,11 @@ async def _new_runs(side: Side) -> Window:
 
 
 _LOADS: Final[dict[str, tuple[str, Callable[[Side], Awaitable[Window]]]]] = {
-    "client": ("log_metric, one unmodified client", _unmodified),
     "connections": (f"log_metric, {CONNECTIONS} connections, one run", _singles),
     "batch": (f"log_batch of {BATCH:,}, 4 connections", _batches),
     "new": ("new run with a parameter and a metric", _new_runs),
 }
-PARTS: Final = (*_LOADS, "history", "search")
+PARTS: Final = ("client", *_LOADS, "history", "search")
 """What can be measured by itself."""
 
 
