@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -170,6 +171,34 @@ async def test_a_cancelled_unit_of_work_hands_the_writer_back(database: Database
         await uow.session.execute(sa.insert(THING).values(name="a"))
         await uow.commit()
     assert await names(database) == ["a"]
+
+
+async def test_raw_work_takes_its_turn_at_the_writer(database: Database) -> None:
+    def insert(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO thing VALUES ('raw')")
+
+    async with UnitOfWork(database, REGISTRY) as uow:
+        await uow.session.execute(sa.insert(THING).values(name="a"))
+        raw = asyncio.create_task(database.run_in_writer(insert))
+        await asyncio.sleep(0)
+        assert not raw.done()
+        await uow.commit()
+    await raw
+    assert await names(database) == ["a", "raw"]
+
+
+async def test_raw_work_that_fails_hands_the_writer_back(database: Database) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO thing VALUES ('a')")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        await database.run_in_writer(fail)
+    async with UnitOfWork(database, REGISTRY) as uow:
+        await uow.session.execute(sa.insert(THING).values(name="b"))
+        await uow.commit()
+    assert await names(database) == ["b"]
 
 
 async def test_readers_may_not_write(database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -27,7 +27,6 @@ from services.tracking.ports import PointArchive
 from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
-from tessera_kit.store.sqlite_driver import SqliteConnection
 
 __all__ = ["SqlStore"]
 
@@ -92,13 +91,10 @@ class SqlStore:
             yield batch
 
     async def _in_sqlite(self, task: Callable[[SqlTransaction], T]) -> tuple[T, SqlTransaction]:
-        async with self._database.engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver = cast("SqliteConnection", raw.driver_connection)
-            try:
-                return await driver.run(lambda sqlite: in_sqlite(sqlite, task))
-            except sqlite3.OperationalError as error:
-                raise StoreBusy("the database is busy", retry_after=0.5) from error
+        try:
+            return await self._database.run_in_writer(lambda sqlite: in_sqlite(sqlite, task))
+        except sqlite3.OperationalError as error:
+            raise StoreBusy("the database is busy", retry_after=0.5) from error
 
 
 class SqlView:
