@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ def configuration(pages: Mapping[str, str], interval: str = "10s") -> dict[str, 
             "scrape_interval": interval,
             "scrape_timeout": min(interval, "5s", key=_seconds),
         },
+        "rule_files": [str(Path(__file__).with_name("rules.yml"))],
         "scrape_configs": [
             {"job_name": job, "static_configs": targets} for job, targets in jobs.items()
         ],

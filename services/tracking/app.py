@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from services.tracking.adapters.catalog import CatalogRegistry
@@ -16,7 +17,7 @@ from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.artifact_ports import ArtifactStore
 from services.tracking.config import Config
-from services.tracking.consumers import MetricConsumer, watch_grants
+from services.tracking.consumers import MetricConsumer, RegistryConsumer, watch_grants
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.assessments import Assessments
@@ -28,6 +29,7 @@ from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
+from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -160,15 +162,21 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             FernetBox(config.webhook_key),
             config.webhook_urls,
         )
+        models = CatalogRegistry(bare)
         cases = use_cases(
             store,
             ObjectArtifacts(objects),
             await stack.enter_async_context(ClickHouseSpans(clickhouse)),
             authority,
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
-            registry=CatalogRegistry(bare),
+            registry=models,
             default_schema=config.default_schema,
             hooks=hooks,
+        )
+        news = RegistryNews(
+            Webhooks(store, Access(authority, store), hooks, SystemClock()),
+            partial(models.get_model, config.token.reveal()),
+            default_schema=config.default_schema,
         )
         await cases.experiments.ensure_default()
         stack.push_async_callback(cases.log.close)
@@ -189,6 +197,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
                 BackgroundTask("point-carrier", store.carrier.run),
                 BackgroundTask("webhooks", Deliveries(store, hooks, SystemClock()).run),
+                BackgroundTask("registry-news", RegistryConsumer(config.kafka, news, producer).run),
                 BackgroundTask("metrics", MetricConsumer(config.kafka, cases.log, producer).run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),
                 watch_grants(authority, config.kafka),

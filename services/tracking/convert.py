@@ -18,6 +18,7 @@ from services.tracking.domain.lifecycle import LifecycleStage, Micros, fits_64_b
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Floats, Integers, Points
 from services.tracking.domain.run import DatasetInput, Run, RunChange, RunNews, RunStatus
+from services.tracking.domain.webhooks import GivenUp
 from services.tracking.errors import InvalidUpdate, InvalidValue
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as service_pb
@@ -285,6 +286,20 @@ def artifact_message(artifact: Artifact) -> pb.ArtifactInfo:
 
 
 # Updates
+
+
+def given_up_message(given_up: GivenUp) -> pb.GivenUpDelivery:
+    """Return a delivery that was given up as a message."""
+    delivery = given_up.delivery
+    return pb.GivenUpDelivery(
+        delivery_id=delivery.delivery_id,
+        webhook_id=delivery.webhook_id,
+        body=delivery.body,
+        created_at=timestamp_message(delivery.created_at),
+        given_up_at=timestamp_message(given_up.given_up_at),
+        attempts=delivery.attempts,
+        reason=given_up.reason,
+    )
 
 
 def experiment_change(request: service_pb.UpdateExperimentRequest) -> ExperimentChange:

@@ -426,6 +426,9 @@ class Work(View, Protocol):
             The id of what the request created before; None when this is the first time.
         """
 
+    async def hear(self, group: str, event_id: str) -> bool:
+        """Note that a consumer group handles an event; return whether it did not before."""
+
     def publish(self, event: Event) -> None:
         """Tell an event when, and only when, this work commits."""
 

@@ -44,6 +44,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         self._metrics = use_cases.metrics
         self._search = use_cases.search
         self._artifacts = use_cases.artifacts
+        self._webhooks = use_cases.webhooks
 
     # Experiments
 
@@ -318,6 +319,36 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         token = encode_page_token({"c": page.next_token}, scope) if page.next_token else ""
         return pb.ListArtifactsResponse(
             artifacts=[convert.artifact_message(one) for one in page.artifacts],
+            next_page_token=token,
+        )
+
+    # Webhooks
+
+    async def ListGivenUpDeliveries(
+        self, request: pb.ListGivenUpDeliveriesRequest, context: Context
+    ) -> pb.ListGivenUpDeliveriesResponse:
+        """Return a page of what webhooks did not take."""
+        if self._webhooks is None:
+            return pb.ListGivenUpDeliveriesResponse()
+        scope = f"given-up:{request.webhook_id}"
+        position = decode_page_token(request.page_token, scope)
+        size = page_size(request.page_size)
+        found = await self._webhooks.given_up(
+            current_principal(),
+            request.webhook_id,
+            before=(int(position["t"]), str(position["i"])) if position else None,
+            limit=size + 1,
+        )
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            place: dict[str, str | int] = {
+                "t": last.given_up_at,
+                "i": last.delivery.delivery_id,
+            }
+            token = encode_page_token(place, scope)
+        return pb.ListGivenUpDeliveriesResponse(
+            deliveries=[convert.given_up_message(one) for one in found[:size]],
             next_page_token=token,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.tracking.domain.lifecycle import Micros
-from services.tracking.domain.webhooks import Delivery, HookUrls, Webhook
+from services.tracking.domain.webhooks import Delivery, GivenUp, HookUrls, Webhook
 
 __all__ = ["HookAnswer", "HookSender", "Hooks", "SecretBox", "WebhookStore"]
 
@@ -41,6 +41,23 @@ class WebhookStore(Protocol):
 
     async def settle(self, delivery_id: str) -> None:
         """Forget a delivery."""
+
+    async def give_up(self, given_up: GivenUp, *, most: int) -> None:
+        """Keep a delivery that is not tried any more; it waits no longer.
+
+        Of those of one webhook, the newest `most` are kept.
+        """
+
+    async def given_up(
+        self, webhook_id: str, *, before: tuple[Micros, str] | None, limit: int
+    ) -> list[GivenUp]:
+        """Return what was given up, the newest first, then by id.
+
+        Args:
+            webhook_id: Of which webhook; of all when empty.
+            before: When and which the last one seen was given up; None to begin.
+            limit: How many at most.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
-from services.tracking.domain.webhooks import Delivery, HookEvent, Webhook
+from services.tracking.domain.webhooks import Delivery, GivenUp, HookEvent, Webhook
 from services.tracking.ports import Store
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres
@@ -90,3 +90,38 @@ async def test_a_delivery_is_taken_by_one_at_a_time(store: Store) -> None:
         [left] = await work.webhooks.claim(100, 200, 9)
         assert (left.delivery_id, left.due_at) == ("2", 100)
         assert await work.webhooks.waiting("a") == 3
+
+
+async def test_what_was_given_up_is_kept_up_to_a_bound(store: Store) -> None:
+    async with store.write() as work:
+        for name in ("a", "b"):
+            await work.webhooks.put(hook(name))
+        await work.webhooks.enqueue([delivery(str(one), 5) for one in range(4)])
+        for one in range(4):
+            lost = GivenUp(delivery=delivery(str(one), 5), given_up_at=one // 2, reason="é")
+            await work.webhooks.give_up(lost, most=3)
+        other = GivenUp(delivery=delivery("x", 5, "b"), given_up_at=9, reason="")
+        await work.webhooks.give_up(other, most=3)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.webhooks.waiting("a") == 0
+        every = await view.webhooks.given_up("", before=None, limit=9)
+        assert [one.delivery.delivery_id for one in every] == ["x", "3", "2", "1"]
+        assert every[0] == other
+        page = await view.webhooks.given_up("a", before=(1, "3"), limit=1)
+        assert [one.delivery.delivery_id for one in page] == ["2"]
+    async with store.write() as work:
+        await work.webhooks.delete("a")
+        assert await work.webhooks.given_up("", before=None, limit=9) == [other]
+
+
+async def test_an_event_is_heard_once_per_group(store: Store) -> None:
+    async with store.write() as work:
+        assert await work.hear("g", "1")
+        assert await work.hear("h", "1")
+        await work.commit()
+    async with store.write() as work:
+        assert not await work.hear("g", "1")
+        assert await work.hear("g", "2")
+    async with store.write() as work:  # what was not committed was not heard
+        assert await work.hear("g", "2")

@@ -70,6 +70,14 @@ _NOW: Final = Row(
             empty="0",
         ),
         stat(
+            "Webhooks given up",
+            "Events that a webhook's receiver did not take, over the time range. Each is kept with "
+            "its reason: `ListGivenUpDeliveries` of the tracking service.",
+            Prom(promql.increase(promql.total(names.TRACKING_WEBHOOKS_GIVEN_UP), where=_CHOSEN)),
+            thresholds=steps(1),
+            empty="0",
+        ),
+        stat(
             "Outbox",
             "Facts that are stored and not yet told. Grows while the bus is away; it must fall to "
             "0 afterwards.",

@@ -137,6 +137,7 @@ TOPICS: tuple[Topic, ...] = (
         messages=(
             catalog_events_pb2.ModelVersionStatusChanged,
             catalog_events_pb2.ModelAliasChanged,
+            catalog_events_pb2.ModelTagChanged,
         ),
         key="the model's full name: its versions and aliases change in order",
     ),

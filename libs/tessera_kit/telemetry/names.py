@@ -231,6 +231,12 @@ TRACKING_METRICS_LOGGED: Final = Metric(
     "{metric}",
     "Metric points that runs logged.",
 )
+TRACKING_WEBHOOKS_GIVEN_UP: Final = Metric(
+    "tessera.tracking.webhooks.given_up",
+    Instrument.COUNTER,
+    "{delivery}",
+    "Events that a webhook's receiver did not take; each is kept with its reason.",
+)
 TRACKING_POINTS_CARRIED: Final = Metric(
     "tessera.tracking.points.carried",
     Instrument.COUNTER,

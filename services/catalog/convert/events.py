@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.catalog.convert.lineage import edge_to_proto
 from services.catalog.convert.models import version_to_proto
 from services.catalog.convert.securables import key_to_proto, securable_to_proto
@@ -21,6 +23,7 @@ __all__ = [
     "securable_deleted",
     "securable_renamed",
     "securable_updated",
+    "tags_changed",
     "version_changed",
 ]
 
@@ -82,6 +85,34 @@ def alias_changed(model_name: str, alias: str, version: int, principal: str) -> 
         model_name=model_name, alias=alias, version=version, principal=principal
     )
     return new_event(data, source=SOURCE, key=model_name)
+
+
+def tags_changed(
+    model_name: str,
+    version: int,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    principal: str,
+) -> list[Event]:
+    """Tags of a model (`version` 0) or a version were set or removed: one event for each.
+
+    Each is one event, for all of them together may not fit into a record.
+    """
+    changes = [(key, value) for key, value in after.items() if before.get(key) != value]
+    gone = [key for key in before if key not in after]
+    told = [
+        events.ModelTagChanged(
+            model_name=model_name, version=version, key=key, value=value, principal=principal
+        )
+        for key, value in changes
+    ]
+    told += [
+        events.ModelTagChanged(
+            model_name=model_name, version=version, key=key, removed=True, principal=principal
+        )
+        for key in gone
+    ]
+    return [new_event(one, source=SOURCE, key=model_name) for one in told]
 
 
 def lineage_observed(edge: LineageEdge) -> Event:

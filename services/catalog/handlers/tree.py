@@ -199,6 +199,10 @@ class Tree:
             )
             await tx.entities.replace(changed)
             tx.publish(events.securable_updated(changed, caller.name))
+            if key.type is SecurableType.MODEL:
+                name = key.full_name
+                for event in events.tags_changed(name, 0, entity.tags, changed.tags, caller.name):
+                    tx.publish(event)
             await tx.commit()
         return changed
 

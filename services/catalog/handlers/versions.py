@@ -222,6 +222,10 @@ class Versions:
             )
             await tx.versions.replace(changed)
             view = await self._view(tx, model, changed)
+            for event in events.tags_changed(
+                key.full_name, number, version.tags, changed.tags, caller.name
+            ):
+                tx.publish(event)
             await tx.commit()
         return view
 

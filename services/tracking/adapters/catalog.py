@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.tracking import convert_registry
 from services.tracking.domain.artifacts import Artifact
-from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.registry import RegisteredModel, RegistryVersion
 from tessera.catalog.v1 import (
     catalog_service_pb2,
@@ -51,14 +50,14 @@ class CatalogRegistry:
         request = pb.CreateRegisteredModelRequest(registered_model=model)
         with _told():
             answer = await self._models.CreateRegisteredModel(request, metadata=_bearer(token))
-        return _model(answer.registered_model)
+        return convert_registry.model(answer.registered_model)
 
     async def get_model(self, token: str, full_name: str) -> RegisteredModel:
         """Return a model."""
         request = pb.GetRegisteredModelRequest(full_name=full_name)
         with _told():
             answer = await self._models.GetRegisteredModel(request, metadata=_bearer(token))
-        return _model(answer.registered_model)
+        return convert_registry.model(answer.registered_model)
 
     async def describe_model(self, token: str, full_name: str, description: str) -> RegisteredModel:
         """Change what a model is said to be for."""
@@ -68,14 +67,14 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.UpdateRegisteredModel(request, metadata=_bearer(token))
-        return _model(answer.registered_model)
+        return convert_registry.model(answer.registered_model)
 
     async def rename_model(self, token: str, full_name: str, new_name: str) -> RegisteredModel:
         """Give a model another full name."""
         request = pb.RenameRegisteredModelRequest(full_name=full_name, new_full_name=new_name)
         with _told():
             answer = await self._models.RenameRegisteredModel(request, metadata=_bearer(token))
-        return _model(answer.registered_model)
+        return convert_registry.model(answer.registered_model)
 
     async def delete_model(self, token: str, full_name: str) -> None:
         """Delete a model with its versions."""
@@ -93,17 +92,7 @@ class CatalogRegistry:
             )
             with _told():
                 answer = await self._catalog.SearchSecurables(request, metadata=_bearer(token))
-            found += [
-                RegisteredModel(
-                    full_name=one.full_name,
-                    description=one.comment,
-                    owner=one.owner,
-                    created_at=_micros(one.created_at),
-                    updated_at=_micros(one.created_at),
-                    tags=dict(one.tags),
-                )
-                for one in answer.securables
-            ]
+            found += [convert_registry.securable_model(one) for one in answer.securables]
             page_token = answer.next_page_token
             if not page_token:
                 return found
@@ -117,7 +106,7 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.CreateModelVersion(request, metadata=_bearer(token))
-        return _version(answer.model_version)
+        return convert_registry.version(answer.model_version)
 
     async def upload(
         self, token: str, full_name: str, version: int, path: str, chunks: AsyncIterator[bytes]
@@ -145,21 +134,21 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.FinalizeModelVersion(request, metadata=_bearer(token))
-        return _version(answer.model_version)
+        return convert_registry.version(answer.model_version)
 
     async def get_version(self, token: str, full_name: str, version: int) -> RegistryVersion:
         """Return a version."""
         request = pb.GetModelVersionRequest(model_name=full_name, version=version)
         with _told():
             answer = await self._models.GetModelVersion(request, metadata=_bearer(token))
-        return _version(answer.model_version)
+        return convert_registry.version(answer.model_version)
 
     async def by_alias(self, token: str, full_name: str, alias: str) -> RegistryVersion:
         """Return the version that an alias points at."""
         request = pb.GetModelVersionByAliasRequest(model_name=full_name, alias=alias)
         with _told():
             answer = await self._models.GetModelVersionByAlias(request, metadata=_bearer(token))
-        return _version(answer.model_version)
+        return convert_registry.version(answer.model_version)
 
     async def versions(self, token: str, full_name: str) -> list[RegistryVersion]:
         """Return all versions of a model, the newest first."""
@@ -171,7 +160,7 @@ class CatalogRegistry:
             )
             with _told():
                 answer = await self._models.ListModelVersions(request, metadata=_bearer(token))
-            found += [_version(one) for one in answer.model_versions]
+            found += [convert_registry.version(one) for one in answer.model_versions]
             page_token = answer.next_page_token
             if not page_token:
                 return found
@@ -248,36 +237,3 @@ def _told() -> Iterator[None]:
 
 def _bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
-
-
-def _micros(timestamp: Timestamp) -> Micros:
-    return timestamp.seconds * 1_000_000 + timestamp.nanos // 1000
-
-
-def _model(model: model_pb2.RegisteredModel) -> RegisteredModel:
-    return RegisteredModel(
-        full_name=model.full_name,
-        description=model.comment,
-        owner=model.owner,
-        created_at=_micros(model.created_at),
-        updated_at=_micros(model.updated_at),
-        tags=dict(model.tags),
-        aliases=dict(model.aliases),
-    )
-
-
-def _version(version: model_pb2.ModelVersion) -> RegistryVersion:
-    return RegistryVersion(
-        full_name=version.model_name,
-        version=version.version,
-        is_ready=version.status == model_pb2.MODEL_VERSION_STATUS_READY,
-        failed=version.status == model_pb2.MODEL_VERSION_STATUS_FAILED_REGISTRATION,
-        status_message=version.status_message,
-        run_id=version.run_id,
-        comment=version.comment,
-        created_by=version.created_by,
-        created_at=_micros(version.created_at),
-        updated_at=_micros(version.updated_at),
-        tags=dict(version.tags),
-        aliases=tuple(sorted(version.aliases)),
-    )

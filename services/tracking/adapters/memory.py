@@ -34,7 +34,7 @@ from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
-from services.tracking.domain.webhooks import Delivery, Webhook
+from services.tracking.domain.webhooks import Delivery, GivenUp, Webhook
 from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
 from services.tracking.transaction_ports import RequestKey, Transaction
@@ -60,6 +60,8 @@ class _State:
     scorers: dict[tuple[str, str, int], ScorerVersion] = field(default_factory=dict)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)
+    given_up: dict[str, GivenUp] = field(default_factory=dict)
+    heard: dict[tuple[str, str], None] = field(default_factory=dict)
     models: dict[str, LoggedModel] = field(default_factory=dict)
     links: dict[tuple[str, ModelLink], None] = field(default_factory=dict)
     run_datasets: dict[tuple[str, str, str, str], RunDataset] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class InMemoryWork:
         self.evaluation = InMemoryEvaluation(state.datasets, state.records)
         self.scorers = InMemoryScorers(state.scorers)
         self.models = _Models(state)
-        self.webhooks = InMemoryWebhooks(state.webhooks, state.deliveries)
+        self.webhooks = InMemoryWebhooks(state.webhooks, state.deliveries, state.given_up)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""
@@ -156,6 +158,12 @@ class InMemoryWork:
         """Note that a request creates a resource."""
         known = self._state.requests.setdefault(request, resource_id)
         return None if known == resource_id else known
+
+    async def hear(self, group: str, event_id: str) -> bool:
+        """Note that a group handles an event; return whether it did not before."""
+        new = (group, event_id) not in self._state.heard
+        self._state.heard[group, event_id] = None
+        return new
 
     def publish(self, event: Event) -> None:
         """Tell an event with the commit."""

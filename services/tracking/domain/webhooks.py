@@ -18,6 +18,7 @@ from services.tracking.errors import InvalidValue
 __all__ = [
     "EVENTS",
     "Delivery",
+    "GivenUp",
     "HookEvent",
     "HookUrls",
     "Webhook",
@@ -118,6 +119,16 @@ class Delivery:
     attempts: int = 0
     due_at: Micros
     """When the next attempt may begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """A delivery that is not tried any more."""
+
+    delivery: Delivery
+    given_up_at: Micros
+    reason: str
+    """What its receiver answered last, or why there was no answer."""
 
 
 @dataclass(frozen=True, slots=True)

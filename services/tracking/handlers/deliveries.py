@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from services.tracking.domain.lifecycle import micros_of
 from services.tracking.domain.webhooks import Delivery, Webhook, signed_headers
 from services.tracking.errors import SecretLost
+from services.tracking.handlers.webhooks import give_up
 from services.tracking.ports import Store
 from services.tracking.webhook_ports import HookAnswer, Hooks
 from tessera_kit.bus.retry import RetryPolicy
@@ -33,7 +34,8 @@ class Deliveries:
     """Sends what waits. Any number of processes may: each takes what no other has.
 
     A delivery is taken for two minutes: when its process dies, another sends it again, with the
-    same id. What a receiver refuses, and what it does not take within a day, is dropped and logged.
+    same id. What a receiver refuses, and what it does not take within a day, is given up:
+    kept with its reason, counted and logged.
 
     Args:
         store: Where deliveries wait.
@@ -87,22 +89,27 @@ class Deliveries:
             await self._keep(delivery, None)
             return
         answer = await self._sent(hook, delivery)
-        again = None if answer.is_success else self._next(delivery, answer)
-        await self._keep(delivery, again)
-        if not answer.is_success:
-            _log.warning(
-                "webhook %s at %s: delivery %s, attempt %d: %s; %s",
-                *(hook.name, urlsplit(hook.url).hostname, delivery.delivery_id),
-                *(delivery.attempts + 1, answer.error or f"status {answer.status}"),
-                "dropped" if again is None else "trying again",
-            )
+        if answer.is_success:
+            await self._keep(delivery, None)
+            return
+        again = self._next(delivery, answer)
+        reason = answer.error or f"status {answer.status}"
+        await self._keep(delivery, again, reason)
+        _log.warning(
+            "webhook %s at %s: delivery %s, attempt %d: %s; %s",
+            *(hook.name, urlsplit(hook.url).hostname, delivery.delivery_id),
+            *(delivery.attempts + 1, reason, "given up" if again is None else "trying again"),
+        )
 
-    async def _keep(self, delivery: Delivery, again: Delivery | None) -> None:
+    async def _keep(self, delivery: Delivery, again: Delivery | None, reason: str = "") -> None:
         async with self._store.write() as work:
-            if again is None:
-                await work.webhooks.settle(delivery.delivery_id)
-            else:
+            if again is not None:
                 await work.webhooks.postpone(again)
+            elif reason:
+                tried = replace(delivery, attempts=delivery.attempts + 1)
+                await give_up(work, tried, micros_of(self._clock.now()), reason)
+            else:
+                await work.webhooks.settle(delivery.delivery_id)
             await work.commit()
 
     async def _sent(self, hook: Webhook, delivery: Delivery) -> HookAnswer:

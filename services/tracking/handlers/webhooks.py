@@ -5,14 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from services.tracking.domain.lifecycle import micros_of
+from services.tracking.domain.lifecycle import Micros, micros_of
 from services.tracking.domain.webhooks import (
     EVENTS,
     Delivery,
+    GivenUp,
     HookEvent,
     Webhook,
     check_events,
@@ -21,15 +23,19 @@ from services.tracking.domain.webhooks import (
 )
 from services.tracking.errors import InvalidValue, TooManyWebhooks, WebhookNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
+from services.tracking.ports import Store, Work
 from services.tracking.webhook_ports import HookAnswer, Hooks
 from tessera_kit.clock import Clock
 from tessera_kit.rpc.identity import Principal
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.metrics import counter
 
-__all__ = ["Webhooks"]
+__all__ = ["Webhooks", "give_up"]
 
 MOST: Final = 200
+MOST_GIVEN_UP: Final = 1000
 _MOST_WAITING: Final = 10_000
+_GROUP: Final = "tessera-tracking-webhooks"
 
 
 class Webhooks:
@@ -167,7 +173,7 @@ class Webhooks:
         """
         hook = await self.get(principal, webhook_id)
         (told,) = check_events([event or hook.events[0]])
-        body = self._body(told, EVENTS.get(told, {}))
+        body = _body(told, self._clock.now(), EVENTS.get(told, {}))
         headers = signed_headers(
             str(uuid.uuid4()),
             int(self._clock.now().timestamp()),
@@ -181,38 +187,79 @@ class Webhooks:
         async with self._store.read() as view:
             return any(_wants(hook, *events) for hook in await view.webhooks.all())
 
-    async def tell(self, event: HookEvent, data: Mapping[str, Any]) -> None:
-        """Put an event on its way to all that want to hear of it; it survives kill -9.
+    async def tell(
+        self, event_id: str, at: datetime, event: HookEvent, data: Mapping[str, Any]
+    ) -> None:
+        """Put an event on its way to all that want to hear of it, once; it survives kill -9.
 
-        A webhook for which 10,000 wait already does not get more.
+        A webhook that was made later is not told; one for which 10,000 wait already does not get
+        more: what it would have got is kept among what was given up.
+
+        Args:
+            event_id: Of the event of the bus; the same one again changes nothing.
+            at: When it happened.
+            event: What happened.
+            data: What is told of it.
         """
         now = micros_of(self._clock.now())
-        body = self._body(event, data)
+        body = _body(event, at, data)
         async with self._store.write() as work:
-            hooks = [hook for hook in await work.webhooks.all() if _wants(hook, event)]
-            await work.webhooks.enqueue(
-                [
-                    Delivery(
-                        delivery_id=str(uuid.uuid4()),
-                        webhook_id=hook.webhook_id,
-                        body=body,
-                        created_at=now,
-                        due_at=now,
-                    )
-                    for hook in hooks
-                    if await work.webhooks.waiting(hook.webhook_id) < _MOST_WAITING
-                ]
-            )
+            if not await work.hear(_GROUP, event_id):
+                return
+            for hook in await work.webhooks.all():
+                if not _wants(hook, event) or hook.created_at > micros_of(at):
+                    continue
+                delivery = Delivery(
+                    delivery_id=str(
+                        uuid.uuid5(uuid.NAMESPACE_OID, f"{event_id}/{hook.webhook_id}")
+                    ),
+                    webhook_id=hook.webhook_id,
+                    body=body,
+                    created_at=now,
+                    due_at=now,
+                )
+                if await work.webhooks.waiting(hook.webhook_id) < _MOST_WAITING:
+                    await work.webhooks.enqueue([delivery])
+                else:
+                    await give_up(work, delivery, now, f"{_MOST_WAITING} events wait already")
             await work.commit()
 
-    def _body(self, event: HookEvent, data: Mapping[str, Any]) -> str:
-        told = {
-            "entity": event.entity,
-            "action": event.action,
-            "timestamp": self._clock.now().isoformat(),
-            "data": data,
-        }
-        return orjson.dumps(told).decode()
+    async def given_up(
+        self,
+        principal: Principal,
+        webhook_id: str,
+        *,
+        before: tuple[Micros, str] | None,
+        limit: int,
+    ) -> list[GivenUp]:
+        """Return deliveries that were given up, the newest first; of all webhooks without an id.
+
+        Raises:
+            PermissionDenied: The caller does not manage the metastore.
+            WebhookNotFound: There is no such webhook.
+        """
+        if webhook_id:
+            await self.get(principal, webhook_id)
+        await self._access.manage_all(principal)
+        async with self._store.read() as view:
+            return await view.webhooks.given_up(webhook_id, before=before, limit=limit)
+
+
+async def give_up(work: Work, delivery: Delivery, now: Micros, reason: str) -> None:
+    """Keep a delivery among those that are not tried any more, and count it."""
+    lost = GivenUp(delivery=delivery, given_up_at=now, reason=reason)
+    await work.webhooks.give_up(lost, most=MOST_GIVEN_UP)
+    counter(names.TRACKING_WEBHOOKS_GIVEN_UP).inc()
+
+
+def _body(event: HookEvent, at: datetime, data: Mapping[str, Any]) -> str:
+    told = {
+        "entity": event.entity,
+        "action": event.action,
+        "timestamp": at.isoformat(),
+        "data": data,
+    }
+    return orjson.dumps(told).decode()
 
 
 def _wants(hook: Webhook, *events: HookEvent) -> bool:

@@ -19,7 +19,6 @@ from services.tracking.mlflow.models import ModelMethods
 from services.tracking.mlflow.otlp_door import otlp_routes
 from services.tracking.mlflow.protos import PREFIXES
 from services.tracking.mlflow.registry import RegistryMethods
-from services.tracking.mlflow.registry_news import RegistryNews
 from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.transfers import TransferMethods
@@ -66,10 +65,7 @@ def _registry_methods(cases: UseCases) -> Mapping[str, Method]:
     methods = RegistryMethods(registry, cases.models).methods()
     if cases.webhooks is None:
         return methods
-    return {
-        **RegistryNews(cases.webhooks, registry).around(methods),
-        **WebhookMethods(cases.webhooks).methods(),
-    }
+    return {**methods, **WebhookMethods(cases.webhooks).methods()}
 
 
 def mlflow_routes(cases: UseCases, *, uploads_in_parts: bool = False) -> Sequence[HttpRoute]:

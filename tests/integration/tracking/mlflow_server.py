@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +23,18 @@ from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.app import use_cases
+from services.tracking.consumers import RegistryConsumer
 from services.tracking.domain.webhooks import HookUrls
 from services.tracking.handlers.deliveries import Deliveries
+from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.webhook_ports import Hooks
 from tessera.catalog.v1 import authorization_service_pb2 as auth
 from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
+from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
-from tessera_kit.config import ClickHouseConfig, HttpConfig, RpcConfig, Secret
+from tessera_kit.config import ClickHouseConfig, Env, HttpConfig, KafkaConfig, RpcConfig, Secret
 from tessera_kit.http.server import build_http_server
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
@@ -61,10 +65,23 @@ class Server:
 
     address: str
     tokens: Mapping[str, str]
+    catalog: str
+    """Address of the catalog's gRPC door."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog, and its doors."""
+
+    authority: CatalogAuthority
+    registry: CatalogRegistry
+    tokens: Mapping[str, str]
+    address: str
+    world: World
 
 
 @asynccontextmanager
-async def catalog() -> AsyncIterator[tuple[CatalogAuthority, CatalogRegistry, Mapping[str, str]]]:
+async def catalog() -> AsyncIterator[Catalog]:
     """A catalog behind its own door, with tokens of its users."""
     world = World()
     await world.begin()
@@ -87,18 +104,22 @@ async def catalog() -> AsyncIterator[tuple[CatalogAuthority, CatalogRegistry, Ma
                 tokens[name] = made.secret
             tokens["admin"] = ADMIN_TOKEN
             await let_pass(world, "ada", [Privilege.CREATE_MODEL, Privilege.CREATE_EXPERIMENT])
-            yield CatalogAuthority(own), CatalogRegistry(bare), tokens
+            yield Catalog(
+                CatalogAuthority(own), CatalogRegistry(bare), tokens, server.address, world
+            )
     finally:
         await server.stop()
 
 
 @pytest.fixture(scope="session")
 async def mlflow_server(
-    spans_database: ClickHouse, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, spans_database: ClickHouse, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Server]:
     folder: Path = tmp_path_factory.mktemp("tracking")
+    kafka = KafkaConfig.from_env(Env(stack.environment))
     async with (
-        catalog() as (authority, registry, tokens),
+        catalog() as governed,
+        EventProducer(kafka) as producer,
         Database(await fresh_database(folder)) as database,
         ClickHouseSpans(spans_database) as spans,
         HttpHookSender(_LOCAL) as sender,
@@ -109,27 +130,49 @@ async def mlflow_server(
             store,
             ObjectArtifacts(InMemoryObjectStore()),
             spans,
-            authority,
+            governed.authority,
             artifact_root="s3://test/tracking",
-            registry=registry,
+            registry=governed.registry,
             hooks=hooks,
         )
+        assert cases.webhooks is not None
         await cases.experiments.ensure_default()
         http = build_http_server(
             HttpConfig(listen="127.0.0.1:0"),
             mlflow_routes(cases),
-            authenticator=authority,
+            authenticator=governed.authority,
             render=mlflow_error,
         )
         await http.start()
-        deliveries = asyncio.create_task(Deliveries(store, hooks, SystemClock()).run())
+        news = RegistryNews(
+            cases.webhooks,
+            partial(governed.registry.get_model, SERVICE_TOKEN),
+            default_schema="main.default",
+        )
+        consumer = RegistryConsumer(kafka, news, producer, group=unique_name("webhooks"))
+        tasks = [
+            asyncio.create_task(Deliveries(store, hooks, SystemClock()).run()),
+            asyncio.create_task(consumer.run()),
+            asyncio.create_task(relayed(governed.world, producer)),
+        ]
         try:
-            yield Server(http.address, tokens)
+            yield Server(http.address, governed.tokens, governed.address)
         finally:
-            deliveries.cancel()
-            await asyncio.gather(deliveries, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await http.stop()
             await cases.log.close()
+
+
+async def relayed(world: World, producer: EventProducer) -> None:
+    """Publish what the catalog tells, as its outbox does."""
+    done = 0
+    while True:
+        for event in world.store.events[done:]:
+            await producer.publish(event)
+            done += 1
+        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

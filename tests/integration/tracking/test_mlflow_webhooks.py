@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tessera.client.aio.models import AsyncModels
+from tessera_kit.config import Secret
+from tessera_kit.rpc.client import open_channel
 from tests.helpers import eventually, unique_name
 
 from .mlflow_server import Server, ran
@@ -168,6 +171,7 @@ async def test_what_clients_do_in_the_registry_is_told(
         return True
 
     await eventually(all_told, timeout=60)
+    assert len(receiver.of(name)) == 6
     data = {(entity, action): data for entity, action, data in receiver.of(name)}
     assert data["registered_model", "created"]["tags"] == {"a": "b"}
     version = data["model_version", "created"]
@@ -187,3 +191,40 @@ async def test_what_clients_do_in_the_registry_is_told(
     assert of_prompt["prompt_version", "created"]["template"] == "Hello {{who}}!"
     assert all("X-MLflow-Signature" not in headers for _, headers, _ in receiver.got)
     await ran(lambda: admin.delete_webhook(webhook_id))
+
+
+async def test_changes_by_the_catalog_s_own_door_are_told_once(
+    admin: Any, receiver: Receiver, mlflow_server: Server
+) -> None:
+    from mlflow.entities.webhook import VALID_ENTITY_ACTIONS, WebhookEvent
+
+    name = unique_name("own").replace("-", "_")
+    full_name = f"main.default.{name}"
+    every = [
+        WebhookEvent(entity, action)
+        for entity, actions in VALID_ENTITY_ACTIONS.items()
+        for action in actions
+    ]
+    hook = await ran(lambda: admin.create_webhook("own", receiver.url, every))
+    token = Secret(mlflow_server.tokens["admin"])
+    async with open_channel(mlflow_server.catalog, token=token) as channel:
+        models = AsyncModels(channel)
+        await models.create(full_name, comment="by gRPC")
+        await models.create_version(full_name, {"a": b"b"}, tags={"c": "d"})
+        await models.set_alias(full_name, "best", 1)
+    # The other door, last: when this is told, so is all that came before it.
+    await ran(lambda: admin.set_model_version_tag(name, "1", "last", "yes"))
+
+    def last_told() -> bool:
+        return any(entity == "model_version_tag" for entity, _, _ in receiver.of(name))
+
+    await eventually(last_told, timeout=60)
+    uri = f"mlflow-artifacts:/registry/{full_name}/1"
+    version = {"version": "1", "source": uri, "run_id": None, "tags": {"c": "d"}}
+    assert receiver.of(name) == [
+        ("model_version", "created", {"name": name, **version, "description": None}),
+        ("model_version_alias", "created", {"name": name, "alias": "best", "version": "1"}),
+        ("model_version_tag", "set", {"name": name, "version": "1", "key": "last", "value": "yes"}),
+        ("registered_model", "created", {"name": name, "tags": {}, "description": "by gRPC"}),
+    ]
+    await ran(lambda: admin.delete_webhook(hook.webhook_id))

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from aiohttp import web
+from google.protobuf.message import Message
 
 from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.webhook_http import HttpHookSender
+from services.tracking.consumers import news_of
+from services.tracking.domain.registry import RegisteredModel
 from services.tracking.domain.webhooks import (
     EVENTS,
+    GivenUp,
     HookEvent,
     HookUrls,
     check_events,
@@ -26,11 +30,25 @@ from services.tracking.domain.webhooks import (
 from services.tracking.errors import InvalidValue, SecretLost, WebhookNotFound
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.deliveries import Deliveries
+from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.webhook_ports import HookAnswer, Hooks
+from tessera.catalog.v1.model_pb2 import (
+    MODEL_VERSION_STATUS_PENDING_REGISTRATION,
+    MODEL_VERSION_STATUS_READY,
+    ModelVersion,
+)
+from tessera.catalog.v1.securable_pb2 import (
+    SECURABLE_TYPE_MODEL,
+    SECURABLE_TYPE_TABLE,
+    Securable,
+)
+from tessera.events.v1 import catalog_events_pb2 as catalog_events
+from tessera_kit.bus.event import new_event
 from tessera_kit.clock import ManualClock
 from tessera_kit.config import Secret
-from tessera_kit.errors import PermissionDenied
+from tessera_kit.errors import NotFound, PermissionDenied
+from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
 
@@ -139,6 +157,12 @@ class Desk:
         )
         return made.webhook_id
 
+    async def tell(self, event: HookEvent, data: Mapping[str, Any]) -> None:
+        await self.webhooks.tell(new_id(), self.clock.now(), event, data)
+
+    async def lost(self) -> list[GivenUp]:
+        return await self.webhooks.given_up(ADMIN, "", before=None, limit=9)
+
     async def waiting(self, webhook_id: str) -> int:
         async with self.store.read() as view:
             return await view.webhooks.waiting(webhook_id)
@@ -168,7 +192,7 @@ async def test_who_wants_to_hear_is_told_once(desk: Desk) -> None:
     webhook_id = await desk.hook()
     other = await desk.hook(events=[TAGGED])
     quiet = await desk.hook(is_active=False)
-    await desk.webhooks.tell(CREATED, {"name": "net", "version": "1"})
+    await desk.tell(CREATED, {"name": "net", "version": "1"})
     assert [await desk.waiting(one) for one in (webhook_id, other, quiet)] == [1, 0, 0]
     assert await desk.deliveries.step() == 1
     assert await desk.deliveries.step() == 0
@@ -182,7 +206,7 @@ async def test_who_wants_to_hear_is_told_once(desk: Desk) -> None:
 async def test_what_passes_is_tried_again_with_the_same_id(desk: Desk) -> None:
     webhook_id = await desk.hook()
     desk.receiver.answers = [HookAnswer(0, error="no route"), HookAnswer(429, retry_after=50.0)]
-    await desk.webhooks.tell(CREATED, {})
+    await desk.tell(CREATED, {})
     for wait in (0.0, 1.0, 50.0):
         desk.clock.advance(wait)
         assert await desk.deliveries.step() == 1
@@ -194,29 +218,154 @@ async def test_what_passes_is_tried_again_with_the_same_id(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [HookAnswer(400), HookAnswer(404), HookAnswer(302)])
-async def test_what_is_refused_is_dropped(desk: Desk, answer: HookAnswer) -> None:
+async def test_what_is_refused_is_given_up(desk: Desk, answer: HookAnswer) -> None:
     webhook_id = await desk.hook()
     desk.receiver.answers = [answer]
-    await desk.webhooks.tell(CREATED, {})
+    await desk.tell(CREATED, {"name": "net"})
     assert await desk.deliveries.step() == 1
     assert await desk.waiting(webhook_id) == 0
+    [lost] = await desk.lost()
+    assert (lost.delivery.webhook_id, lost.delivery.attempts) == (webhook_id, 1)
+    assert lost.reason == f"status {answer.status}"
+    assert json.loads(lost.delivery.body)["data"] == {"name": "net"}
+    with pytest.raises(PermissionDenied):
+        await desk.webhooks.given_up(BOB, "", before=None, limit=9)
+    with pytest.raises(WebhookNotFound):
+        await desk.webhooks.given_up(ADMIN, "none", before=None, limit=9)
+    await desk.webhooks.delete(ADMIN, webhook_id)
+    assert await desk.lost() == []
+
+
+async def test_the_same_event_is_told_once_and_not_to_who_came_later(desk: Desk) -> None:
+    webhook_id = await desk.hook()
+    event_id, at = new_id(), desk.clock.now()
+    desk.clock.advance(5.0)
+    late = await desk.hook()
+    for _ in range(2):
+        await desk.webhooks.tell(event_id, at, CREATED, {})
+    assert [await desk.waiting(one) for one in (webhook_id, late)] == [1, 0]
+    assert await desk.deliveries.step() == 1
+    await desk.webhooks.tell(event_id, at, CREATED, {})
+    assert await desk.waiting(webhook_id) == 0
+
+
+class TestNews:
+    """What events of the catalog become."""
+
+    async def test_are_told_in_the_words_of_mlflow(self, desk: Desk) -> None:
+        await desk.hook(events=list(EVENTS))
+        model = Securable(
+            type=SECURABLE_TYPE_MODEL,
+            full_name="main.default.net",
+            comment="d",
+            tags={"a": "b", "tessera.mlflow.name": "Net"},
+        )
+        version = ModelVersion(
+            model_name="main.default.net",
+            version=2,
+            run_id="r",
+            tags={"k": "v"},
+            status=MODEL_VERSION_STATUS_PENDING_REGISTRATION,
+        )
+        ready = ModelVersion()
+        ready.CopyFrom(version)
+        ready.status = MODEL_VERSION_STATUS_READY
+        name = "main.default.net"
+        told = await news(
+            desk,
+            catalog_events.SecurableCreated(securable=model),
+            catalog_events.SecurableCreated(securable=Securable(type=SECURABLE_TYPE_TABLE)),
+            catalog_events.ModelVersionStatusChanged(model_version=version),
+            catalog_events.ModelVersionStatusChanged(model_version=ready),
+            catalog_events.ModelTagChanged(model_name=name, key="a", value="c"),
+            catalog_events.ModelTagChanged(model_name=name, version=2, key="k", value="w"),
+            catalog_events.ModelTagChanged(model_name=name, version=2, key="tessera.mlflow.stage"),
+            catalog_events.ModelTagChanged(model_name=name, version=2, key="k", removed=True),
+            catalog_events.ModelAliasChanged(model_name=name, alias="best", version=2),
+            catalog_events.ModelAliasChanged(model_name=name, alias="best"),
+        )
+        whole = {"name": "Net", "version": "2"}
+        uri = "mlflow-artifacts:/registry/main.default.net/2"
+        assert told == [
+            (
+                "registered_model.created",
+                {"name": "Net", "tags": {"a": "b"}, "description": "d"},
+            ),
+            (
+                "model_version.created",
+                {**whole, "source": uri, "run_id": "r", "tags": {"k": "v"}, "description": None},
+            ),
+            ("model_version_tag.set", {**whole, "key": "k", "value": "w"}),
+            ("model_version_tag.deleted", {**whole, "key": "k"}),
+            ("model_version_alias.created", {**whole, "alias": "best"}),
+            ("model_version_alias.deleted", {"name": "Net", "alias": "best"}),
+        ]
+
+    async def test_of_prompts_have_names_of_their_own(self, desk: Desk) -> None:
+        await desk.hook(events=list(EVENTS))
+        name, tag = "main.default.greet", {"mlflow.prompt.is_prompt": "true"}
+        prompt = Securable(type=SECURABLE_TYPE_MODEL, full_name=name, tags=tag)
+        version = ModelVersion(
+            model_name=name,
+            version=1,
+            status=MODEL_VERSION_STATUS_READY,
+            tags={**tag, "mlflow.prompt.text": "Hello", "a": "b"},
+        )
+        told = await news(
+            desk,
+            catalog_events.SecurableCreated(securable=prompt),
+            catalog_events.ModelVersionStatusChanged(model_version=version),
+            catalog_events.ModelTagChanged(model_name=name, key="a", value="c"),
+            catalog_events.ModelAliasChanged(model_name=name, alias="live", version=1),
+        )
+        whole = {"name": "greet", "version": "1"}
+        assert told == [
+            ("prompt.created", {"name": "greet", "tags": {}, "description": ""}),
+            (
+                "prompt_version.created",
+                {**whole, "template": "Hello", "tags": {"a": "b"}, "description": None},
+            ),
+            ("prompt_tag.set", {"name": "greet", "key": "a", "value": "c"}),
+            ("prompt_alias.created", {**whole, "alias": "live"}),
+        ]
+
+
+async def news(desk: Desk, *messages: Message) -> list[tuple[str, Any]]:
+    """What webhooks are told when the catalog tells messages, in order; it has no model now."""
+
+    async def gone(full_name: str) -> RegisteredModel:
+        raise NotFound(full_name)
+
+    teller = RegistryNews(desk.webhooks, gone, default_schema="main.default")
+    for message in messages:
+        event = new_event(message, source="tessera/catalog", key="k")
+        found = news_of(replace(event, time=desk.clock.now()))
+        for _ in range(2):
+            if found is not None:
+                await teller.tell(found)
+        while await desk.deliveries.step():
+            pass
+    bodies = [json.loads(body) for body, _ in desk.receiver.sent]
+    return [(f"{one['entity']}.{one['action']}", one["data"]) for one in bodies]
 
 
 async def test_attempts_end_after_a_day(desk: Desk) -> None:
     webhook_id = await desk.hook()
     desk.receiver.answers = [HookAnswer(503)] * 1000
-    await desk.webhooks.tell(CREATED, {})
+    await desk.tell(CREATED, {})
     steps = 0
     while await desk.waiting(webhook_id):
         await desk.deliveries.step()
         desk.clock.advance(600.0)
         steps += 1
     assert 140 <= steps <= 146
+    [lost] = await desk.lost()
+    assert (lost.reason, lost.delivery.attempts > 140) == ("status 503", True)
 
 
 async def test_what_was_taken_by_a_process_that_died_is_sent_by_another(desk: Desk) -> None:
     webhook_id = await desk.hook()
-    await desk.webhooks.tell(CREATED, {})
+    await desk.tell(CREATED, {})
 
     class Died(BaseException):
         pass
@@ -236,7 +385,7 @@ async def test_what_was_taken_by_a_process_that_died_is_sent_by_another(desk: De
 
 async def test_what_waits_is_bounded_by_what_was_deleted_or_disabled(desk: Desk) -> None:
     gone, quiet = await desk.hook(), await desk.hook()
-    await desk.webhooks.tell(CREATED, {})
+    await desk.tell(CREATED, {})
     await desk.webhooks.delete(ADMIN, gone)
     await desk.webhooks.update(ADMIN, quiet, is_active=False)
     assert await desk.deliveries.step() == 1

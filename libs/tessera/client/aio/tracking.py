@@ -331,6 +331,21 @@ class AsyncTracking:
                 return found
             request.page_token = page.next_page_token
 
+    async def list_given_up_deliveries(
+        self, webhook_id: str = ""
+    ) -> list[tracking_pb2.GivenUpDelivery]:
+        """What webhooks did not take, the newest first; of all webhooks without an id."""
+        found: list[tracking_pb2.GivenUpDelivery] = []
+        request = tracking_service_pb2.ListGivenUpDeliveriesRequest(
+            webhook_id=webhook_id, page_size=1000
+        )
+        while True:
+            page = await call(self._stub.ListGivenUpDeliveries, request)
+            found.extend(page.deliveries)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
 
 def _tags(tags: Mapping[str, str] | None) -> list[tracking_pb2.Tag]:
     return [tracking_pb2.Tag(key=key, value=value) for key, value in (tags or {}).items()]

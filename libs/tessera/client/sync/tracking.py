@@ -230,3 +230,7 @@ class Tracking:
     def list_artifacts(self, run_id: str, path: str = "") -> list[tracking_pb2.ArtifactInfo]:
         """Files and folders directly below `path` among a run's artifacts, by name."""
         return self._portal.run(self._wrapped.list_artifacts(run_id, path))
+
+    def list_given_up_deliveries(self, webhook_id: str = "") -> list[tracking_pb2.GivenUpDelivery]:
+        """What webhooks did not take, the newest first; of all webhooks without an id."""
+        return self._portal.run(self._wrapped.list_given_up_deliveries(webhook_id))

@@ -230,6 +230,50 @@ class ModelAliasChanged(_message.Message):
 Global___ModelAliasChanged: _TypeAlias = ModelAliasChanged  # noqa: Y015
 
 @_typing.final
+class ModelTagChanged(_message.Message):
+    """A tag of a registered model, or of one of its versions, was set to another value or removed.
+    Topic tessera.catalog.model_version.v1, keyed by model.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """The model's full name."""
+    version: _builtins.int
+    """The version's number; 0 for a tag of the model itself."""
+    key: _builtins.str
+    """The tag."""
+    value: _builtins.str
+    """Its new value; empty when it was removed."""
+    removed: _builtins.bool
+    """Whether it was removed."""
+    principal: _builtins.str
+    """The principal that caused it."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "model_name", b"model_name", "principal", b"principal", "removed", b"removed", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelTagChanged: _TypeAlias = ModelTagChanged  # noqa: Y015
+
+@_typing.final
 class LineageObserved(_message.Message):
     """Something was made from something. Told by every service; outsiders may tell it too.
     Topic tessera.lineage.edge.v1, keyed by the target's type and name.

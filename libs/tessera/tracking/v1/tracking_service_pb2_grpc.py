@@ -145,6 +145,11 @@ class TrackingServiceStub:
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsRequest.SerializeToString,
                 response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsResponse.FromString,
                 _registered_method=True)
+        self.ListGivenUpDeliveries = channel.unary_unary(
+                '/tessera.tracking.v1.TrackingService/ListGivenUpDeliveries',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.FromString,
+                _registered_method=True)
 
 
 class TrackingServiceServicer:
@@ -305,6 +310,13 @@ class TrackingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGivenUpDeliveries(self, request, context):
+        """Lists what webhooks were to be told and did not take, the newest first. Needs MANAGE on the metastore.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrackingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -417,6 +429,11 @@ def add_TrackingServiceServicer_to_server(servicer, server):
                     servicer.ListArtifacts,
                     request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsRequest.FromString,
                     response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsResponse.SerializeToString,
+            ),
+            'ListGivenUpDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGivenUpDeliveries,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1014,6 +1031,33 @@ class TrackingService:
             '/tessera.tracking.v1.TrackingService/ListArtifacts',
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsRequest.SerializeToString,
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGivenUpDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/ListGivenUpDeliveries',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,8 @@ class TrackingServiceStub:
     """Reads one artifact as a stream of bytes."""
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.ListArtifactsRequest, _tracking_service_pb2.ListArtifactsResponse]
     """Lists the artifacts of a run below a path, one level deep."""
+    ListGivenUpDeliveries: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.ListGivenUpDeliveriesRequest, _tracking_service_pb2.ListGivenUpDeliveriesResponse]
+    """Lists what webhooks were to be told and did not take, the newest first. Needs MANAGE on the metastore."""
 
 class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps experiments and runs: parameters, metrics with their history, tags and artifacts."""
@@ -239,5 +241,13 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracking_service_pb2.ListArtifactsRequest, _abc.Awaitable[_tracking_service_pb2.ListArtifactsResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.ListArtifactsResponse]:
         """Lists the artifacts of a run below a path, one level deep."""
+
+    @_abc_1.abstractmethod
+    def ListGivenUpDeliveries(
+        self,
+        request: _tracking_service_pb2.ListGivenUpDeliveriesRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.ListGivenUpDeliveriesRequest, _abc.Awaitable[_tracking_service_pb2.ListGivenUpDeliveriesResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.ListGivenUpDeliveriesResponse]:
+        """Lists what webhooks were to be told and did not take, the newest first. Needs MANAGE on the metastore."""
 
 def add_TrackingServiceServicer_to_server(servicer: TrackingServiceServicer, server: _aio.Server) -> None: ...

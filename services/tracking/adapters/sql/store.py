@@ -138,6 +138,10 @@ class SqlWork(SqlView):
         )
         return None if result.rowcount else await self.result_of(request)
 
+    async def hear(self, group: str, event_id: str) -> bool:
+        """Note that a group handles an event; return whether it did not before."""
+        return bool(await self._unit.claim_events(group, [event_id]))
+
     def publish(self, event: Event) -> None:
         """Tell an event when, and only when, this work commits."""
         self._unit.publish(event)

@@ -35,6 +35,7 @@ __all__ = [
     "TRACE_TAGS",
     "WEBHOOKS",
     "WEBHOOK_DELIVERIES",
+    "WEBHOOK_GIVEN_UP",
 ]
 
 METADATA = sa.MetaData()
@@ -323,6 +324,22 @@ WEBHOOK_DELIVERIES = sa.Table(
     sqlite_with_rowid=False,
 )
 """What webhooks are told and have not taken yet."""
+WEBHOOK_GIVEN_UP = sa.Table(
+    "webhook_given_up",
+    METADATA,
+    sa.Column("delivery_id", _Text, primary_key=True),
+    sa.Column("webhook_id", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("given_up_at", sa.BigInteger, nullable=False),
+    sa.Column("reason", _Text, nullable=False),
+    sa.Index("ix_webhook_given_up_of", "webhook_id", "given_up_at", "delivery_id"),
+    sa.Index("ix_webhook_given_up_at", "given_up_at", "delivery_id"),
+    sqlite_with_rowid=False,
+)
+"""What webhooks did not take, and why."""
 
 SCORERS = sa.Table(
     "scorers",

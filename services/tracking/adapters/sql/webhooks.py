@@ -10,9 +10,9 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.tables import WEBHOOK_DELIVERIES, WEBHOOKS
+from services.tracking.adapters.sql.tables import WEBHOOK_DELIVERIES, WEBHOOK_GIVEN_UP, WEBHOOKS
 from services.tracking.domain.lifecycle import Micros
-from services.tracking.domain.webhooks import Delivery, HookEvent, Webhook
+from services.tracking.domain.webhooks import Delivery, GivenUp, HookEvent, Webhook
 
 __all__ = ["SqlWebhooks"]
 
@@ -51,6 +51,8 @@ class SqlWebhooks:
         """Delete a webhook with what is on its way to it; return whether there was one."""
         waiting = WEBHOOK_DELIVERIES.c.webhook_id == webhook_id
         await self._session.execute(sa.delete(WEBHOOK_DELIVERIES).where(waiting))
+        lost = WEBHOOK_GIVEN_UP.c.webhook_id == webhook_id
+        await self._session.execute(sa.delete(WEBHOOK_GIVEN_UP).where(lost))
         gone = await self._session.execute(
             sa.delete(WEBHOOKS).where(WEBHOOKS.c.webhook_id == webhook_id)
         )
@@ -107,8 +109,52 @@ class SqlWebhooks:
         gone = WEBHOOK_DELIVERIES.c.delivery_id == delivery_id
         await self._session.execute(sa.delete(WEBHOOK_DELIVERIES).where(gone))
 
+    async def give_up(self, given_up: GivenUp, *, most: int) -> None:
+        """Keep a delivery that is not tried any more."""
+        delivery = given_up.delivery
+        await self.settle(delivery.delivery_id)
+        lost = WEBHOOK_GIVEN_UP.c
+        row = {
+            **asdict(delivery),
+            "given_up_at": given_up.given_up_at,
+            "reason": given_up.reason,
+        }
+        await self._session.execute(sa.insert(WEBHOOK_GIVEN_UP).values(row))
+        too_old = (
+            sa.select(lost.delivery_id)
+            .where(lost.webhook_id == delivery.webhook_id)
+            .order_by(lost.given_up_at.desc(), lost.delivery_id.desc())
+            # SQLite takes no offset without a limit.
+            .limit(most)
+            .offset(most)
+        )
+        await self._session.execute(
+            sa.delete(WEBHOOK_GIVEN_UP).where(lost.delivery_id.in_(too_old))
+        )
+
+    async def given_up(
+        self, webhook_id: str, *, before: tuple[Micros, str] | None, limit: int
+    ) -> list[GivenUp]:
+        """Return what was given up, the newest first, then by id."""
+        lost = WEBHOOK_GIVEN_UP.c
+        query = sa.select(WEBHOOK_GIVEN_UP).order_by(
+            lost.given_up_at.desc(), lost.delivery_id.desc()
+        )
+        if webhook_id:
+            query = query.where(lost.webhook_id == webhook_id)
+        if before is not None:
+            query = query.where(sa.tuple_(lost.given_up_at, lost.delivery_id) < before)
+        rows = await self._session.execute(query.limit(limit))
+        return [_given_up(row) for row in rows]
+
 
 def _webhook(row: Any) -> Webhook:
     values = dict(row._asdict())
     events = tuple(HookEvent(*one) for one in orjson.loads(values.pop("events")))
     return Webhook(events=events, **values)
+
+
+def _given_up(row: Any) -> GivenUp:
+    values = dict(row._asdict())
+    at, reason = values.pop("given_up_at"), values.pop("reason")
+    return GivenUp(delivery=Delivery(**values), given_up_at=at, reason=reason)
