@@ -151,6 +151,11 @@ def _add_statistics(response: Any, route: Route, version: str) -> None:
         )
         found.inference_stats.success.count = served.answered
         found.inference_stats.success.ns = served.answered_ns
+        # Clients that measure by statistics (perf_analyzer) want all of these counts to agree. The
+        # gateway sees one time, from its question to the runtime's answer: the model's.
+        for part in ("queue", "compute_input", "compute_infer", "compute_output"):
+            getattr(found.inference_stats, part).count = served.answered
+        found.inference_stats.compute_infer.ns = served.answered_ns
         found.inference_stats.fail.count = served.failed
         found.inference_stats.fail.ns = served.failed_ns
 

@@ -90,6 +90,11 @@ async def test_statistics_count_what_each_version_answered(ask: Any, routes: Rou
         ("flights", "2", 0),
     ]
     assert found[0].inference_stats.success.ns == 1200
+    # perf_analyzer takes the version whose queue count grew for the one that it asked, and wants
+    # the counts of all parts to agree.
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert [getattr(found[0].inference_stats, part).count for part in parts] == [2, 2, 2, 2]
+    assert [getattr(found[1].inference_stats, part).count for part in parts] == [0, 0, 0, 0]
     assert (found[1].inference_stats.fail.count, found[1].inference_stats.fail.ns) == (1, 90)
     (alone,) = (await ask("ModelStatistics", name="flights", version="2")).model_stats
     assert alone.version == "2"
