@@ -38,6 +38,7 @@ from services.tracking.handlers.trace_metrics import TraceMetrics
 from services.tracking.handlers.trace_search import TraceSearch
 from services.tracking.handlers.traces import Traces
 from services.tracking.handlers.transfers import Transfers
+from services.tracking.handlers.upload_sweep import UploadSweep
 from services.tracking.handlers.version_files import VersionFiles
 from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.mlflow.errors import mlflow_error
@@ -163,9 +164,10 @@ async def build_app(config: Config) -> AsyncIterator[App]:
             config.webhook_urls,
         )
         models = CatalogRegistry(bare)
+        files = ObjectArtifacts(objects)
         cases = use_cases(
             store,
-            ObjectArtifacts(objects),
+            files,
             await stack.enter_async_context(ClickHouseSpans(clickhouse)),
             authority,
             artifact_root=f"s3://{config.s3.bucket}/{ObjectArtifacts.ROOT}",
@@ -197,6 +199,9 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 BackgroundTask("outbox-relay", OutboxRelay(database, producer).run),
                 BackgroundTask("point-carrier", store.carrier.run),
                 BackgroundTask("webhooks", Deliveries(store, hooks, SystemClock()).run),
+                BackgroundTask(
+                    "upload-sweep", UploadSweep(files, SystemClock(), config.upload_age).run
+                ),
                 BackgroundTask("registry-news", RegistryConsumer(config.kafka, news, producer).run),
                 BackgroundTask("metrics", MetricConsumer(config.kafka, cases.log, producer).run),
                 BackgroundTask("default-experiment", cases.experiments.register_default),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from services.tracking.domain.artifacts import Artifact, ArtifactRoot
@@ -100,6 +101,13 @@ class ArtifactStore(Protocol):
 
     async def abort_upload(self, root: ArtifactRoot, path: str, upload_id: str) -> None:
         """Drop an upload and its parts; does nothing when it has ended."""
+
+    async def sweep_uploads(self, before: datetime, *, limit: int) -> int:
+        """Drop uploads of any owner that were begun before a time, `limit` at most.
+
+        Returns:
+            How many.
+        """
 
     async def upload_url(
         self, root: ArtifactRoot, path: str, *, seconds: int, media_type: str

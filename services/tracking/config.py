@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 from services.tracking.domain.webhooks import HookUrls
@@ -26,6 +27,7 @@ from tessera_kit.rpc.tls import ClientTls
 __all__ = ["Config"]
 
 _SERVICE = "tracking"
+_UPLOAD_HOURS = "TESSERA_TRACKING_UPLOAD_HOURS"
 _DEFAULT_SCHEMA = "TESSERA_TRACKING_DEFAULT_SCHEMA"
 
 
@@ -43,6 +45,8 @@ class Config:
     """Which URLs webhooks may have."""
     webhook_key: Secret
     """What their secrets are encrypted with."""
+    upload_age: timedelta
+    """How long an upload in parts may take before it is dropped."""
     database: DatabaseConfig
     """Where experiments and runs are kept, and points until ClickHouse has them."""
     clickhouse: ClickHouseConfig
@@ -76,6 +80,7 @@ class Config:
             webhook_key=env.secret_file(
                 "TESSERA_TRACKING_WEBHOOK_KEY_FILE", env.secret_file("TESSERA_SERVICE_TOKEN_FILE")
             ),
+            upload_age=_upload_age(env),
             database=DatabaseConfig.from_env(env, _SERVICE),
             clickhouse=ClickHouseConfig.from_env(env, database=f"tessera_{_SERVICE}"),
             kafka=KafkaConfig.from_env(env),
@@ -85,6 +90,13 @@ class Config:
             token=env.secret_file("TESSERA_SERVICE_TOKEN_FILE"),
             telemetry=TelemetryConfig.from_env(env, _SERVICE),
         )
+
+
+def _upload_age(env: Env) -> timedelta:
+    hours = env.number(_UPLOAD_HOURS, 48.0)
+    if not 13.0 <= hours <= 8760.0:
+        raise ConfigError(f"{_UPLOAD_HOURS} must be 13 to 8760: URLs of parts live 12 hours")
+    return timedelta(hours=hours)
 
 
 def _hook_urls(env: Env) -> HookUrls:

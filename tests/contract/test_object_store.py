@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -185,6 +186,23 @@ class ObjectStoreContract:
         info = await store.complete_upload(key, upload_id, [held[0], second, third])
         assert info.size == len(BIG)
         assert await whole(store.stream(key)) == BIG
+
+    async def test_open_uploads_are_listed_until_they_end(
+        self, store: ObjectStore, folder: str
+    ) -> None:
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        begun = [
+            (f"{folder}/open/{one}", await store.begin_upload(f"{folder}/open/{one}"))
+            for one in "ab"
+        ]
+        other = await store.begin_upload(f"{folder}/other")
+        await store.put_part(*begun[0], 1, b"x")
+        found = [one async for one in store.open_uploads(f"{folder}/open/")]
+        assert sorted((one.key, one.upload_id) for one in found) == sorted(begun)
+        assert all(before < one.begun < before + timedelta(minutes=10) for one in found)
+        for key, upload_id in (*begun, (f"{folder}/other", other)):
+            await store.abort_upload(key, upload_id)
+        assert [one async for one in store.open_uploads(f"{folder}/")] == []
 
     async def test_an_ended_upload_is_not_found(self, store: ObjectStore, folder: str) -> None:
         key = f"{folder}/aborted"

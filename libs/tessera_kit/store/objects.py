@@ -36,6 +36,7 @@ __all__ = [
     "ObjectStoreFailure",
     "ObjectStoreUnavailable",
     "ObjectTooLarge",
+    "OpenUpload",
     "UploadNotFound",
     "UploadedPart",
     "check_key",
@@ -136,6 +137,17 @@ class UploadedPart:
     """What `complete_upload` names it by."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that has not ended."""
+
+    key: str
+    """Of the object that it would make."""
+    upload_id: str
+    begun: datetime
+    """When it was begun; aware, UTC."""
+
+
 class ObjectStore(Protocol):
     """Objects by key. Keys pass `check_key`; every method raises InvalidKey for those that do not.
 
@@ -232,6 +244,9 @@ class ObjectStore(Protocol):
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """Drop an upload and its parts; does nothing when it has ended."""
 
+    def open_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
+        """Uploads below a prefix that were neither completed nor aborted, in no order."""
+
     async def signed_get(self, key: str, *, seconds: int, file_name: str) -> str:
         """A URL that reads an object, whole or in ranges, without further credentials.
 
@@ -302,6 +317,7 @@ class InMemoryObjectStore:
     def __init__(self, *, smallest_part: int = 5 << 20) -> None:
         self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
         self._uploads: dict[tuple[str, str], dict[int, bytes]] = {}
+        self._begun: dict[tuple[str, str], datetime] = {}
         self._smallest_part = smallest_part
 
     async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
@@ -369,6 +385,7 @@ class InMemoryObjectStore:
         """See `ObjectStore.begin_upload`."""
         upload_id = new_id()
         self._uploads[check_key(key), upload_id] = {}
+        self._begun[key, upload_id] = datetime.now(UTC)
         return upload_id
 
     async def put_part(self, key: str, upload_id: str, number: int, data: bytes) -> UploadedPart:
@@ -398,6 +415,13 @@ class InMemoryObjectStore:
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """See `ObjectStore.abort_upload`."""
         self._uploads.pop((check_key(key), upload_id), None)
+
+    async def open_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
+        """See `ObjectStore.open_uploads`."""
+        check_prefix(prefix)
+        for key, upload_id in list(self._uploads):
+            if key.startswith(prefix):
+                yield OpenUpload(key, upload_id, self._begun[key, upload_id])
 
     def uploads(self) -> Sequence[tuple[str, str]]:
         """The keys and ids of uploads that have not ended."""

@@ -28,6 +28,7 @@ from tessera_kit.store.objects import (
     ObjectStoreFailure,
     ObjectStoreUnavailable,
     ObjectTooLarge,
+    OpenUpload,
     UploadedPart,
     UploadNotFound,
     check_folder,
@@ -264,6 +265,26 @@ class S3ObjectStore:
             await self._call("abort_multipart_upload", key, UploadId=upload_id)
         except (UploadNotFound, ObjectNotFound):
             return
+
+    async def open_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
+        """See `ObjectStore.open_uploads`."""
+        check_prefix(prefix)
+        client = await self._opened()
+        marks: dict[str, str] = {}
+        while True:
+            with _translated(prefix):
+                answer = await client.list_multipart_uploads(
+                    Bucket=self._config.bucket, Prefix=prefix, MaxUploads=1000, **marks
+                )
+            for entry in answer.get("Uploads", ()):
+                begun = entry["Initiated"].astimezone(UTC)
+                yield OpenUpload(entry["Key"], entry["UploadId"], begun)
+            if not answer.get("IsTruncated"):
+                return
+            marks = {
+                "KeyMarker": answer["NextKeyMarker"],
+                "UploadIdMarker": answer["NextUploadIdMarker"],
+            }
 
     async def signed_get(self, key: str, *, seconds: int, file_name: str) -> str:
         """See `ObjectStore.signed_get`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Final
 
 from services.tracking.artifact_ports import ArtifactPage, ArtifactUpload, SentPart
@@ -89,6 +90,18 @@ class ObjectArtifacts:
     async def abort_upload(self, root: ArtifactRoot, path: str, upload_id: str) -> None:
         """Drop an upload and its parts."""
         await self._objects.abort_upload(_key(root, path), upload_id)
+
+    async def sweep_uploads(self, before: datetime, *, limit: int) -> int:
+        """Drop uploads that were begun before a time."""
+        dropped = 0
+        async for upload in self._objects.open_uploads(f"{self.ROOT}/"):
+            if upload.begun >= before:
+                continue
+            await self._objects.abort_upload(upload.key, upload.upload_id)
+            dropped += 1
+            if dropped == limit:
+                break
+        return dropped
 
     async def upload_url(
         self, root: ArtifactRoot, path: str, *, seconds: int, media_type: str

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from services.tracking.adapters.objects import ObjectArtifacts
+from services.tracking.domain.artifacts import ArtifactRoot
+from services.tracking.handlers.upload_sweep import UploadSweep
+from tessera_kit.clock import ManualClock
+from tessera_kit.store.objects import InMemoryObjectStore
 from tests.mlflow_door import BOB, Answer, Door
 
 PARTS = "/api/2.0/mlflow-artifacts/mpu"
@@ -151,3 +157,18 @@ async def test_a_broken_download_goes_on(door: Door) -> None:
         assert got.headers["content-length"] == str(len(body))
     beyond = await door.send("GET", path, content_type=None, extra={"range": "bytes=10-"})
     assert beyond.error == (416, "INVALID_PARAMETER_VALUE")
+
+
+async def test_uploads_that_nobody_ends_are_dropped_when_they_are_old() -> None:
+    objects = InMemoryObjectStore()
+    root = ArtifactRoot("0/r/artifacts", "run r")
+    files = ObjectArtifacts(objects)
+    await files.begin_upload(root, "a.bin", 1, seconds=60)
+    foreign = await objects.begin_upload("models/other.bin")
+    clock = ManualClock(datetime.now(UTC))
+    sweep = UploadSweep(files, clock, timedelta(hours=48))
+    assert await sweep.step() == 0
+    clock.advance(49 * 3600)
+    assert await sweep.step() == 1
+    assert await sweep.step() == 0
+    assert objects.uploads() == [("models/other.bin", foreign)]
