@@ -17,16 +17,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tessera.client.aio.client import AsyncClient
     from tessera.client.aio.events import label
-    from tessera.client.manifests import TensorSpec
+    from tessera.client.manifests import PipelineStep, TensorSpec
     from tessera.client.settings import Settings
     from tessera.client.sync.client import Client
     from tessera_kit.errors import TesseraError
 
-__all__ = ["AsyncClient", "Client", "Settings", "TensorSpec", "TesseraError", "label"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "PipelineStep",
+    "Settings",
+    "TensorSpec",
+    "TesseraError",
+    "label",
+]
 
 _HOMES = {
     "AsyncClient": "tessera.client.aio.client",
     "Client": "tessera.client.sync.client",
+    "PipelineStep": "tessera.client.manifests",
     "Settings": "tessera.client.settings",
     "TensorSpec": "tessera.client.manifests",
     "TesseraError": "tessera_kit.errors",

@@ -12,6 +12,7 @@ def test_public_names_are_frozen() -> None:
     assert tessera.__all__ == [
         "AsyncClient",
         "Client",
+        "PipelineStep",
         "Settings",
         "TensorSpec",
         "TesseraError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +28,39 @@ class TensorSpec:
     """Sizes; -1 where any will do."""
 
 
+@dataclass(frozen=True, slots=True)
+class PipelineStep:
+    """A model version that a pipeline runs."""
+
+    model_name: str
+    """The registered model's full name."""
+    version: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Which tensor of the pipeline each of its inputs is; that of its own name when not here."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Which tensor of the pipeline each of its outputs becomes; likewise."""
+
+
+def pipeline_files(
+    steps: Sequence[PipelineStep],
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    streams: bool,
+) -> dict[str, bytes | Path]:
+    """The files of a version that is a pipeline; see `AsyncModels.register_pipeline`."""
+    told = [
+        {
+            "model": step.model_name,
+            "version": step.version,
+            "inputs": dict(step.inputs),
+            "outputs": dict(step.outputs),
+        }
+        for step in steps
+    ]
+    return {_MANIFEST: _manifest("pipeline", inputs, outputs, streams=streams, steps=told)}
+
+
 def class_files(
     entry: str,
     code: Path | Files,
@@ -46,16 +79,14 @@ def class_files(
     Raises:
         ValueError: The code has no module of the entry's name.
     """
-    manifest = {
-        "flavor": "python",
-        "entry": entry,
-        "arguments": dict(arguments),
-        "streams": streams,
-        "stateful": stateful,
-        "timeout_seconds": timeout_seconds,
-        "inputs": [_tensor(spec) for spec in inputs],
-        "outputs": [_tensor(spec) for spec in outputs],
-    }
+    manifest = _manifest(
+        *("python", inputs, outputs),
+        entry=entry,
+        arguments=dict(arguments),
+        streams=streams,
+        stateful=stateful,
+        timeout_seconds=timeout_seconds,
+    )
     own = {f"code/{path}": content for path, content in _code(code)}
     module = "code/" + entry.partition(":")[0].replace(".", "/")
     if not {f"{module}.py", f"{module}/__init__.py"} & own.keys():
@@ -66,8 +97,20 @@ def class_files(
         **files,
         **own,
         **(needed if requirements else {}),
-        _MANIFEST: json.dumps(manifest, indent=2, ensure_ascii=False).encode(),
+        _MANIFEST: manifest,
     }
+
+
+def _manifest(
+    flavor: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], **more: Any
+) -> bytes:
+    content = {
+        "flavor": flavor,
+        **more,
+        "inputs": [_tensor(spec) for spec in inputs],
+        "outputs": [_tensor(spec) for spec in outputs],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

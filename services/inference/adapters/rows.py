@@ -23,6 +23,7 @@ from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.signature import Flavor, Role, Signature, TensorSpec
+from services.inference.domain.steps import PipelineStep
 from services.inference.domain.traffic import TrafficPolicy
 
 __all__ = ["config_row", "config_value", "endpoint_row", "endpoint_value"]
@@ -142,7 +143,6 @@ def _settings(told: dict[str, Any]) -> EndpointSettings:
 
 
 def _entity(entity: ServedEntity) -> dict[str, Any]:
-    signature = entity.signature
     return {
         "name": entity.name,
         "model_name": entity.model_name,
@@ -151,17 +151,8 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
         "traffic_percent": entity.traffic_percent,
         "instance_count": entity.instance_count,
         "runtime_name": entity.runtime_name,
-        "signature": {
-            "flavor": signature.flavor.value,
-            "file": signature.file,
-            "inputs": [_spec(spec) for spec in signature.inputs],
-            "outputs": [_spec(spec) for spec in signature.outputs],
-            "streams": signature.streams,
-            "entry": signature.entry,
-            "arguments": signature.arguments,
-            "stateful": signature.stateful,
-            "timeout_seconds": signature.timeout_seconds,
-        },
+        "signature": _signature(entity.signature),
+        "steps": [_signature(step) for step in entity.steps],
         "instance_groups": [
             {"device": group.device.value, "count": group.count, "gpus": list(group.gpus)}
             for group in entity.instance_groups
@@ -180,18 +171,8 @@ def _entity(entity: ServedEntity) -> dict[str, Any]:
 
 
 def _entity_value(entry: dict[str, Any]) -> ServedEntity:
-    told = entry.pop("signature")
-    signature = Signature(
-        Flavor(told["flavor"]),
-        told["file"],
-        tuple(_spec_value(spec) for spec in told["inputs"]),
-        tuple(_spec_value(spec) for spec in told["outputs"]),
-        streams=told.get("streams", False),
-        entry=told.get("entry", ""),
-        arguments=told.get("arguments", "{}"),
-        stateful=told.get("stateful", False),
-        timeout_seconds=told.get("timeout_seconds", 60.0),
-    )
+    signature = _signature_value(entry.pop("signature"))
+    steps = tuple(_signature_value(step) for step in entry.pop("steps", ()))
     groups = tuple(
         InstanceGroup(Device(group["device"]), group["count"], tuple(group["gpus"]))
         for group in entry.pop("instance_groups", ())
@@ -201,9 +182,46 @@ def _entity_value(entry: dict[str, Any]) -> ServedEntity:
     return ServedEntity(
         **entry,
         signature=signature,
+        steps=steps,
         instance_groups=groups,
         workload_size=size,
         runtime=runtime,
+    )
+
+
+def _signature(signature: Signature) -> dict[str, Any]:
+    return {
+        "flavor": signature.flavor.value,
+        "file": signature.file,
+        "inputs": [_spec(spec) for spec in signature.inputs],
+        "outputs": [_spec(spec) for spec in signature.outputs],
+        "streams": signature.streams,
+        "entry": signature.entry,
+        "arguments": signature.arguments,
+        "stateful": signature.stateful,
+        "timeout_seconds": signature.timeout_seconds,
+        "steps": [
+            [step.model_name, step.model_version, dict(step.inputs), dict(step.outputs)]
+            for step in signature.steps
+        ],
+    }
+
+
+def _signature_value(told: dict[str, Any]) -> Signature:
+    return Signature(
+        Flavor(told["flavor"]),
+        told["file"],
+        tuple(_spec_value(spec) for spec in told["inputs"]),
+        tuple(_spec_value(spec) for spec in told["outputs"]),
+        streams=told.get("streams", False),
+        entry=told.get("entry", ""),
+        arguments=told.get("arguments", "{}"),
+        stateful=told.get("stateful", False),
+        timeout_seconds=told.get("timeout_seconds", 60.0),
+        steps=tuple(
+            PipelineStep(model, version, tuple(inputs.items()), tuple(outputs.items()))
+            for model, version, inputs, outputs in told.get("steps", ())
+        ),
     )
 
 

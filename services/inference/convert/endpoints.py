@@ -275,6 +275,10 @@ def _entity_message(entity: ServedEntity) -> endpoint_pb2.ServedEntity:
         scale_to_zero=entity.scale_to_zero,
         allow_code=entity.allow_code,
         environment=entity.environment,
+        steps=[
+            endpoint_pb2.PipelineStep(model_name=step.model_name, model_version=step.model_version)
+            for step in entity.signature.steps
+        ],
     )
     if entity.runtime != RuntimeOptions():
         message.runtime.CopyFrom(runtime_message(entity.runtime))

@@ -12,7 +12,7 @@ from services.inference.domain.canary import Canary, CanaryPlan, CanaryState, ch
 from services.inference.domain.environment import environment_violations
 from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.settings import EndpointSettings
-from services.inference.domain.signature import Signature
+from services.inference.domain.signature import Flavor, Signature
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import (
     CanaryRuns,
@@ -156,6 +156,14 @@ class ServedEntity:
     environment: Mapping[str, str] = field(default_factory=dict)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     """How the runtime runs it."""
+    steps: tuple[Signature, ...] = ()
+    """What the steps of a pipeline take and give, each by `signature.steps`."""
+
+    @property
+    def code_flavors(self) -> list[Flavor]:
+        """Its flavor, or those of its steps, that bring code of their authors."""
+        flavors = [one.flavor for one in (self.signature, *self.steps)]
+        return [flavor for flavor in flavors if flavor.runs_code]
 
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""

@@ -78,7 +78,8 @@ def misfits(path: str, options: RuntimeOptions, signature: Signature) -> list[Fi
                 f"must be at most the {options.max_rows} of a batch",
             )
         )
-    if signature.flavor is Flavor.PYTHON and options.sequences and not signature.stateful:
+    stateless = signature.flavor in (Flavor.PYTHON, Flavor.PIPELINE) and not signature.stateful
+    if stateless and options.sequences is not None:
         wrong.append(
             FieldViolation(
                 f"{path}.sequences", "needs a class that keeps state: 'stateful' in its manifest"

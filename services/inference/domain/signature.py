@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from services.inference.domain.datatypes import BYTES, DATATYPES
+from services.inference.domain.steps import PipelineStep, read_steps
 from services.inference.errors import InvalidSignature
 from tessera_kit.errors import FieldViolation
 
@@ -37,6 +38,7 @@ class Flavor(StrEnum):
     ONNX = "onnx"
     MLFLOW = "mlflow"
     PYTHON = "python"
+    PIPELINE = "pipeline"
 
     @property
     def runs_code(self) -> bool:
@@ -48,8 +50,13 @@ _MANIFEST_FLAVORS: Final = tuple(one for one in Flavor if one is not Flavor.MLFL
 _WITH_CODE: Final = frozenset(
     {Flavor.TORCH_MODULE, Flavor.TORCH_COMPILED, Flavor.MLFLOW, Flavor.PYTHON}
 )
-_WITHOUT_TEXTS: Final = frozenset(Flavor) - {Flavor.ONNX, Flavor.MLFLOW, Flavor.PYTHON}
+_WITHOUT_TEXTS: Final = frozenset(
+    {Flavor.TORCH_EXPORT, Flavor.TORCHSCRIPT, Flavor.TORCH_MODULE, Flavor.TORCH_COMPILED}
+)
 _CLASSES: Final = frozenset({Flavor.TORCH_MODULE, Flavor.PYTHON})
+_WITHOUT_FILE: Final = frozenset({Flavor.PYTHON, Flavor.PIPELINE})
+_STREAMING: Final = frozenset({Flavor.PYTHON, Flavor.PIPELINE})
+_STATEFUL: Final = frozenset({Flavor.PYTHON})
 
 
 class Role(StrEnum):
@@ -96,6 +103,8 @@ class Signature:
     """Whether it keeps state from request to request of a sequence."""
     timeout_seconds: float = 60.0
     """How long a class may take to answer, and to give each response of a stream."""
+    steps: tuple[PipelineStep, ...] = ()
+    """The model versions that a pipeline runs, in their order."""
 
     @property
     def batched(self) -> bool:
@@ -152,8 +161,8 @@ class _Reader:
         flavor = flavor if isinstance(flavor, str) else ""
         if flavor not in _MANIFEST_FLAVORS:
             self._wrong("flavor", f"must be one of {', '.join(_MANIFEST_FLAVORS)}")
-        # A class needs all files of its version: none of them stands for it.
-        file = MANIFEST if flavor == Flavor.PYTHON else manifest.get("file")
+        # Of these no file stands for the version.
+        file = MANIFEST if flavor in _WITHOUT_FILE else manifest.get("file")
         if not isinstance(file, str) or len(file) > 255 or _path(file) is None:
             self._wrong("file", "must be the name of the model's file, without folders")
         inputs = self._tensors(manifest, "inputs")
@@ -162,8 +171,12 @@ class _Reader:
         if flavor in _WITHOUT_TEXTS:
             self._without_texts(inputs, outputs)
         entry, arguments = self._class(manifest) if flavor in _CLASSES else ("", "{}")
-        streams, stateful = self._kind(manifest, "streams"), self._kind(manifest, "stateful")
+        streams = self._kind(manifest, "streams", _STREAMING)
+        stateful = self._kind(manifest, "stateful", _STATEFUL)
         seconds = self._seconds(manifest)
+        steps: tuple[PipelineStep, ...] = ()
+        if flavor == Flavor.PIPELINE:
+            steps = self._steps(manifest, inputs)
         if self.violations:
             return None
         return Signature(
@@ -176,14 +189,23 @@ class _Reader:
             arguments=arguments,
             stateful=stateful,
             timeout_seconds=seconds,
+            steps=steps,
         )
 
-    def _kind(self, manifest: dict[str, Any], key: str) -> bool:
+    def _steps(
+        self, manifest: dict[str, Any], inputs: list[TensorSpec]
+    ) -> tuple[PipelineStep, ...]:
+        for index, spec in enumerate(inputs):
+            if spec.vocabulary is not None:
+                self._wrong(f"inputs[{index}].vocabulary", "is for a step's input")
+        return read_steps(manifest.get("steps"), self._wrong)
+
+    def _kind(self, manifest: dict[str, Any], key: str, flavors: frozenset[Flavor]) -> bool:
         found = manifest.get(key, False)
         if not isinstance(found, bool):
             self._wrong(key, "must be true or false")
-        elif found and manifest.get("flavor") != Flavor.PYTHON:
-            self._wrong(key, f"is for models of flavor {Flavor.PYTHON} only")
+        elif found and manifest.get("flavor") not in flavors:
+            self._wrong(key, f"is for models of flavor {' and '.join(sorted(flavors))} only")
         return found is True
 
     def _seconds(self, manifest: dict[str, Any]) -> float:

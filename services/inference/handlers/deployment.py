@@ -7,20 +7,26 @@ that nothing routes to are unloaded once their last request has returned.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, ServedEntity, UpdateState
 from services.inference.domain.environment import secret_reference
+from services.inference.domain.signature import Signature
 from services.inference.errors import EndpointNotFound, ModelNotServable, StaleEtag
 from services.inference.gateway.routing import RouteTable, Served
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.events import Step
 from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels, Secrets
-from services.inference.runtime.bundle import ENVIRONMENT, ModelBundle, make_bundle, needed
+from services.inference.runtime.bundle import (
+    ModelBundle,
+    ModelFiles,
+    environment_files,
+    make_bundle,
+    needed,
+)
 from tessera_kit.clock import Clock
 from tessera_kit.errors import Internal, TesseraError, Unavailable
 from tessera_kit.ids import new_etag
@@ -301,10 +307,11 @@ class Deployer:
             await self._bundles.put(entity.runtime_name, bundle)
         files = bundle.files
         if entity.environment:
-            files = {**files, ENVIRONMENT: await self._environment(principal, entity)}
+            variables = await self._environment(principal, entity)
+            files = {**files, **environment_files(entity.steps, variables)}
         await self._runtime.load(entity.runtime_name, bundle.config, files)
 
-    async def _environment(self, principal: str, entity: ServedEntity) -> bytes:
+    async def _environment(self, principal: str, entity: ServedEntity) -> dict[str, str]:
         """The variables of a model's process, with the secrets that they name."""
         found = {}
         for name, value in entity.environment.items():
@@ -312,21 +319,17 @@ class Deployer:
             if secret is not None:
                 value = (await self._secrets.read(principal, secret.scope, secret.key)).reveal()
             found[name] = value
-        return json.dumps(found).encode()
+        return found
 
     async def _fetch(self, principal: str, entity: ServedEntity) -> ModelBundle:
         model, version, signature = entity.model_name, entity.model_version, entity.signature
-        sizes = await self._models.files(principal, model, version)
-        paths = needed(signature, sizes)
-        if signature.file not in sizes:
-            raise ModelNotServable(f"version {version} of {model} has no file {signature.file!r}")
-        if sum(sizes[path] for path in paths) > _LARGEST_VERSION:
-            raise ModelNotServable(
-                f"version {version} of {model} has more than {_LARGEST_VERSION} bytes to serve"
+        sources, left = await self._files(principal, model, version, signature, _LARGEST_VERSION)
+        steps = []
+        for step, takes in zip(signature.steps, entity.steps, strict=True):
+            found, left = await self._files(
+                principal, step.model_name, step.model_version, takes, left
             )
-        sources = {
-            path: await self._models.read_file(principal, model, version, path) for path in paths
-        }
+            steps.append(ModelFiles(takes, found))
         # Checking a large archive takes a while; the gateway answers meanwhile.
         return await asyncio.to_thread(
             make_bundle,
@@ -336,7 +339,25 @@ class Deployer:
             sources,
             entity.instance_groups,
             entity.runtime,
+            steps,
         )
+
+    async def _files(
+        self, principal: str, model: str, version: int, signature: Signature, most: int
+    ) -> tuple[dict[str, bytes], int]:
+        """The files of a version that its bundle needs, and how many bytes are left of `most`."""
+        sizes = await self._models.files(principal, model, version)
+        paths = needed(signature, sizes)
+        if signature.file not in sizes:
+            raise ModelNotServable(f"version {version} of {model} has no file {signature.file!r}")
+        left = most - sum(sizes[path] for path in paths)
+        if left < 0:
+            raise ModelNotServable(
+                f"with version {version} of {model} there are more than {_LARGEST_VERSION} bytes "
+                "to serve"
+            )
+        read = self._models.read_file
+        return {path: await read(principal, model, version, path) for path in paths}, left
 
     async def _conclude(self, endpoint: Endpoint, failure: str | None) -> Endpoint | None:
         """Store how the change ended; None when the endpoint is gone or has gone on without it."""

@@ -54,16 +54,23 @@ def serving(endpoint: Endpoint) -> Event:
     target = lineage.LineageNode(type=lineage.LINEAGE_NODE_TYPE_ENDPOINT, name=endpoint.name)
     table = lineage.LineageNode(type=lineage.LINEAGE_NODE_TYPE_TABLE, name=endpoint.table.full_name)
     entities = () if endpoint.config is None else endpoint.config.entities
+    versions = [
+        version
+        for entity in entities
+        for version in (
+            (entity.model_name, entity.model_version),
+            *((step.model_name, step.model_version) for step in entity.signature.steps),
+        )
+    ]
     edges = [
         lineage.LineageEdge(
             source=lineage.LineageNode(
-                type=lineage.LINEAGE_NODE_TYPE_MODEL_VERSION,
-                name=f"{entity.model_name}/{entity.model_version}",
+                type=lineage.LINEAGE_NODE_TYPE_MODEL_VERSION, name=f"{model}/{version}"
             ),
             target=target,
             principal=endpoint.created_by,
         )
-        for entity in entities
+        for model, version in versions
     ]
     edges.append(lineage.LineageEdge(source=target, target=table, principal=endpoint.created_by))
     for edge in edges:

@@ -14,9 +14,11 @@ from services.inference.domain.endpoint import (
     check_entities,
     runtime_name,
 )
+from services.inference.domain.pipeline import wire
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions, misfits
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest
 from services.inference.domain.sizing import sized
+from services.inference.domain.steps import PipelineStep
 from services.inference.errors import CodeNotAllowed, InvalidConfig, ModelNotServable
 from services.inference.ports import ModelRegistry
 from tessera.catalog.v1 import securable_pb2
@@ -78,9 +80,7 @@ class Resolver:
         self, creator: Principal, asked: EntityRequest, in_runtime: str
     ) -> ServedEntity:
         model = asked.model_name
-        await self._authority.require(
-            creator, securable_pb2.PRIVILEGE_EXECUTE, securable_pb2.SECURABLE_TYPE_MODEL, model
-        )
+        await self._may_run(creator, model)
         if asked.model_alias:
             facts = await self._models.version_by_alias(creator.name, model, asked.model_alias)
         else:
@@ -88,6 +88,9 @@ class Resolver:
         if not facts.ready:
             raise ModelNotServable(f"version {facts.version} of {model} is not ready")
         signature = await self._signature(creator.name, model, facts.version)
+        steps = [await self._step(creator, step) for step in signature.steps]
+        if steps:
+            wire(signature, steps)
         asked = sized(asked, batched=signature.batched)
         return ServedEntity(
             name=asked.name or f"{model.rpartition('.')[2]}-{facts.version}",
@@ -109,7 +112,21 @@ class Resolver:
             allow_code=asked.allow_code,
             environment=asked.environment,
             runtime=_runtime(asked.runtime, signature),
+            steps=tuple(steps),
         )
+
+    async def _may_run(self, creator: Principal, model: str) -> None:
+        await self._authority.require(
+            creator, securable_pb2.PRIVILEGE_EXECUTE, securable_pb2.SECURABLE_TYPE_MODEL, model
+        )
+
+    async def _step(self, creator: Principal, step: PipelineStep) -> Signature:
+        """What a pipeline's step takes and gives."""
+        await self._may_run(creator, step.model_name)
+        facts = await self._models.version(creator.name, step.model_name, step.model_version)
+        if not facts.ready:
+            raise ModelNotServable(f"{step.title}, a step of the pipeline, is not ready")
+        return await self._signature(creator.name, step.model_name, step.model_version)
 
     async def _signature(self, principal: str, model: str, version: int) -> Signature:
         for path, parse in ((MANIFEST, parse_manifest), (MLMODEL, parse_mlmodel)):
@@ -130,7 +147,7 @@ class Resolver:
                 f"a model of flavor {entity.signature.flavor} runs no code that could read it",
             )
             for index, entity in enumerate(entities)
-            if entity.environment and not entity.signature.flavor.runs_code
+            if entity.environment and not entity.code_flavors
         ]
         if wrong:
             raise InvalidConfig(f"{wrong[0].field}: {wrong[0].description}", violations=wrong)
@@ -141,10 +158,10 @@ class Resolver:
             FieldViolation(
                 f"config.served_entities[{index}].allow_code",
                 f"must be true to serve version {entity.model_version} of {entity.model_name}: a "
-                f"model of flavor {entity.signature.flavor} brings code of its author",
+                f"model of flavor {entity.code_flavors[0]} brings code of its author",
             )
             for index, entity in enumerate(entities)
-            if entity.signature.flavor.runs_code and not entity.allow_code
+            if entity.code_flavors and not entity.allow_code
         ]
         if wrong:
             raise CodeNotAllowed(f"{wrong[0].field} {wrong[0].description}", violations=wrong)

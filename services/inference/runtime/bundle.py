@@ -12,22 +12,23 @@ from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.endpoint import Device, InstanceGroup
+from services.inference.domain.pipeline import wire
 from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.runtime.flavors import FLAVORS
 from services.inference.runtime.triton_config import triton_config
 from services.inference.runtime.warm_up import EXAMPLE, WarmUp, make_warm_up
 
-__all__ = ["ENVIRONMENT", "ModelBundle", "make_bundle", "needed"]
+__all__ = ["ModelBundle", "ModelFiles", "environment_files", "make_bundle", "needed"]
 
 _USUAL: Final = RuntimeOptions()
 _PROGRAMS: Final = "services.inference.runtime.programs"
+_VERSION: Final = "1"
 _SMALLEST_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 
-ENVIRONMENT: Final = "1/environment.json"
-"""The file with the variables of a model's process. It is no part of the bundle, which is kept: it
-is made for each load, as it may hold secrets."""
+_ENVIRONMENT: Final = "environment.json"
+"""The file with the variables of a model's process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,16 @@ class ModelBundle:
     """Content by path below the model's folder, as `1/model.py`."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model version as it was uploaded."""
+
+    signature: Signature
+    """From its manifest."""
+    sources: Mapping[str, bytes]
+    """Those of its files that `needed` tells, by path."""
+
+
 def make_bundle(
     name: str,
     signature: Signature,
@@ -47,6 +58,7 @@ def make_bundle(
     sources: Mapping[str, bytes],
     groups: Sequence[InstanceGroup] = (),
     options: RuntimeOptions = _USUAL,
+    steps: Sequence[ModelFiles] = (),
 ) -> ModelBundle:
     """The bundle of a model version.
 
@@ -57,28 +69,73 @@ def make_bundle(
         sources: The version's files that `needed` tells, as they were uploaded, by path.
         groups: Instances by device; when empty, the runtime places `instance_count` of them.
         options: How the runtime runs it.
+        steps: Of a pipeline, in their order.
 
     Raises:
         InvalidArchive: The files are not safe to load.
+        InvalidSignature: The steps do not fit together.
     """
-    rule = FLAVORS[signature.flavor]
     groups = groups or [InstanceGroup(Device.AUTO, instance_count)]
-    told = {**_signature(signature, groups, options), **rule.settings(signature)}
-    told |= {"loader": rule.loader, "file": rule.file}
     warm_up: WarmUp | None = None
     if options.warm_up_count:
         warm_up = make_warm_up(signature, options.warm_up_count, sources.get(EXAMPLE))
-    program = resources.files(_PROGRAMS).joinpath(f"{rule.program}.py")
-    return ModelBundle(
-        config=json.dumps(triton_config(name, signature, groups, options, warm_up)),
-        files={
-            "1/model.py": program.read_bytes(),
-            "1/programs.zip": _programs(),
-            "1/signature.json": json.dumps(told).encode(),
-            **{f"1/{file}": data for file, data in rule.files(signature, sources).items()},
-            **(warm_up.files if warm_up is not None else {}),
-        },
-    )
+    told = {
+        **_signature(signature, groups, options),
+        "steps": _wires(signature, [step.signature for step in steps]),
+    }
+    program = resources.files(_PROGRAMS).joinpath(f"{FLAVORS[signature.flavor].program}.py")
+    files = {
+        "1/model.py": program.read_bytes(),
+        "1/programs.zip": _programs(),
+        **_model(f"{_VERSION}/", told, signature, sources),
+        **(warm_up.files if warm_up is not None else {}),
+    }
+    for index, step in enumerate(steps):
+        told = _signature(step.signature, groups, options)
+        files |= _model(_step_folder(index), told, step.signature, step.sources)
+    config = triton_config(name, signature, groups, options, warm_up)
+    return ModelBundle(config=json.dumps(config), files=files)
+
+
+def environment_files(steps: Sequence[Signature], variables: Mapping[str, str]) -> dict[str, bytes]:
+    """The files that give a model's processes their variables.
+
+    They are no part of the bundle, which is kept: they are made for each load, as they may hold
+    secrets.
+
+    Args:
+        steps: Those of a pipeline; none for another model.
+        variables: By name.
+    """
+    folders = [_step_folder(index) for index, one in enumerate(steps) if one.flavor.runs_code]
+    content = json.dumps(dict(variables)).encode()
+    return {f"{folder}{_ENVIRONMENT}": content for folder in folders or [f"{_VERSION}/"]}
+
+
+def _step_folder(index: int) -> str:
+    return f"{_VERSION}/steps/{index}/"
+
+
+def _model(
+    folder: str, told: dict[str, Any], signature: Signature, sources: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """What a loader finds in its folder."""
+    rule = FLAVORS[signature.flavor]
+    told = {**told, **rule.settings(signature), "loader": rule.loader, "file": rule.file}
+    return {
+        f"{folder}signature.json": json.dumps(told).encode(),
+        **{f"{folder}{file}": data for file, data in rule.files(signature, sources).items()},
+    }
+
+
+def _wires(signature: Signature, steps: Sequence[Signature]) -> list[dict[str, Any]]:
+    if not signature.steps:
+        return []
+    wires = zip(signature.steps, wire(signature, steps), strict=True)
+    return [
+        {"title": step.title, "reads": list(one.reads), "writes": list(one.writes)}
+        for step, one in wires
+    ]
 
 
 def needed(signature: Signature, paths: Iterable[str]) -> list[str]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from devstack import Stack
-from tessera import AsyncClient, TensorSpec
+from tessera import AsyncClient, PipelineStep, TensorSpec
 from tessera.inference.v1 import endpoint_pb2
+from tessera_kit.errors import InvalidArgument
 from tests.e2e.world import settings_of
 from tests.helpers import eventually, unique_name
+from tests.integration.inference.models import CARRIERS, MANIFEST, module
 from tests.integration.inference.serving import Serving
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,25 +46,36 @@ class Classes:
     client: AsyncClient
     folder: Path
 
-    async def serve(self, entry: str, environment: dict[str, str], **spec: Any) -> str:
-        """Register a class and serve it; returns the endpoint's name."""
-        model = f"{self.serving.schema}.{entry.lower()}"
-        await self.client.models.create(model)
+    async def register(self, entry: str, **spec: Any) -> int:
+        """Register a class as the next version of its model; returns the version's number."""
+        model = self.model(entry)
+        await self.client.models.create(model, exist_ok=True)
         made = await self.client.models.register_class(model, f"user_classes:{entry}", CODE, **spec)
+        return int(made.version)
+
+    async def serve(self, entry: str, version: int, **environment: str) -> str:
+        """Serve a version; returns the endpoint's name."""
         name = unique_name("class").replace("_", "-")
-        entity = endpoint_pb2.ServedEntity(
-            model_name=model,
-            model_version=made.version,
-            traffic_percent=100,
-            allow_code=True,
-            environment=environment,
-        )
         await self.client.inference.create_endpoint(
-            name, [entity], table_schema=self.serving.schema
+            name, [self.entity(entry, version, environment)], table_schema=self.serving.schema
         )
         endpoint = await self.serving.settled(name)
         assert endpoint.state == endpoint_pb2.ENDPOINT_STATE_READY, endpoint.update_message
         return name
+
+    def model(self, entry: str) -> str:
+        """The full name of a class's model."""
+        return f"{self.serving.schema}.{entry.lower()}"
+
+    def entity(self, entry: str, version: int, environment: Mapping[str, str] = {}) -> Any:
+        """A version as the one that is served."""
+        return endpoint_pb2.ServedEntity(
+            model_name=self.model(entry),
+            model_version=version,
+            traffic_percent=100,
+            allow_code=True,
+            environment=environment,
+        )
 
     async def row(self, name: str, request_id: str) -> dict[str, Any]:
         """The row of a request in its endpoint's table, once it is there."""
@@ -107,7 +121,7 @@ async def classes(
 
 @pytest.fixture(scope="module")
 async def scale(classes: Classes) -> str:
-    return await classes.serve("Scale", {"API_TOKEN": TOKEN}, **SCALE)
+    return await classes.serve("Scale", await classes.register("Scale", **SCALE), API_TOKEN=TOKEN)
 
 
 def texts(name: str, *values: str) -> Any:
@@ -155,14 +169,14 @@ async def test_after_a_class_broke_it_answers_again(
 
 
 async def test_a_class_streams(classes: Classes) -> None:
-    name = await classes.serve(
+    version = await classes.register(
         "Words",
-        {},
         inputs=[TensorSpec("text", "BYTES", [-1, 1])],
         outputs=[TensorSpec("word", "BYTES", [-1, 1])],
         streams=True,
         arguments={"folder": str(classes.folder)},
     )
+    name = await classes.serve("Words", version)
     sentences = {"first": "a stream of words", "second": "Grüße", "third": "one raise two"}
     requests = [
         {"inputs": [texts("text", sentence)], "request_id": identifier}
@@ -202,13 +216,13 @@ async def leave(classes: Classes, name: str) -> None:
 
 
 async def test_a_class_keeps_the_state_of_each_sequence(classes: Classes) -> None:
-    name = await classes.serve(
+    version = await classes.register(
         "Total",
-        {},
         inputs=[TensorSpec("x", "INT64", [-1, 1])],
         outputs=[TensorSpec("sum", "INT64", [-1, 1])],
         stateful=True,
     )
+    name = await classes.serve("Total", version)
 
     async def add(sequence: int | str, value: int, **place: bool) -> int:
         x = triton.InferInput("x", [1, 1], "INT64")
@@ -222,3 +236,95 @@ async def test_a_class_keeps_the_state_of_each_sequence(classes: Classes) -> Non
     assert await add("other", 10, sequence_end=True) == 20
     assert await add(7, 3, sequence_end=True) == 6
     assert await add(7, 5, sequence_start=True, sequence_end=True) == 5
+
+
+TEXT, VERDICT = TensorSpec("text", "BYTES", [-1, 1]), TensorSpec("verdict", "BYTES", [-1, 1])
+PROBABILITY = TensorSpec("probability", "FP32", [-1, 1])
+
+
+async def pipeline(classes: Classes, words: list[str]) -> int:
+    """A version of a class, a torch program and another class in a row."""
+    features = await classes.register(
+        "Features",
+        inputs=[TEXT],
+        outputs=[TensorSpec("x", "FP32", [-1, 4]), TensorSpec("carrier", "BYTES", [-1, 1])],
+    )
+    program = await classes.serving.add_version(inputs=MANIFEST["inputs"][:2])
+    verdict = await classes.register(
+        "Verdict", inputs=[PROBABILITY], outputs=[VERDICT], arguments={"words": words}
+    )
+    model = classes.model("Pipeline")
+    await classes.client.models.create(model, exist_ok=True)
+    made = await classes.client.models.register_pipeline(
+        model,
+        [
+            PipelineStep(classes.model("Features"), features, inputs={"text": "sentence"}),
+            PipelineStep(classes.serving.model, program, outputs={"probability": "late"}),
+            PipelineStep(classes.model("Verdict"), verdict, inputs={"probability": "late"}),
+        ],
+        inputs=[TensorSpec("sentence", "BYTES", [-1, 1])],
+        outputs=[VERDICT, TensorSpec("late", "FP32", [-1, 1])],
+    )
+    return int(made.version)
+
+
+async def test_a_pipeline_is_swapped_under_traffic(classes: Classes) -> None:
+    first = await pipeline(classes, ["on time", "late"])
+    name = await classes.serve("Pipeline", first)
+    endpoint = await classes.client.inference.get_endpoint(name)
+    steps = endpoint.config.served_entities[0].steps
+    assert [step.model_name for step in steps] == [
+        *(classes.model("Features"), classes.serving.model, classes.model("Verdict"))
+    ]
+    x = torch.tensor([[9.0, 1.0, 2.0, 1.0]])
+    expected = module()(x, torch.tensor([[CARRIERS.index("AA")]])).item()
+    sentence = "AA made e"
+    words = {first: ["on time", "late"]}
+    answered: list[bytes] = []
+    is_over = asyncio.Event()
+
+    async def caller() -> None:
+        while not is_over.is_set():
+            result = await classes.ask(name, [texts("sentence", sentence, sentence)])
+            np.testing.assert_allclose(result.as_numpy("late"), [[expected]] * 2, rtol=1e-5)
+            answered.append(result.as_numpy("verdict")[1, 0])
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(3):
+            callers.create_task(caller())
+        second = await pipeline(classes, ["pünktlich", "zu spät"])
+        words[second] = ["pünktlich", "zu spät"]
+        for version in (second, first):
+            await classes.client.inference.update_config(
+                name, [classes.entity("Pipeline", version)]
+            )
+            endpoint = await classes.serving.settled(name)
+            assert endpoint.config.served_entities[0].model_version == version
+            wanted = words[version][expected > 0.5].encode()
+            await eventually(lambda wanted=wanted: answered[-1] == wanted, timeout=60)
+        is_over.set()
+    row = await classes.row(name, await recorded(classes, name, sentence))
+    assert (row["model_version"], row["status_code"]) == (first, 0)
+
+
+async def recorded(classes: Classes, name: str, sentence: str) -> str:
+    await classes.ask(name, [texts("sentence", sentence)], request_id="last")
+    return "last"
+
+
+async def test_a_pipeline_whose_steps_do_not_fit_is_refused(classes: Classes) -> None:
+    version = await classes.register("Verdict", inputs=[PROBABILITY], outputs=[VERDICT])
+    model = classes.model("Wrong")
+    await classes.client.models.create(model)
+    made = await classes.client.models.register_pipeline(
+        model,
+        [PipelineStep(classes.model("Verdict"), version, inputs={"probability": "sentence"})],
+        inputs=[TensorSpec("sentence", "BYTES", [-1, 1])],
+        outputs=[VERDICT],
+    )
+    with pytest.raises(
+        InvalidArgument, match=r"steps\[0\]\.inputs\.probability is FP32 and is fed"
+    ):
+        await classes.client.inference.create_endpoint(
+            "wrong", [classes.entity("Wrong", made.version)], table_schema=classes.serving.schema
+        )

@@ -60,3 +60,22 @@ class Total:
     def predict(self, inputs: dict[str, Any], sequence: Any) -> dict[str, Any]:
         sequence.state["sum"] = sequence.state.get("sum", 0) + int(inputs["x"][0, 0])
         return {"sum": [[sequence.state["sum"]]]}
+
+
+class Features:
+    """A first step: what a model takes, of texts."""
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        rows = [text.decode() for text in inputs["text"][:, 0]]
+        x = [[len(row), row.count("a"), row.count("e"), 1.0] for row in rows]
+        return {"x": np.array(x, np.float32), "carrier": [row[:2] for row in rows]}
+
+
+class Verdict:
+    """A last step: what callers want, of a probability."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"verdict": [self.words[int(late)] for late in inputs["probability"][:, 0] > 0.5]}

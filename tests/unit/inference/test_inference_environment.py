@@ -14,7 +14,6 @@ from services.inference.adapters.rows import config_row, config_value, endpoint_
 from services.inference.domain.endpoint import Endpoint, UpdateState, check_entities
 from services.inference.domain.environment import SecretReference, secret_reference
 from services.inference.errors import InvalidConfig
-from services.inference.runtime.bundle import ENVIRONMENT
 from services.inference.runtime.programs.environments import plain_environment, told_environment
 from tests.unit.inference.test_inference_deployment import ADA, Control, entity
 
@@ -52,11 +51,11 @@ async def test_a_secret_reaches_the_models_process_and_is_kept_nowhere(
     endpoint = await updated(control)
     assert endpoint.update_state is UpdateState.NOT_UPDATING, endpoint.update_message
     files = control.runtime.files("tessera-second")
-    assert json.loads(files[ENVIRONMENT]) == {"DB_PASSWORD": VALUE, "MODE": "fast"}
+    assert json.loads(files["1/environment.json"]) == {"DB_PASSWORD": VALUE, "MODE": "fast"}
     assert VALUE not in control.runtime.config("tessera-second")
     bundle = await control.bundles.get("tessera-second")
     assert bundle is not None
-    assert ENVIRONMENT not in bundle.files
+    assert "1/environment.json" not in bundle.files
     assert endpoint.config is not None
     row = config_row("id", endpoint.config)
     assert config_value(row).entities == endpoint.config.entities

@@ -10,7 +10,7 @@ import grpc
 
 from tessera.catalog.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from tessera.client.aio.calls import call, pieces, sha256_of, stream
-from tessera.client.manifests import TensorSpec, class_files
+from tessera.client.manifests import PipelineStep, TensorSpec, class_files, pipeline_files
 from tessera_kit.errors import AlreadyExists
 
 
@@ -157,6 +157,42 @@ class AsyncModels:
             timeout_seconds=timeout_seconds,
             files=files or {},
         )
+        return await self.create_version(
+            model_name, content, run_id=run_id, comment=comment, tags=tags
+        )
+
+    async def register_pipeline(
+        self,
+        model_name: str,
+        steps: Sequence[PipelineStep],
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        streams: bool = False,
+        run_id: str = "",
+        comment: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> model_pb2.ModelVersion:
+        """Creates the next version as a pipeline of other versions, served as one model.
+
+        The steps run in their order. Each reads inputs of the pipeline and what steps before it
+        wrote, by the pipeline's names. Whether they fit together is checked when an endpoint is to
+        serve it.
+
+        Args:
+            model_name: The registered model's full name.
+            steps: The model versions, 1 to 16.
+            inputs: What the pipeline takes.
+            outputs: What it gives: each is written by a step.
+            streams: Whether a step streams; one may.
+            run_id: The tracking run that made it.
+            comment: What is particular about this version.
+            tags: Tags to set.
+
+        Returns:
+            The version, ready.
+        """
+        content = pipeline_files(steps, inputs=inputs, outputs=outputs, streams=streams)
         return await self.create_version(
             model_name, content, run_id=run_id, comment=comment, tags=tags
         )

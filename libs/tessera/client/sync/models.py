@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.catalog.v1 import model_pb2
 from tessera.client.aio.models import AsyncModels
-from tessera.client.manifests import TensorSpec
+from tessera.client.manifests import PipelineStep, TensorSpec
 from tessera.client.portal import Portal
 
 
@@ -130,6 +130,50 @@ class Models:
                 requirements=requirements,
                 timeout_seconds=timeout_seconds,
                 files=files,
+                run_id=run_id,
+                comment=comment,
+                tags=tags,
+            )
+        )
+
+    def register_pipeline(
+        self,
+        model_name: str,
+        steps: Sequence[PipelineStep],
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        streams: bool = False,
+        run_id: str = "",
+        comment: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> model_pb2.ModelVersion:
+        """Creates the next version as a pipeline of other versions, served as one model.
+
+        The steps run in their order. Each reads inputs of the pipeline and what steps before it
+        wrote, by the pipeline's names. Whether they fit together is checked when an endpoint is to
+        serve it.
+
+        Args:
+            model_name: The registered model's full name.
+            steps: The model versions, 1 to 16.
+            inputs: What the pipeline takes.
+            outputs: What it gives: each is written by a step.
+            streams: Whether a step streams; one may.
+            run_id: The tracking run that made it.
+            comment: What is particular about this version.
+            tags: Tags to set.
+
+        Returns:
+            The version, ready.
+        """
+        return self._portal.run(
+            self._wrapped.register_pipeline(
+                model_name,
+                steps,
+                inputs=inputs,
+                outputs=outputs,
+                streams=streams,
                 run_id=run_id,
                 comment=comment,
                 tags=tags,

@@ -345,6 +345,7 @@ class ServedEntity(_message.Message):
     ALLOW_CODE_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The entity's name in the endpoint; "<model>-<version>" when empty."""
     model_name: _builtins.str
@@ -400,6 +401,10 @@ class ServedEntity(_message.Message):
     def runtime(self) -> Global___RuntimeOptions:
         """How the model runtime runs it."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PipelineStep]:
+        """The model versions that it runs where it is a pipeline, in their order; set by the service."""
+
     def __init__(
         self,
         *,
@@ -421,14 +426,41 @@ class ServedEntity(_message.Message):
         allow_code: _builtins.bool = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         runtime: Global___RuntimeOptions | None = ...,
+        steps: _abc.Iterable[Global___PipelineStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime", "scale_to_zero_after", b"scale_to_zero_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "environment", b"environment", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "runtime", b"runtime", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_code", b"allow_code", "environment", b"environment", "instance_count", b"instance_count", "instance_groups", b"instance_groups", "max_concurrency", b"max_concurrency", "max_queue", b"max_queue", "min_concurrency", b"min_concurrency", "model_alias", b"model_alias", "model_name", b"model_name", "model_version", b"model_version", "name", b"name", "runtime", b"runtime", "scale_to_zero", b"scale_to_zero", "scale_to_zero_after", b"scale_to_zero_after", "shadow_percent", b"shadow_percent", "state", b"state", "steps", b"steps", "traffic_percent", b"traffic_percent", "workload_size", b"workload_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServedEntity: _TypeAlias = ServedEntity  # noqa: Y015
+
+@_typing.final
+class PipelineStep(_message.Message):
+    """A model version that a pipeline runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """The registered model's full name."""
+    model_version: _builtins.int
+    """The version's number."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        model_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelineStep: _TypeAlias = PipelineStep  # noqa: Y015
 
 @_typing.final
 class RuntimeOptions(_message.Message):

@@ -9,6 +9,7 @@ from services.inference.domain.signature import Flavor
 from services.inference.runtime.flavors.base import FlavorRule
 from services.inference.runtime.flavors.mlflow import MLFLOW
 from services.inference.runtime.flavors.onnx import ONNX
+from services.inference.runtime.flavors.pipeline import PIPELINE
 from services.inference.runtime.flavors.python import PYTHON
 from services.inference.runtime.flavors.torch_archives import TORCH_EXPORT, TORCHSCRIPT
 from services.inference.runtime.flavors.torch_modules import TORCH_COMPILED, TORCH_MODULE
@@ -24,6 +25,7 @@ FLAVORS: Final = MappingProxyType(
         Flavor.ONNX: ONNX,
         Flavor.MLFLOW: MLFLOW,
         Flavor.PYTHON: PYTHON,
+        Flavor.PIPELINE: PIPELINE,
     }
 )
 """Every flavor's rule."""

@@ -33,6 +33,8 @@ _USUAL_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 _LOOK_SECONDS = 0.1
 _SHORTEST_SECRET = 6
+_PROGRAMS = Path(__file__).parents[1]
+"""What this was imported from: the bundle's `programs.zip`."""
 
 
 class ProcessFailed(RuntimeError):
@@ -263,7 +265,7 @@ def start(
     own = told_environment(folder)
     environment = own | plain_environment(
         home,
-        PYTHONPATH=str(folder / "programs.zip"),
+        PYTHONPATH=str(_PROGRAMS),
         OMP_NUM_THREADS=str(threads),
         CUDA_VISIBLE_DEVICES=args.get("model_instance_device_id", "0") if on_gpu else "",
         MLFLOW_DISABLE_TELEMETRY="true",

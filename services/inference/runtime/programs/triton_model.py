@@ -8,7 +8,6 @@ of Tessera.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,37 +24,25 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model and ask it what it must be able to answer: a wrong signature fails."""
         folder = Path(args["model_repository"]) / args["model_version"]
-        signature = json.loads((folder / "signature.json").read_text("utf-8"))
         # This process serves this one model.
         sys.path.insert(0, str(folder / "programs.zip"))
-        tensors = importlib.import_module("programs.tensors")
-        loader = importlib.import_module(f"programs.{signature['loader']}")
-        self._batched = bool(signature["batched"])
-        self._streams = bool(signature["streams"])
-        self._stateful = bool(signature["stateful"])
-        self._call = tensors.Call
-        self._features = [tensors.feature(entry) for entry in signature["inputs"]]
-        self._outputs = [tensors.output(entry) for entry in signature["outputs"]]
-        self._model = loader.load(folder, signature, args)
-        # Models in this process answer or fail, and cannot be told to stop.
-        self._ask = getattr(self._model, "ask", None) or (lambda arrays, _: self._model(arrays))
-        for arrays in self._model.probe():
-            self._run(arrays, self._call())
+        self._call = importlib.import_module("programs.tensors").Call
+        self._model = importlib.import_module("programs.fitted").load(folder, args)
 
     def finalize(self) -> None:
         """End what the model began beside this process."""
-        close = getattr(getattr(self, "_model", None), "close", None)
-        if close is not None:
-            close()
+        model = getattr(self, "_model", None)
+        if model is not None:
+            model.close()
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer requests that Triton put together, with one call of the model where it can."""
-        if self._streams:
+        if self._model.streams:
             for request in requests:
                 self._stream(request)
             # Every response went its own way.
             return None
-        if len(requests) == 1 or not self._batched or self._stateful:
+        if len(requests) == 1 or not self._model.batched or self._model.stateful:
             return [self._answer_alone(request) for request in requests]
         try:
             return self._answer_together(requests)
@@ -67,7 +54,7 @@ class TritonPythonModel:
 
     def _answer_alone(self, request: Any) -> Any:
         try:
-            return self._response(self._run(self._arrays(request), self._call_of([request])))
+            return self._response(self._model.ask(self._arrays(request), self._call_of([request])))
         except Exception as error:
             return _failure(error)
 
@@ -75,7 +62,7 @@ class TritonPythonModel:
         single = [self._arrays(request) for request in requests]
         rows = [arrays[0].shape[0] for arrays in single]
         together = [np.concatenate(column) for column in zip(*single, strict=True)]
-        returned = self._run(together, self._call_of(requests))
+        returned = self._model.ask(together, self._call_of(requests))
         ends = np.cumsum(rows)
         if any(len(array) != ends[-1] for array in returned):
             raise ValueError("the model did not return one row per row")
@@ -90,38 +77,27 @@ class TritonPythonModel:
             call = self._call_of([request])
             with closing(self._model.stream(self._arrays(request), call)) as responses:
                 for values in responses:
-                    sender.send(self._response(self._fitted(values)))
+                    sender.send(self._response(values))
         except Exception as error:
             sender.send(_failure(error), flags=final)
         else:
             sender.send(flags=final)
 
     def _call_of(self, requests: Sequence[Any]) -> Any:
-        told = {"sequence": _sequence(requests[0])} if self._stateful else {}
+        told = {"sequence": _sequence(requests[0])} if self._model.stateful else {}
         return self._call(lambda: all(request.is_cancelled() for request in requests), told)
 
     def _arrays(self, request: Any) -> list[Any]:
         return [
-            feature.array(pb_utils.get_input_tensor_by_name(request, feature.name).as_numpy())
-            for feature in self._features
+            pb_utils.get_input_tensor_by_name(request, feature.name).as_numpy()
+            for feature in self._model.features
         ]
-
-    def _run(self, arrays: Sequence[Any], call: Any) -> list[Any]:
-        return self._fitted(self._ask(arrays, call))
-
-    def _fitted(self, values: Sequence[Any]) -> list[Any]:
-        if len(values) != len(self._outputs):
-            raise ValueError(
-                f"the model returned {len(values)} tensors; "
-                f"the signature has {len(self._outputs)} outputs"
-            )
-        return [output.fit(value) for value, output in zip(values, self._outputs, strict=True)]
 
     def _response(self, arrays: Sequence[Any]) -> Any:
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor(output.name, np.ascontiguousarray(array))
-                for output, array in zip(self._outputs, arrays, strict=True)
+                for output, array in zip(self._model.outputs, arrays, strict=True)
             ]
         )
 
