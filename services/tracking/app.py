@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from services.tracking.adapters.catalog import CatalogRegistry
+from services.tracking.adapters.catalog import CatalogLineage, CatalogRegistry
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.objects import ObjectArtifacts
@@ -45,6 +45,7 @@ from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
 from services.tracking.ports import SpanStore, Store
+from services.tracking.run_pages import page_routes
 from services.tracking.servicers import TrackingServicer
 from services.tracking.webhook_ports import Hooks
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
@@ -190,7 +191,10 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 build_server(config.rpc, [binding(cases)], authenticator=authority),
                 build_http_server(
                     config.http,
-                    mlflow_routes(cases, uploads_in_parts=bool(config.s3.public_endpoint)),
+                    [
+                        *mlflow_routes(cases, uploads_in_parts=bool(config.s3.public_endpoint)),
+                        *page_routes(cases, CatalogLineage(bare)),
+                    ],
                     authenticator=authority,
                     render=mlflow_error,
                 ),

@@ -8,8 +8,9 @@ from typing import Protocol
 from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.registry import RegisteredModel, RegistryVersion
+from tessera.catalog.v1.lineage_service_pb2 import LineageEdge
 
-__all__ = ["ModelRegistry", "ModelStore"]
+__all__ = ["ModelRegistry", "ModelStore", "RunLineage"]
 
 
 class ModelStore(Protocol):
@@ -41,6 +42,16 @@ class ModelStore(Protocol):
 
     async def described(self, run_ids: Collection[str]) -> dict[str, list[RunDataset]]:
         """Return what is told of runs' data sets, by run id, in order of their names."""
+
+
+class RunLineage(Protocol):
+    """What the catalog knows of where runs come from, asked with its caller's token."""
+
+    async def around(self, token: str, run_id: str) -> Sequence[LineageEdge]:
+        """Return the steps from and to a run that the caller may see.
+
+        Raises what the catalog answers: Unavailable, PermissionDenied.
+        """
 
 
 class ModelRegistry(Protocol):

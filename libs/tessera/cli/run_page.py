@@ -10,6 +10,7 @@ import typer
 
 from tessera.cli.output import print_success
 from tessera.client.aio.client import AsyncClient
+from tessera.pages.client_source import ClientSource
 from tessera.pages.gather import MOST_RUNS, gather, several
 from tessera.pages.run_report import page
 from tessera_kit.units import human_bytes
@@ -46,7 +47,7 @@ def runs_page(
                 runs = await client.tracking.search_runs(
                     [chosen.experiment_id], filter, order_by=order_by or (), limit=limit
                 )
-            return len(runs), page(await gather(client, runs))
+            return len(runs), page(await gather(ClientSource(client), runs))
 
     count, html = asyncio.run(made())
     content = html.encode()

@@ -1,22 +1,20 @@
-"""Asks the platform for what a page of runs shows, within bounds, many calls at a time."""
+"""Asks for what a page of runs shows, within bounds, many calls at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from tessera.catalog.v1 import lineage_service_pb2 as lineage_pb2
-from tessera.client.aio.client import AsyncClient
-from tessera.client.mlflow_door import MlflowDoor
 from tessera.pages.run_report import Link, Report, RunView
 from tessera.pages.waterfall import Trace, trace_of
 from tessera.tracking.v1 import tracking_pb2
 from tessera_kit.config import ConfigError
 from tessera_kit.errors import InvalidArgument, TesseraError
 
-__all__ = ["MOST_RUNS", "gather", "several"]
+__all__ = ["MOST_RUNS", "Buckets", "Source", "gather", "several"]
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -34,7 +32,31 @@ _MOST_TRACES: Final = 10
 _MOST_LINKS: Final = 100
 
 
-async def gather(client: AsyncClient, runs: Sequence[tracking_pb2.Run]) -> Report:
+class Source(Protocol):
+    """Where a page's facts come from, with the rights of who looks at it.
+
+    Every method raises TesseraError for what is not there, may not be read or does not answer.
+    """
+
+    async def experiment_name(self, experiment_id: str) -> str:
+        """Return an experiment's name."""
+
+    async def curves(self, run_id: str, keys: Sequence[str], buckets: int) -> Mapping[str, Buckets]:
+        """Return metrics of a run in at most so many buckets each."""
+
+    async def artifacts(self, run_id: str, path: str) -> Sequence[tracking_pb2.ArtifactInfo]:
+        """Return files and folders directly below a path of a run's artifacts."""
+
+    async def lineage(self, run_id: str) -> Sequence[lineage_pb2.LineageEdge]:
+        """Return the steps from and to a run."""
+
+    async def traces(
+        self, experiment_id: str, run_id: str, limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the newest traces of a run with their spans, as MLflow's `Trace` in JSON."""
+
+
+async def gather(source: Source, runs: Sequence[tracking_pb2.Run]) -> Report:
     """Return what a page of runs shows.
 
     What cannot be read beside the runs themselves (lineage, traces) is left out, and the report's
@@ -46,7 +68,7 @@ async def gather(client: AsyncClient, runs: Sequence[tracking_pb2.Run]) -> Repor
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise InvalidArgument(f"a page shows 1 to {MOST_RUNS} runs, not {len(runs):,}")
-    found = _Gathering(client)
+    found = _Gathering(source)
     names = await found.experiments({run.experiment_id for run in runs})
     curves = await found.curves(runs)
     views = await several(runs, lambda run: found.view(run, names[run.experiment_id]))
@@ -82,14 +104,14 @@ async def several(
 class _Gathering:
     """The calls of one page, and notes of what they left out."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, source: Source) -> None:
         self.notes: list[str] = []
-        self._client = client
+        self._source = source
 
     async def experiments(self, ids: set[str]) -> dict[str, str]:
         """The names of experiments by their ids."""
-        found = await several(ids, self._client.tracking.get_experiment)
-        return {one.experiment_id: one.name for one in found}
+        known = sorted(ids)
+        return dict(zip(known, await several(known, self._source.experiment_name), strict=True))
 
     async def curves(self, runs: Sequence[tracking_pb2.Run]) -> dict[tuple[int, str], Buckets]:
         """Metrics of several steps, in so many buckets that all together stay small."""
@@ -102,9 +124,7 @@ class _Gathering:
             keys.setdefault(place, []).append(key)
 
         async def ask(place: int) -> dict[tuple[int, str], Buckets]:
-            found = await self._client.tracking.downsample_many(
-                runs[place].run_id, keys[place], buckets=buckets
-            )
+            found = await self._source.curves(runs[place].run_id, keys[place], buckets)
             return {(place, key): curve for key, curve in found.items()}
 
         answers = await several(keys, ask, at_once=4)
@@ -145,7 +165,7 @@ class _Gathering:
         folders, asked = [""], 0
         while folders and asked < _MOST_FOLDERS and len(files) <= _MOST_FILES:
             asked += 1
-            for one in await self._client.tracking.list_artifacts(run_id, folders.pop(0)):
+            for one in await self._source.artifacts(run_id, folders.pop(0)):
                 if one.is_directory:
                     folders.append(one.path)
                 else:
@@ -158,9 +178,7 @@ class _Gathering:
             Link("from", one.context or "data set", one.name, one.digest) for one in run.inputs
         ]
         try:
-            edges = await self._client.lineage.get(
-                lineage_pb2.LINEAGE_NODE_TYPE_RUN, run.run_id, max_depth=1
-            )
+            edges = await self._source.lineage(run.run_id)
         except (TesseraError, ConfigError) as error:
             self.notes.append(f"The catalog's lineage is not shown: {error}.")
             return inputs
@@ -170,15 +188,11 @@ class _Gathering:
 
     async def traces(self, runs: Sequence[tracking_pb2.Run]) -> list[tuple[int, Trace]]:
         """The newest traces, of one run or of the first runs that have some."""
-        door = MlflowDoor(self._client.settings)
         most = _MOST_TRACES if len(runs) == 1 else 1
 
         async def ask(one: tuple[int, tracking_pb2.Run]) -> list[tuple[int, Trace]]:
             place, run = one
-            infos = await asyncio.to_thread(
-                door.traces_of_run, run.experiment_id, run.run_id, limit=most
-            )
-            whole = [await asyncio.to_thread(door.trace, info["trace_id"]) for info in infos]
+            whole = await self._source.traces(run.experiment_id, run.run_id, most)
             return [(place, trace_of(message)) for message in whole]
 
         try:

@@ -14,7 +14,7 @@ from tessera.pages.waterfall import Trace, arranged, shown
 from tessera.tracking.v1 import tracking_pb2
 from tessera_kit.units import human_bytes, human_duration
 
-__all__ = ["Cell", "Link", "Report", "RunView", "TableColumn", "page"]
+__all__ = ["Cell", "Link", "Report", "RunView", "TableColumn", "page", "page_policy"]
 
 _SCRIPTS: Final = ("data.js", "marks.js", "chart.js", "curves.js", "parallel.js", "table.js")
 _SOURCE: Final = (
@@ -100,6 +100,11 @@ class TableColumn:
     def numeric(self) -> bool:
         """Whether all values that are there are numbers."""
         return all(_number(cell.sort) is not None for cell in self.cells if cell.sort)
+
+
+def page_policy() -> str:
+    """Return the Content-Security-Policy of every page of runs, which each also holds itself."""
+    return document.policy(document.script(*_SCRIPTS))
 
 
 def page(report: Report) -> str:

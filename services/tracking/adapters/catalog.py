@@ -15,10 +15,12 @@ from services.tracking.domain.registry import RegisteredModel, RegistryVersion
 from tessera.catalog.v1 import (
     catalog_service_pb2,
     catalog_service_pb2_grpc,
+    lineage_service_pb2_grpc,
     model_pb2,
     model_service_pb2_grpc,
     securable_pb2,
 )
+from tessera.catalog.v1 import lineage_service_pb2 as lineage_pb2
 from tessera.catalog.v1 import model_service_pb2 as pb
 from tessera_kit.rpc.status import error_from_rpc
 
@@ -224,6 +226,27 @@ class CatalogRegistry:
         with _told():
             async for answer in self._models.DownloadModelFile(request, metadata=_bearer(token)):
                 yield answer.chunk
+
+
+class CatalogLineage:
+    """The lineage graph of the catalog.
+
+    Args:
+        channel: A channel without a token: calls bring their callers'.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = lineage_service_pb2_grpc.LineageServiceStub(channel)
+
+    async def around(self, token: str, run_id: str) -> Sequence[lineage_pb2.LineageEdge]:
+        """Return the steps from and to a run."""
+        node = lineage_pb2.LineageNode(type=lineage_pb2.LINEAGE_NODE_TYPE_RUN, name=run_id)
+        request = lineage_pb2.GetLineageRequest(
+            node=node, direction=lineage_pb2.LINEAGE_DIRECTION_BOTH, max_depth=1
+        )
+        with _told():
+            answer = await self._stub.GetLineage(request, metadata=_bearer(token))
+        return list(answer.edges)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from devstack import Stack
@@ -83,6 +84,25 @@ async def test_the_catalog_shows_where_a_version_comes_from(
 
         table = await eventually(chain, timeout=60, interval=0.25)
         assert table == f"main.default.{name_of_all}_rows"
+        edges = await client.lineage.get(
+            version.type, version.name, direction=lineage.LINEAGE_DIRECTION_UPSTREAM
+        )
+        model = _source(edges, version, lineage.LINEAGE_NODE_TYPE_LOGGED_MODEL)
+        run = _source(edges, model, lineage.LINEAGE_NODE_TYPE_RUN)
+        page = await _page_of(local_stack, run.name)
+    # What the run used, and what came of it.
+    assert table in page
+    assert model.name in page
+    assert "lineage is not shown" not in page
+
+
+async def _page_of(stack: Stack, run_id: str) -> str:
+    token = Env(stack.environment).secret_file("TESSERA_ADMIN_TOKEN_FILE").reveal()
+    url = f"{stack.urls['tracking_http']}/pages/runs/{run_id}"
+    headers = {"authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as answer:
+        assert answer.status == 200
+        return await answer.text()
 
 
 def _source(

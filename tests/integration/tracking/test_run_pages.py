@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,11 +17,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
+from services.tracking.run_pages import page_routes
+from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.cli.main import main
 from tessera.client.aio.client import AsyncClient
 from tessera.client.settings import Settings
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera_kit.config import HttpConfig, Secret
+from tessera_kit.errors import Unavailable
 from tessera_kit.http.server import build_http_server
 from tests.browser import look
 from tests.helpers import unique_name
@@ -71,12 +77,44 @@ ASK = """
 """
 
 
+class Graph:
+    """A catalog's graph in which a version was made from each run; Bob's catalog is away."""
+
+    async def around(self, token: str, run_id: str) -> list[lineage.LineageEdge]:
+        if token != "token-ada":
+            raise Unavailable("the catalog is away")
+        run = lineage.LineageNode(type=lineage.LINEAGE_NODE_TYPE_RUN, name=run_id)
+        version = lineage.LineageNode(
+            type=lineage.LINEAGE_NODE_TYPE_MODEL_VERSION, name="main.default.net/7"
+        )
+        return [lineage.LineageEdge(source=run, target=version)]
+
+
+@dataclass(frozen=True)
+class Got:
+    """What the HTTP door answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+async def got(client: AsyncClient, path: str, method: str = "GET", **headers: str) -> Got:
+    headers = {"authorization": "Bearer token-ada", **headers}
+    url = f"{client.settings.tracking_http}/pages/{path}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, headers=headers) as answer,
+    ):
+        return Got(answer.status, answer.headers, await answer.text())
+
+
 @pytest.fixture
 async def client(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncClient]:
     """Ada's client; the command line finds the same doors, and no catalog."""
     http = build_http_server(
         HttpConfig(listen="127.0.0.1:0"),
-        mlflow_routes(service.cases),
+        [*mlflow_routes(service.cases), *page_routes(service.cases, Graph())],
         authenticator=service.authority,
         render=mlflow_error,
     )
@@ -209,3 +247,60 @@ async def test_who_may_not_read_a_run_gets_no_page_of_it(
 
     assert await ran(attempt) == 1
     assert not file.exists()
+
+
+async def test_the_door_answers_pages_to_who_may_read_the_runs(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    made = await client.tracking.create_experiment(unique_name("pages"))
+    ids = [await logged(client, made.experiment_id, one, HOSTILE) for one in range(2)]
+    address = client.settings.tracking_http
+    await ran(lambda: traced(address, made.experiment_id, ids[0]))
+    page = await got(client, f"runs/{ids[0]}")
+    assert page.status == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert policy.endswith("frame-ancestors 'none'")
+    assert policy.removesuffix("; frame-ancestors 'none'") in html.unescape(page.text)
+    assert page.headers["cache-control"] == "private, no-cache"
+    assert "main.default.net/7" in page.text
+    assert page.text.count('<summary style="--depth:') == 2
+    looked = await look(page.text, ASK, tmp_path, width=360)
+    assert looked.complaints == []
+    told: Any = looked.told
+    assert (told["ready"], told["foreign"], told["overflow"]) == ("yes", 0, 0)
+    # The same until something changes.
+    again = await got(client, f"runs/{ids[0]}", **{"if-none-match": page.headers["etag"]})
+    assert (again.status, again.text) == (304, "")
+    head = await got(client, f"runs/{ids[0]}", "HEAD")
+    assert (head.status, head.text) == (200, "")
+    assert head.headers["etag"] == page.headers["etag"]
+    await client.tracking.log(ids[0], tags={"new": "tag"})
+    changed = await got(client, f"runs/{ids[0]}", **{"if-none-match": page.headers["etag"]})
+    assert changed.status == 200
+    both = await got(client, f"runs?run={ids[0]}&run={ids[1]}&run={ids[0]}")
+    assert "<title>2 runs of " in both.text
+
+
+async def test_the_door_refuses_what_is_no_page(client: AsyncClient) -> None:
+    made = await client.tracking.create_experiment(unique_name("pages"))
+    run_id = (await client.tracking.create_run(made.experiment_id)).run_id
+    bob = {"authorization": "Bearer token-bob"}
+    for path, headers, status in (
+        (f"runs/{run_id}", bob, 403),
+        (f"runs?run={run_id}", bob, 403),
+        (f"runs/{run_id}", {"authorization": "Bearer wrong"}, 401),
+        (f"runs/{'0' * 32}", {}, 404),
+        (f"runs/{'0' * 65}", {}, 400),
+        ("runs", {}, 400),
+        ("runs?run=", {}, 404),
+        ("runs?" + "&".join(f"run={one}" for one in range(201)), {}, 400),
+    ):
+        answer = await got(client, path, **headers)
+        assert answer.status == status, (path, answer.text)
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert "<" not in answer.text
+    answer = await got(client, f"runs/{run_id}", authorization="Bearer wrong")
+    assert "Basic" in answer.headers["www-authenticate"]
+    assert (await got(client, f"runs/{run_id}", "POST")).status in {405, 501}
