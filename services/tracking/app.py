@@ -30,6 +30,7 @@ from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.registry_news import RegistryNews
+from services.tracking.handlers.reviews import Reviews
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -120,6 +121,7 @@ def use_cases(
         assessments=Assessments(store, traces, clock),
         evaluation=EvaluationDatasets(store, access, clock),
         scorers=Scorers(store, access, clock),
+        reviews=Reviews(store, access, clock),
         artifacts=artifacts,
         transfers=Transfers(artifacts, files),
         models=models,

@@ -20,6 +20,7 @@
     ├── AssessmentNotFound
     ├── EvaluationDatasetNotFound
     ├── ScorerNotFound
+    ├── ReviewNotFound
     ├── LoggedModelNotFound
     ├── WebhookNotFound
     └── ArtifactNotFound
@@ -77,6 +78,8 @@ __all__ = [
     "LoggedModelNotFound",
     "ParamChanged",
     "RegisteredFilesKept",
+    "ReviewExists",
+    "ReviewNotFound",
     "RunNotActive",
     "RunNotFound",
     "ScorerNotFound",
@@ -235,6 +238,18 @@ class ScorerNotFound(NotFound):
     """The experiment has no such scorer, or not that version of it."""
 
     reason = "SCORER_NOT_FOUND"
+
+
+class ReviewNotFound(NotFound):
+    """There is no such question, queue, item of a queue, or issue."""
+
+    reason = "REVIEW_NOT_FOUND"
+
+
+class ReviewExists(AlreadyExists):
+    """The experiment has another question or queue of that name."""
+
+    reason = "REVIEW_EXISTS"
 
 
 class WebhookNotFound(NotFound):

@@ -29,6 +29,7 @@ from services.tracking.domain.traces.metrics import DataPoint, Measure, MetricsQ
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.model_ports import ModelStore
+from services.tracking.review_ports import ReviewStore
 from services.tracking.transaction_ports import RequestKey, Transaction
 from services.tracking.webhook_ports import WebhookStore
 from tessera_kit.bus.event import Event
@@ -411,6 +412,10 @@ class View(Protocol):
     @property
     def webhooks(self) -> WebhookStore:
         """Who is told of the registry, and what is on its way to them."""
+
+    @property
+    def reviews(self) -> ReviewStore:
+        """Questions about traces, queues of traces and issues."""
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from services.tracking.adapters.memory_evaluation import InMemoryEvaluation, InMemoryScorers
 from services.tracking.adapters.memory_pages import Item, page_of
+from services.tracking.adapters.memory_reviews import InMemoryReviews
 from services.tracking.adapters.memory_traces import InMemoryTraces
 from services.tracking.adapters.memory_transaction import (
     InMemoryTransaction,
@@ -31,12 +32,14 @@ from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
+from services.tracking.domain.reviews import ReviewItem
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.domain.webhooks import Delivery, GivenUp, Webhook
 from services.tracking.errors import ExperimentNameTaken
 from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
+from services.tracking.review_ports import Reviewed
 from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 
@@ -62,6 +65,8 @@ class _State:
     deliveries: dict[str, Delivery] = field(default_factory=dict)
     given_up: dict[str, GivenUp] = field(default_factory=dict)
     heard: dict[tuple[str, str], None] = field(default_factory=dict)
+    reviews: dict[tuple[type[Reviewed], str], Reviewed] = field(default_factory=dict)
+    review_items: dict[tuple[str, str], ReviewItem] = field(default_factory=dict)
     models: dict[str, LoggedModel] = field(default_factory=dict)
     links: dict[tuple[str, ModelLink], None] = field(default_factory=dict)
     run_datasets: dict[tuple[str, str, str, str], RunDataset] = field(default_factory=dict)
@@ -149,6 +154,7 @@ class InMemoryWork:
         self.scorers = InMemoryScorers(state.scorers)
         self.models = _Models(state)
         self.webhooks = InMemoryWebhooks(state.webhooks, state.deliveries, state.given_up)
+        self.reviews = InMemoryReviews(state.reviews, state.review_items, state.traces)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""

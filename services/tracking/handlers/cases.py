@@ -12,6 +12,7 @@ from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
+from services.tracking.handlers.reviews import Reviews
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -43,6 +44,7 @@ class UseCases:
     assessments: Assessments
     evaluation: EvaluationDatasets
     scorers: Scorers
+    reviews: Reviews
     models: LoggedModels
     webhooks: Webhooks | None = None
     """None where nobody reaches their receivers."""

@@ -23,10 +23,6 @@ _WHY: Final = (
         r"PromptOptimizationJob",
         "optimise prompts on the client, with mlflow.genai.optimize_prompts",
     ),
-    (
-        r"LabelSchema|ReviewQueue|UserQueue|Issue\b|searchIssues",
-        "say what people find as assessments of traces (createAssessment), and search by them",
-    ),
     (r"UnifiedTrace|OnlineTrace", "it asks for a Databricks SQL warehouse; use searchTracesV3"),
 )
 

@@ -19,6 +19,7 @@ from services.tracking.mlflow.models import ModelMethods
 from services.tracking.mlflow.otlp_door import otlp_routes
 from services.tracking.mlflow.protos import PREFIXES
 from services.tracking.mlflow.registry import RegistryMethods
+from services.tracking.mlflow.reviews import ReviewMethods
 from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.transfers import TransferMethods
@@ -52,6 +53,7 @@ def mlflow_methods(cases: UseCases) -> Mapping[str, Method | RawMethod]:
         **WriteMethods(cases).methods(),
         **TraceMethods(cases).methods(),
         **EvaluationMethods(cases).methods(),
+        **ReviewMethods(cases).methods(),
         **ArtifactMethods(cases).methods(),
         **TransferMethods(cases).methods(),
         **ModelMethods(cases).methods(),

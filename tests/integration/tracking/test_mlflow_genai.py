@@ -217,3 +217,66 @@ async def test_prompts_have_versions_and_aliases_and_are_linked_to_traces(mlflow
         "listed": True,
         "linked": True,
     }
+
+
+async def test_people_are_asked_about_traces_in_queues(mlflow: Any) -> None:
+    def scenario() -> dict[str, Any]:
+        from mlflow.genai import label_schemas as labels
+        from mlflow.genai import review_queues as queues
+        from mlflow.tracing.assessment import log_issue
+        from mlflow.tracking._tracking_service.utils import _get_store
+
+        experiment = mlflow.set_experiment(unique_name("reviewed")).experiment_id
+        question = labels.create_label_schema(
+            "how good?",
+            type="feedback",
+            input=labels.InputCategorical(options=["bad", "good"]),
+            instruction="be honest",
+        )
+        wider = labels.InputCategorical(options=["bad", "good", "great"])
+        labels.update_label_schema(schema_id=question.schema_id, input=wider)
+        again = labels.get_label_schema("how good?", experiment_id=experiment)
+        with mlflow.start_span("asked") as span:
+            trace_id = span.trace_id
+        queue = queues.create_review_queue(
+            "the hard ones",
+            queue_type="custom",
+            users=["Ada"],
+            schema_ids=[question.schema_id],
+        )
+        queues.add_items_to_review_queue(queue.queue_id, item_ids=[trace_id])
+        done = queues.set_review_queue_item_status(
+            queue.queue_id, item_id=trace_id, status="complete", completed_by="eve"
+        )
+        own = queues.get_or_create_user_queue("ada")
+        store = _get_store()
+        issue = store.create_issue(experiment, "slow", "takes long", categories=["speed"])
+        log_issue(trace_id=trace_id, issue_id=issue.issue_id, issue_name="slow")
+        [found] = store.search_issues(experiment, include_trace_count=True)
+        result = {
+            "question": (again.schema_id == question.schema_id, again.input.options),
+            "asked": sorted(one.name for one in labels.list_label_schemas()),
+            "queue": (queue.users, queue.schema_ids == [question.schema_id], queue.created_by),
+            "item": (str(done.status), done.completed_by),
+            "left": list(queues.list_review_queue_items(queue.queue_id, status="pending")),
+            "queues": sorted(one.name for one in queues.list_review_queues(user="ada")),
+            "own": (own.name, str(own.queue_type)),
+            "issue": (found.name, str(found.status), found.categories, found.trace_count),
+        }
+        queues.delete_review_queue(queue.queue_id)
+        labels.delete_label_schema(schema_id=question.schema_id)
+        with pytest.raises(mlflow.exceptions.MlflowException) as caught:
+            labels.get_label_schema(schema_id=question.schema_id)
+        return {**result, "gone": caught.value.error_code}
+
+    assert await ran(scenario) == {
+        "question": (True, ["bad", "good", "great"]),
+        "asked": ["Feedback", "how good?"],
+        "queue": (["ada"], True, "ada"),
+        "item": ("complete", "ada"),
+        "left": [],
+        "queues": ["ada", "the hard ones"],
+        "own": ("ada", "user"),
+        "issue": ("slow", "pending", ["speed"], 1),
+        "gone": "RESOURCE_DOES_NOT_EXIST",
+    }

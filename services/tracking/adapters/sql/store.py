@@ -16,6 +16,7 @@ from services.tracking.adapters.sql.evaluation import SqlEvaluation, SqlScorers
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.models import SqlModels
+from services.tracking.adapters.sql.reviews import SqlReviews
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
@@ -111,6 +112,7 @@ class SqlView:
         self.scorers = SqlScorers(session)
         self.models = SqlModels(session)
         self.webhooks = SqlWebhooks(session)
+        self.reviews = SqlReviews(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -22,6 +22,8 @@ __all__ = [
     "METADATA",
     "POINT_LOG",
     "REQUESTS",
+    "REVIEWS",
+    "REVIEW_ITEMS",
     "RUNS",
     "RUN_DATASETS",
     "RUN_INPUTS",
@@ -340,6 +342,33 @@ WEBHOOK_GIVEN_UP = sa.Table(
     sqlite_with_rowid=False,
 )
 """What webhooks did not take, and why."""
+
+REVIEWS = sa.Table(
+    "reviews",
+    METADATA,
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), nullable=False),
+    sa.Column("name_key", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
+    sa.UniqueConstraint("experiment_id", "kind", "name_key", name="uq_reviews_name"),
+    sqlite_with_rowid=False,
+)
+"""Questions, queues of traces and issues, each whole as JSON."""
+REVIEW_ITEMS = sa.Table(
+    "review_items",
+    METADATA,
+    sa.Column("queue_id", _Text, primary_key=True),
+    sa.Column("item_id", _Text, primary_key=True),
+    sa.Column("status", _Text, nullable=False),
+    sa.Column("completed_by", _Text, nullable=True),
+    sa.Column("completed_at", sa.BigInteger, nullable=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_review_items_item", "item_id"),
+    sqlite_with_rowid=False,
+)
+"""Traces in queues."""
 
 SCORERS = sa.Table(
     "scorers",

@@ -7,10 +7,17 @@ from typing import Any, TypeVar
 
 from services.tracking.domain.logged_model import LoggedModel, ModelMetric
 from services.tracking.domain.registry import RegisteredModel, RegistryVersion
+from services.tracking.domain.reviews import Issue
 from services.tracking.domain.search.evaluate import Values, position_of
 from services.tracking.domain.search.syntax import Field, FieldKind, OrderKey
 
-__all__ = ["in_order", "model_values", "registered_model_values", "registry_version_values"]
+__all__ = [
+    "in_order",
+    "issue_values",
+    "model_values",
+    "registered_model_values",
+    "registry_version_values",
+]
 
 T = TypeVar("T")
 
@@ -54,6 +61,12 @@ def _is_on(metric: ModelMetric, datasets: Collection[tuple[str, str]]) -> bool:
         metric.dataset_name == name and digest in {"", metric.dataset_digest}
         for name, digest in datasets
     )
+
+
+def issue_values(issue: Issue) -> Values:
+    """Return how to look up what an issue has in a field."""
+    attributes = {"status": issue.status, "source_run_id": issue.source_run_id}
+    return lambda field: _present(attributes[field.key])
 
 
 def registered_model_values(name: str, model: RegisteredModel) -> Values:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 __all__ = [
     "EVALUATION_DATASETS",
     "EXPERIMENTS",
+    "ISSUES",
     "LOGGED_MODELS",
     "MODEL_VERSIONS",
     "REGISTERED_MODELS",
@@ -274,6 +275,12 @@ EVALUATION_DATASETS = Schema(
     lists=frozenset({"name"}),
 )
 """What SearchEvaluationDatasets understands."""
+
+ISSUES = Schema(
+    kinds=_ATTRIBUTES,
+    attributes={name: (name, ValueKind.TEXT) for name in ("status", "source_run_id")},
+)
+"""What SearchIssues understands."""
 
 DATASET_KEYS = ("name", "digest", "context")
 SPAN_KEYS = ("name", "type", "status", "content")

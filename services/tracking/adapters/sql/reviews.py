@@ -1,0 +1,133 @@
+"""Questions, queues of traces and issues in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.tracking.adapters.sql.tables import ASSESSMENTS, REVIEW_ITEMS, REVIEWS
+from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.errors import ReviewExists
+from services.tracking.review_ports import Reviewed, T
+
+__all__ = ["SqlReviews"]
+
+_KINDS: Final[Mapping[type[Reviewed], str]] = {
+    LabelSchema: "schema",
+    ReviewQueue: "queue",
+    Issue: "issue",
+}
+_CHUNK: Final = 500
+_R, _I = REVIEWS.c, REVIEW_ITEMS.c
+
+
+class SqlReviews:
+    """The store in the transaction of a session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def get(self, kind: type[T], thing_id: str) -> T | None:
+        """Return one; None when there is none."""
+        query = sa.select(_R.body).where(_R.kind == _KINDS[kind], _R.id == thing_id)
+        body = await self._session.scalar(query)
+        return None if body is None else _thing(kind, body)
+
+    async def of(self, kind: type[T], experiment_ids: Collection[str] | None) -> list[T]:
+        """Return all of experiments, or of all, the newest first, then by id."""
+        found: list[T] = []
+        mine = sa.select(_R.body).where(_R.kind == _KINDS[kind])
+        queries = (
+            [mine]
+            if experiment_ids is None
+            else [mine.where(_R.experiment_id.in_(some)) for some in _chunks(experiment_ids)]
+        )
+        for query in queries:
+            found += [_thing(kind, body) for body in await self._session.scalars(query)]
+        return sorted(found, key=lambda one: (-one.created_at, one.id))
+
+    async def put(self, thing: Reviewed) -> None:
+        """Store a new one, or the new state of one."""
+        which = {"kind": _KINDS[type(thing)], "id": thing.id}
+        values = {
+            "experiment_id": thing.experiment_id,
+            "name_key": thing.key,
+            "body": _body(thing),
+        }
+        change = sa.update(REVIEWS).where(_R.kind == which["kind"], _R.id == which["id"])
+        try:
+            async with self._session.begin_nested():
+                changed = await self._session.execute(change.values(values))
+                if not changed.rowcount:  # type: ignore[attr-defined]
+                    await self._session.execute(sa.insert(REVIEWS).values({**which, **values}))
+        except IntegrityError:
+            raise ReviewExists(f"'{thing.name}' is taken in the experiment") from None
+
+    async def delete(self, kind: type[Reviewed], thing_id: str) -> None:
+        """Forget one, a queue with its items."""
+        gone = (_R.kind == _KINDS[kind], _R.id == thing_id)
+        await self._session.execute(sa.delete(REVIEWS).where(*gone))
+        if kind is ReviewQueue:
+            await self._session.execute(sa.delete(REVIEW_ITEMS).where(_I.queue_id == thing_id))
+
+    async def items(self, queue_id: str) -> list[ReviewItem]:
+        """Return the items of a queue, the newest first, then by id."""
+        order = (_I.created_at.desc(), _I.item_id)
+        query = sa.select(REVIEW_ITEMS).where(_I.queue_id == queue_id).order_by(*order)
+        return [ReviewItem(**row._asdict()) for row in await self._session.execute(query)]
+
+    async def put_items(self, items: Sequence[ReviewItem]) -> None:
+        """Store items, new or again."""
+        for queue_id in {one.queue_id for one in items}:
+            mine = [one for one in items if one.queue_id == queue_id]
+            await self.delete_items(queue_id, [one.item_id for one in mine])
+        if items:
+            await self._session.execute(sa.insert(REVIEW_ITEMS), [asdict(one) for one in items])
+
+    async def delete_items(self, queue_id: str, item_ids: Collection[str]) -> None:
+        """Forget items."""
+        for some in _chunks(item_ids):
+            gone = (_I.queue_id == queue_id, _I.item_id.in_(some))
+            await self._session.execute(sa.delete(REVIEW_ITEMS).where(*gone))
+
+    async def queues_with(self, item_id: str) -> set[str]:
+        """Return the ids of the queues that hold an item."""
+        query = sa.select(_I.queue_id).where(_I.item_id == item_id)
+        return set(await self._session.scalars(query))
+
+    async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
+        """Return in how many traces issues were found."""
+        said = ASSESSMENTS.c
+        found: dict[str, int] = {}
+        for some in _chunks(issue_ids):
+            query = (
+                sa.select(said.name, sa.func.count(said.trace_id.distinct()))
+                .where(said.kind == "issue", said.name.in_(some))
+                .group_by(said.name)
+            )
+            rows = (await self._session.execute(query)).all()
+            found.update((row[0], row[1]) for row in rows)
+        return found
+
+
+def _chunks(values: Collection[str]) -> list[list[str]]:
+    every = sorted(values)
+    return [every[start : start + _CHUNK] for start in range(0, len(every), _CHUNK)]
+
+
+def _body(thing: Reviewed) -> str:
+    values = asdict(thing)
+    values.pop("trace_count", None)
+    return orjson.dumps(values).decode()
+
+
+def _thing(kind: type[T], body: str) -> T:
+    values: dict[str, Any] = orjson.loads(body)
+    listed = {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
+    return kind(**{**values, **listed})

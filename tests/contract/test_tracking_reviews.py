@@ -1,0 +1,162 @@
+"""One body over every implementation of the store's questions, queues and issues."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.domain.experiment import Experiment
+from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
+from services.tracking.domain.traces.trace import Trace
+from services.tracking.errors import ReviewExists
+from services.tracking.ports import Store
+from tessera_kit.store.sql import Database
+from tests.tracking_database import fresh_database, fresh_postgres
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield await with_experiments(InMemoryStore())
+        return
+    if request.param == "sqlite":
+        config = await fresh_database(tmp_path)
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
+    async with Database(config) as database:
+        yield await with_experiments(SqlStore(database, InMemoryPoints()))
+
+
+async def with_experiments(store: Store) -> Store:
+    async with store.write() as work:
+        for name in ("1", "2"):
+            await work.experiments.add(
+                Experiment(
+                    experiment_id=name,
+                    name=name,
+                    artifact_location="s3://x",
+                    created_by="ada",
+                    etag="e",
+                    created_at=1,
+                    updated_at=1,
+                )
+            )
+        await work.commit()
+    return store
+
+
+def schema(name: str, at: int = 1, experiment_id: str = "1") -> LabelSchema:
+    return LabelSchema(
+        id=f"ls-{experiment_id}-{name}",
+        experiment_id=experiment_id,
+        name=name,
+        type="FEEDBACK",
+        input={"categorical": {"options": ["ü", "b"]}},
+        created_at=at,
+        updated_at=at,
+    )
+
+
+def queue(name: str) -> ReviewQueue:
+    return ReviewQueue(
+        id=f"rq-{name}",
+        experiment_id="1",
+        name=name,
+        type="CUSTOM",
+        users=("ada", "bob"),
+        schema_ids=("s",),
+        created_at=1,
+        updated_at=1,
+    )
+
+
+def item(item_id: str, at: int = 1) -> ReviewItem:
+    return ReviewItem(queue_id="rq-Q", item_id=item_id, created_at=at, updated_at=at)
+
+
+async def test_questions_have_one_name_each_and_come_the_newest_first(store: Store) -> None:
+    first, second, third = schema("a"), schema("b", 2), schema("a", 3, "2")
+    async with store.write() as work:
+        for one in (first, second, third, queue("a")):
+            await work.reviews.put(one)
+        with pytest.raises(ReviewExists):
+            await work.reviews.put(replace(first, id="ls-other"))
+        with pytest.raises(ReviewExists):
+            await work.reviews.put(replace(second, name="a"))
+        changed = replace(first, instruction="é")
+        await work.reviews.put(changed)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.reviews.get(LabelSchema, first.id) == changed
+        assert await view.reviews.get(ReviewQueue, first.id) is None
+        assert await view.reviews.of(LabelSchema, ["1"]) == [second, changed]
+        assert await view.reviews.of(LabelSchema, None) == [third, second, changed]
+        assert await view.reviews.of(LabelSchema, []) == []
+    async with store.write() as work:
+        await work.reviews.delete(LabelSchema, first.id)
+        await work.reviews.delete(LabelSchema, first.id)
+        assert await work.reviews.of(LabelSchema, ["1"]) == [second]
+
+
+async def test_queues_hold_items_that_go_with_them(store: Store) -> None:
+    mine = queue("Q")
+    async with store.write() as work:
+        await work.reviews.put(mine)
+        with pytest.raises(ReviewExists):
+            await work.reviews.put(replace(queue("q"), id="rq-lower"))
+        await work.reviews.put_items([item("1"), item("3", 2), item("2", 2)])
+        done = replace(item("1"), status="COMPLETE", completed_by="ada", completed_at=9)
+        await work.reviews.put_items([done])
+        await work.reviews.put_items([])
+        await work.commit()
+    async with store.read() as view:
+        assert await view.reviews.get(ReviewQueue, mine.id) == mine
+        assert await view.reviews.items("rq-Q") == [item("2", 2), item("3", 2), done]
+        assert await view.reviews.queues_with("3") == {"rq-Q"}
+        assert await view.reviews.queues_with("none") == set()
+    async with store.write() as work:
+        await work.reviews.delete_items("rq-Q", ["2", "none"])
+        assert [one.item_id for one in await work.reviews.items("rq-Q")] == ["3", "1"]
+        await work.reviews.delete(ReviewQueue, "rq-Q")
+        assert await work.reviews.items("rq-Q") == []
+
+
+async def test_issues_are_counted_by_the_traces_that_have_them(store: Store) -> None:
+    issue = Issue(
+        id="iss-1",
+        experiment_id="1",
+        name="n",
+        description="d",
+        severity="high",
+        root_causes=("ü",),
+        created_at=1,
+        updated_at=1,
+    )
+    said = Assessment(
+        assessment_id="a-1",
+        trace_id="tr-1",
+        name="iss-1",
+        kind=AssessmentKind.ISSUE,
+        value="n",
+        created_at=1,
+        updated_at=1,
+    )
+    async with store.write() as work:
+        await work.reviews.put(issue)
+        await work.traces.put(
+            [
+                Trace(trace_id="tr-1", experiment_id="1", requested_at=1, assessments=(said,)),
+                Trace(trace_id="tr-2", experiment_id="1", requested_at=1),
+            ]
+        )
+        await work.commit()
+    async with store.read() as view:
+        assert await view.reviews.get(Issue, "iss-1") == issue
+        assert await view.reviews.found_in(["iss-1", "iss-2"]) == {"iss-1": 1}
+        assert await view.reviews.found_in([]) == {}
