@@ -20,6 +20,7 @@ from tessera.catalog.v1 import model_pb2
 from tessera.monitoring.v1 import monitor_pb2
 from tessera.tracking.v1 import tracking_pb2
 from tessera.training.v1 import job_pb2
+from tessera_kit.errors import FailedPrecondition
 from tests.e2e.world import READY_SECONDS, entity, new_schema
 from tests.helpers import eventually, unique_name
 
@@ -130,6 +131,7 @@ async def test_from_a_table_to_a_retrained_model(platform: Stack, client: AsyncC
     assert retrained.run_id != first.run_id
     await split_traffic(story)
     await lineage_both_ways(story, retrained)
+    await a_served_model_keeps_its_name(story)
 
 
 async def train(story: Story) -> job_pb2.Job:
@@ -287,3 +289,10 @@ async def lineage_both_ways(story: Story, job: job_pb2.Job) -> None:
             return True
 
         await eventually(whole, timeout=60, interval=0.25)
+
+
+async def a_served_model_keeps_its_name(story: Story) -> None:
+    """The endpoint refers to it by its name."""
+    with pytest.raises(FailedPrecondition, match=f"endpoint {story.name} serves"):
+        await story.client.models.rename(story.model, f"{story.model}_renamed")
+    assert (await story.client.models.get(story.model)).full_name == story.model
