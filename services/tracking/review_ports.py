@@ -41,6 +41,9 @@ class ReviewStore(Protocol):
     async def delete_items(self, queue_id: str, item_ids: Collection[str]) -> None:
         """Forget items; those that are not there are ignored."""
 
+    async def forget_items(self, item_ids: Collection[str]) -> None:
+        """Forget items in whatever queue, as their traces are gone."""
+
     async def queues_with(self, item_id: str) -> set[str]:
         """Return the ids of the queues that hold an item."""
 

@@ -123,6 +123,8 @@ async def test_queues_hold_items_that_go_with_them(store: Store) -> None:
     async with store.write() as work:
         await work.reviews.delete_items("rq-Q", ["2", "none"])
         assert [one.item_id for one in await work.reviews.items("rq-Q")] == ["3", "1"]
+        await work.reviews.forget_items(["3", "none"])
+        assert [one.item_id for one in await work.reviews.items("rq-Q")] == ["1"]
         await work.reviews.delete(ReviewQueue, "rq-Q")
         assert await work.reviews.items("rq-Q") == []
 

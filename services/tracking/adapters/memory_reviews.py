@@ -69,6 +69,11 @@ class InMemoryReviews:
         for item_id in item_ids:
             self._items.pop((queue_id, item_id), None)
 
+    async def forget_items(self, item_ids: Collection[str]) -> None:
+        """Forget items in whatever queue."""
+        for key in [key for key in self._items if key[1] in item_ids]:
+            del self._items[key]
+
     async def queues_with(self, item_id: str) -> set[str]:
         """Return the ids of the queues that hold an item."""
         return {one.queue_id for one in self._items.values() if one.item_id == item_id}

@@ -382,6 +382,7 @@ class Traces:
             known = await work.traces.lock(trace_ids)
             gone = [one for one in known.values() if one.experiment_id == experiment_id]
             await work.traces.delete([one.trace_id for one in gone])
+            await work.reviews.forget_items([one.trace_id for one in gone])
             await work.commit()
         await self._spans.delete([_key(one) for one in gone])
         return len(gone)

@@ -210,7 +210,7 @@ def data_sets() -> None:
 @scenario
 def autologging_of_scikit_learn() -> None:
     features = np.random.default_rng(1).random((60, 3))
-    mlflow.sklearn.autolog(log_models=False, log_datasets=True)
+    mlflow.sklearn.autolog(log_datasets=True)
     try:
         with mlflow.start_run() as run:
             LogisticRegression(C=0.5).fit(features, (features[:, 0] > 0.5).astype(int))
@@ -220,6 +220,10 @@ def autologging_of_scikit_learn() -> None:
     assert data.params["C"] == "0.5"
     assert data.metrics["training_score"] > 0.5
     assert mlflow.get_run(run.info.run_id).inputs.dataset_inputs
+    [made] = mlflow.get_run(run.info.run_id).outputs.model_outputs
+    logged = mlflow.get_logged_model(made.model_id)
+    signature = mlflow.models.get_model_info(logged.model_uri).signature
+    assert (logged.status, signature.inputs.inputs[0].shape) == ("READY", (-1, 3))
 
 
 @scenario

@@ -143,6 +143,16 @@ async def test_queues_hold_traces_that_people_decide_on(door: Door) -> None:
     assert (await door.call("GET", f"{QUEUES}/get", {"queue_id": queue_id})).error == MISSING
 
 
+async def test_a_trace_that_is_deleted_leaves_its_queues(door: Door) -> None:
+    queue_id = (await made_queue(door))["queue_id"]
+    asked = {"queue_id": queue_id, "item_ids": [await traced(door)]}
+    await door.ok("POST", f"{QUEUES}/items/add", asked)
+    gone = {"experiment_id": "0", "request_ids": ["tr-1"]}
+    await door.ok("POST", f"{API}/traces/delete-traces", gone)
+    listed = await door.ok("GET", f"{QUEUES}/items/list", {"queue_id": queue_id})
+    assert listed == {"items": []}
+
+
 async def test_a_user_has_one_queue(door: Door) -> None:
     asked = {"experiment_id": "0", "user": " Ada"}
     queues = [

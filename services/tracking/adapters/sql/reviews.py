@@ -96,6 +96,11 @@ class SqlReviews:
             gone = (_I.queue_id == queue_id, _I.item_id.in_(some))
             await self._session.execute(sa.delete(REVIEW_ITEMS).where(*gone))
 
+    async def forget_items(self, item_ids: Collection[str]) -> None:
+        """Forget items in whatever queue."""
+        for some in _chunks(item_ids):
+            await self._session.execute(sa.delete(REVIEW_ITEMS).where(_I.item_id.in_(some)))
+
     async def queues_with(self, item_id: str) -> set[str]:
         """Return the ids of the queues that hold an item."""
         query = sa.select(_I.queue_id).where(_I.item_id == item_id)
