@@ -12,9 +12,13 @@ import pytest
 from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
+from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.app import binding, use_cases
+from services.tracking.domain.webhooks import HookUrls
 from services.tracking.handlers.cases import UseCases
+from services.tracking.webhook_ports import Hooks
 from tessera.catalog.v1 import securable_pb2
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import RpcConfig, Secret
@@ -61,13 +65,17 @@ async def authority() -> InMemoryAuthority:
 
 @pytest.fixture
 async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator[Service]:
-    async with Database(await fresh_database(tmp_path)) as database:
+    async with (
+        Database(await fresh_database(tmp_path)) as database,
+        HttpHookSender(HookUrls()) as sender,
+    ):
         cases = use_cases(
             SqlStore(database, InMemoryPoints()),
             ObjectArtifacts(InMemoryObjectStore()),
             InMemorySpans(),
             authority,
             artifact_root="s3://test/tracking",
+            hooks=Hooks(sender, FernetBox(Secret("key")), HookUrls()),
         )
         await cases.experiments.ensure_default()
         rpc_config = RpcConfig(listen="127.0.0.1:0", drain_seconds=1.0)
