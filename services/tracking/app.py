@@ -25,12 +25,15 @@ from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
+from services.tracking.handlers.issues import Issues
+from services.tracking.handlers.label_schemas import LabelSchemas
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
 from services.tracking.handlers.registry_news import RegistryNews
-from services.tracking.handlers.reviews import Reviews
+from services.tracking.handlers.review_desk import ReviewDesk
+from services.tracking.handlers.review_queues import ReviewQueues
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -108,6 +111,7 @@ def use_cases(
     search = Search(store, access)
     artifacts = Artifacts(store, files, access)
     models = LoggedModels(store, access, clock)
+    reviews = ReviewDesk(store, access, clock)
     return UseCases(
         experiments=Experiments(store, access, clock, artifact_root=artifact_root),
         runs=Runs(store, access, clock),
@@ -121,7 +125,10 @@ def use_cases(
         assessments=Assessments(store, traces, clock),
         evaluation=EvaluationDatasets(store, access, clock),
         scorers=Scorers(store, access, clock),
-        reviews=Reviews(store, access, clock),
+        reviews=reviews,
+        label_schemas=LabelSchemas(reviews),
+        review_queues=ReviewQueues(reviews),
+        issues=Issues(reviews),
         artifacts=artifacts,
         transfers=Transfers(artifacts, files),
         models=models,

@@ -8,11 +8,14 @@ from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.assessments import Assessments
 from services.tracking.handlers.evaluation import EvaluationDatasets
 from services.tracking.handlers.experiments import Experiments
+from services.tracking.handlers.issues import Issues
+from services.tracking.handlers.label_schemas import LabelSchemas
 from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
-from services.tracking.handlers.reviews import Reviews
+from services.tracking.handlers.review_desk import ReviewDesk
+from services.tracking.handlers.review_queues import ReviewQueues
 from services.tracking.handlers.runs import Runs
 from services.tracking.handlers.scorers import Scorers
 from services.tracking.handlers.search import Search
@@ -44,7 +47,10 @@ class UseCases:
     assessments: Assessments
     evaluation: EvaluationDatasets
     scorers: Scorers
-    reviews: Reviews
+    reviews: ReviewDesk
+    label_schemas: LabelSchemas
+    review_queues: ReviewQueues
+    issues: Issues
     models: LoggedModels
     webhooks: Webhooks | None = None
     """None where nobody reaches their receivers."""

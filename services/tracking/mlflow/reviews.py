@@ -29,7 +29,10 @@ class ReviewMethods:
     """
 
     def __init__(self, cases: UseCases) -> None:
-        self._reviews = cases.reviews
+        self._desk = cases.reviews
+        self._questions = cases.label_schemas
+        self._queued = cases.review_queues
+        self._found = cases.issues
 
     def methods(self) -> Mapping[str, Method]:
         """Return who answers which rpc."""
@@ -65,7 +68,7 @@ class ReviewMethods:
 
     async def _create_schema(self, call: Call) -> Answer:
         asked = call.message
-        made = await self._reviews.create_schema(
+        made = await self._questions.create_schema(
             call.principal,
             asked.experiment_id,
             name=asked.name,
@@ -77,23 +80,25 @@ class ReviewMethods:
         return {"label_schema": _schema_fields(made)}
 
     async def _get_schema(self, call: Call) -> Answer:
-        found = await self._reviews.get(call.principal, LabelSchema, call.message.schema_id)
+        found = await self._desk.get(call.principal, LabelSchema, call.message.schema_id)
         return {"label_schema": _schema_fields(found)}
 
     async def _schema_by_name(self, call: Call) -> Answer:
         asked = call.message
-        found = await self._reviews.schema_by_name(call.principal, asked.experiment_id, asked.name)
+        found = await self._questions.schema_by_name(
+            call.principal, asked.experiment_id, asked.name
+        )
         return {"label_schema": _schema_fields(found)}
 
     async def _schemas(self, call: Call) -> Answer:
         asked = call.message.experiment_id
-        found = await self._reviews.schemas(call.principal, asked)
+        found = await self._questions.schemas(call.principal, asked)
         page, token = _page(call, found, f"label-schemas:{asked}", lambda one: one.id)
         return {"label_schemas": [_schema_fields(one) for one in page], **token}
 
     async def _update_schema(self, call: Call) -> Answer:
         asked = call.message
-        changed = await self._reviews.update_schema(
+        changed = await self._questions.update_schema(
             call.principal,
             asked.schema_id,
             name=_given(asked, "name"),
@@ -104,14 +109,14 @@ class ReviewMethods:
         return {"label_schema": _schema_fields(changed)}
 
     async def _delete_schema(self, call: Call) -> Answer:
-        await self._reviews.delete_schema(call.principal, call.message.schema_id)
+        await self._questions.delete_schema(call.principal, call.message.schema_id)
         return None
 
     # Review queues
 
     async def _create_queue(self, call: Call) -> Answer:
         asked = call.message
-        made = await self._reviews.create_queue(
+        made = await self._queued.create_queue(
             call.principal,
             asked.experiment_id,
             name=asked.name,
@@ -123,22 +128,22 @@ class ReviewMethods:
 
     async def _user_queue(self, call: Call) -> Answer:
         asked = call.message
-        found = await self._reviews.user_queue(call.principal, asked.experiment_id, asked.user)
+        found = await self._queued.user_queue(call.principal, asked.experiment_id, asked.user)
         return {"review_queue": _queue_fields(found)}
 
     async def _get_queue(self, call: Call) -> Answer:
-        found = await self._reviews.get(call.principal, ReviewQueue, call.message.queue_id)
+        found = await self._desk.get(call.principal, ReviewQueue, call.message.queue_id)
         return {"review_queue": _queue_fields(found)}
 
     async def _queue_by_name(self, call: Call) -> Answer:
         asked = call.message
-        found = await self._reviews.queue_by_name(call.principal, asked.experiment_id, asked.name)
+        found = await self._queued.queue_by_name(call.principal, asked.experiment_id, asked.name)
         return {"review_queue": _queue_fields(found)}
 
     async def _queues(self, call: Call) -> Answer:
         asked = call.message
         user, item_id = _given(asked, "user"), _given(asked, "item_id")
-        found = await self._reviews.queues(
+        found = await self._queued.queues(
             call.principal, asked.experiment_id, user=user, item_id=item_id
         )
         scope = f"review-queues:{asked.experiment_id}:{user}:{item_id}"
@@ -147,7 +152,7 @@ class ReviewMethods:
 
     async def _update_queue(self, call: Call) -> Answer:
         asked = call.message
-        changed = await self._reviews.update_queue(
+        changed = await self._queued.update_queue(
             call.principal,
             asked.queue_id,
             name=_given(asked, "name"),
@@ -158,30 +163,30 @@ class ReviewMethods:
         return {"review_queue": _queue_fields(changed)}
 
     async def _delete_queue(self, call: Call) -> Answer:
-        await self._reviews.delete_queue(call.principal, call.message.queue_id)
+        await self._queued.delete_queue(call.principal, call.message.queue_id)
         return None
 
     async def _add_items(self, call: Call) -> Answer:
         asked = call.message
-        items = await self._reviews.add_items(call.principal, asked.queue_id, list(asked.item_ids))
+        items = await self._queued.add_items(call.principal, asked.queue_id, list(asked.item_ids))
         return {"items": [_item_fields(one) for one in items]}
 
     async def _remove_items(self, call: Call) -> Answer:
         asked = call.message
-        await self._reviews.remove_items(call.principal, asked.queue_id, list(asked.item_ids))
+        await self._queued.remove_items(call.principal, asked.queue_id, list(asked.item_ids))
         return None
 
     async def _items(self, call: Call) -> Answer:
         asked = call.message
         status = _enum(asked, "status") if asked.status else None
-        found = await self._reviews.items(call.principal, asked.queue_id, status)
+        found = await self._queued.items(call.principal, asked.queue_id, status)
         scope = f"review-items:{asked.queue_id}:{status}"
         page, token = _page(call, found, scope, lambda one: one.item_id)
         return {"items": [_item_fields(one) for one in page], **token}
 
     async def _set_status(self, call: Call) -> Answer:
         asked = call.message
-        item = await self._reviews.set_status(
+        item = await self._queued.set_status(
             call.principal, asked.queue_id, asked.item_id, _enum(asked, "status")
         )
         return {"item": _item_fields(item)}
@@ -190,7 +195,7 @@ class ReviewMethods:
 
     async def _create_issue(self, call: Call) -> Answer:
         asked = call.message
-        made = await self._reviews.create_issue(
+        made = await self._found.create_issue(
             call.principal,
             Issue(
                 id="",
@@ -211,7 +216,7 @@ class ReviewMethods:
 
     async def _update_issue(self, call: Call) -> Answer:
         asked = call.message
-        changed = await self._reviews.update_issue(
+        changed = await self._found.update_issue(
             call.principal,
             asked.issue_id,
             name=asked.name or None,
@@ -222,13 +227,13 @@ class ReviewMethods:
         return {"issue": _issue_fields(changed)}
 
     async def _get_issue(self, call: Call) -> Answer:
-        found = await self._reviews.get(call.principal, Issue, call.message.issue_id)
+        found = await self._desk.get(call.principal, Issue, call.message.issue_id)
         return {"issue": _issue_fields(found)}
 
     async def _issues(self, call: Call) -> Answer:
         asked = call.message
         experiment_id = asked.experiment_id or None
-        found = await self._reviews.find_issues(
+        found = await self._found.find_issues(
             call.principal,
             experiment_id,
             asked.filter_string,
