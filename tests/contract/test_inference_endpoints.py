@@ -52,9 +52,22 @@ SIGNATURE = parse_manifest(
 )
 
 
+PIPELINE = parse_manifest(
+    json.dumps(
+        {
+            **{"flavor": "pipeline", "streams": True},
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+            "outputs": [{"name": "q", "datatype": "FP32", "shape": [-1, 1]}],
+            "steps": [{"model": "a.b.s", "version": 3, "outputs": {"p": "q"}}],
+        }
+    ).encode()
+)
+
+
 def make_config(version: int = 1, share: int = 100) -> EndpointConfig:
     entity = ServedEntity(
-        "m-1", "a.b.m", 1, "champion", share, 2, f"tessera-x-{version}-0", SIGNATURE
+        *("m-1", "a.b.m", 1, "champion", share, 2, f"tessera-x-{version}-0", PIPELINE),
+        steps=(SIGNATURE,),
     )
     return EndpointConfig(version, (entity,), NOW)
 

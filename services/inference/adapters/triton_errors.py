@@ -25,6 +25,8 @@ _UNAVAILABLE: Final = frozenset(
 """A model that is gone, or a runtime that is: it cancels what runs when it ends."""
 _NOT_LOADED: Final = "unknown model"
 """What Triton says of a model that is not loaded, before anything of the request runs."""
+_REFUSED: Final = "the model refused the request:"
+"""What a model says of a request that is at fault itself."""
 _DIED: Final = "Stub process"
 """What it says of one whose process died."""
 
@@ -40,6 +42,9 @@ def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
         return InferenceTimeout("the deadline passed before the model answered")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return TooManyInferences("the model runtime is full", retry_after=_RETRY_SECONDS)
+    if _REFUSED in details:
+        # By what it says: in a stream a failure may come without its code.
+        return InvalidInference(details[details.index(_REFUSED) :][:1024])
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidInference("the model runtime refused the request's tensors")
     if "the model failed:" in details:

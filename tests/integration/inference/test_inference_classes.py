@@ -152,6 +152,15 @@ async def test_a_class_that_fails_tells_why_and_no_secret(classes: Classes, scal
     assert (row["status_code"], TOKEN in str(row)) == (13, False)
 
 
+async def test_a_class_refuses_what_it_cannot_take(classes: Classes, scale: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        await classes.ask(scale, scaled("refuse"))
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert caught.value.message() == "the model refused the request: such a name has nobody"
+    (failure,) = await classes.stream(scale, [{"inputs": scaled("refuse")}])
+    assert failure == "the model refused the request: such a name has nobody"
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -19,9 +19,12 @@ class Scale:
 
     def load(self, context: Any) -> None:
         self.greeting = (context.folder / "greeting.txt").read_text()
+        self.refusal = context.InvalidInput
 
     def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
         what = inputs["name"][0, 0].decode()
+        if what == "refuse":
+            raise self.refusal("such a name has nobody")
         if what == "raise":
             raise ValueError(f"the token is {os.environ.get('API_TOKEN')}")
         if what == "die":

@@ -13,7 +13,12 @@ import pytest
 
 from services.inference.runtime.programs.class_worker import SequenceStates, load, outputs_of
 from services.inference.runtime.programs.environments import plain_environment
-from services.inference.runtime.programs.process import ModelHangs, ModelProcess, ProcessFailed
+from services.inference.runtime.programs.process import (
+    InputRefused,
+    ModelHangs,
+    ModelProcess,
+    ProcessFailed,
+)
 from services.inference.runtime.programs.tensors import Call, output
 
 ROOT = Path(__file__).parents[3]
@@ -29,9 +34,12 @@ class Model:
     def load(self, context):
         self.note = context.folder / "note"
         self.note.write_text(context.device)
+        self.invalid = context.InvalidInput
 
     def predict(self, inputs):
         x = inputs["x"]
+        if x[0, 0] == 4:
+            raise self.invalid("4 is too much")
         if x[0, 0] == 13:
             raise ValueError("x is " + os.environ["API_TOKEN"])
         if x[0, 0] == 7:
@@ -109,6 +117,8 @@ def test_a_class_is_loaded_answers_and_is_unloaded(folder: Path) -> None:
     assert returned.tolist() == [[3], [6]]
     with pytest.raises(ProcessFailed, match=r"^ValueError: x is \*\*\*$"):
         model(x(13))
+    with pytest.raises(InputRefused, match=r"^4 is too much$"):
+        model(x(4))
     with pytest.raises(ProcessFailed, match="output 'y' has 1 rows for inputs of 4 rows"):
         model(x(1, 2, 3, 4))
     model.close()

@@ -120,7 +120,8 @@ class AsyncModels:
 
         The class has `predict(inputs)`: from arrays by the inputs' names to arrays (or lists, or
         texts) by the outputs'. It may have `load(context)` (`context.folder` holds the version's
-        files) and `unload()`. An endpoint serves it when its owner says `allow_code`.
+        files, `context.InvalidInput` is to be raised for bad requests) and `unload()`. An endpoint
+        serves it when its owner says `allow_code`.
 
         Args:
             model_name: The registered model's full name.

@@ -20,7 +20,7 @@ import numpy as np
 
 from .entries import class_of
 from .tensors import Array
-from .worker import Answer, plain, serve
+from .worker import Answer, InvalidInput, plain, serve
 
 __all__ = ["Context", "SequenceStates", "SequenceTurn", "load", "main", "outputs_of"]
 
@@ -33,6 +33,8 @@ class Context:
     """The version's files; its code is below `code`."""
     device: str
     """`cpu`, or the GPU that its process sees, `cuda:0`."""
+    InvalidInput: type[Exception] = InvalidInput
+    """To raise for a request that is at fault itself; its text is told to the caller."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import fitted
 from .fitted import FittedModel
-from .process import ModelHangs, ProcessFailed
+from .process import ProcessFailed
 from .tensors import Array, Call
 
 __all__ = ["Pipeline", "Step", "load"]
@@ -57,12 +57,11 @@ class Step:
         return {**tensors, **dict(zip(self.writes, values, strict=True))}
 
     def _failed(self, error: Exception) -> ProcessFailed:
-        kind = type(error)
+        if isinstance(error, ProcessFailed):
+            # Of the same kind: what becomes of the request depends on it.
+            return type(error)(f"{self.title}: {error}")
         text = str(error).strip().split("\n", 1)[0]
-        if not isinstance(error, ProcessFailed):
-            text = f"{kind.__name__}: {text}"
-        told = f"{self.title}: {text}"
-        return ModelHangs(told) if isinstance(error, ModelHangs) else ProcessFailed(told)
+        return ProcessFailed(f"{self.title}: {type(error).__name__}: {text}")
 
 
 class Pipeline:

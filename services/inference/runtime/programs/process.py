@@ -24,7 +24,7 @@ from .environments import interpreter_for, plain_environment, told_environment
 from .frames import receive, send
 from .tensors import Array, Call
 
-__all__ = ["ModelHangs", "ModelProcess", "ProcessFailed", "start"]
+__all__ = ["InputRefused", "ModelHangs", "ModelProcess", "ProcessFailed", "start"]
 
 _END_SECONDS = 5.0
 _LOAD_SECONDS = 270.0
@@ -39,6 +39,10 @@ _PROGRAMS = Path(__file__).parents[1]
 
 class ProcessFailed(RuntimeError):
     """What is told of a model that failed, or of its process."""
+
+
+class InputRefused(ProcessFailed):
+    """What a model tells of a request that is at fault itself."""
 
 
 class ModelHangs(ProcessFailed):
@@ -89,6 +93,7 @@ class ModelProcess:
         """Ask the model for its one answer.
 
         Raises:
+            InputRefused: The request is at fault itself.
             ModelHangs: It took too long.
             ProcessFailed: It failed. When its process ended, the next call finds a new one.
         """
@@ -178,7 +183,8 @@ class ModelProcess:
         except (ConnectionError, ValueError) as error:
             raise ProcessFailed(f"{self._ended()}: {error}") from None
         if "error" in head:
-            raise ProcessFailed(self._redacted(head["error"]))
+            kind = InputRefused if head.get("refused") else ProcessFailed
+            raise kind(self._redacted(head["error"]))
         return head, returned
 
     def _await(self, longest: float, gave_up: Callable[[], bool]) -> None:

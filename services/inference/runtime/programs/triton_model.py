@@ -115,7 +115,12 @@ def _sequence(request: Any) -> dict[str, Any]:
 
 def _failure(error: Exception) -> Any:
     text = str(error).strip().split("\n", 1)[0][:500]
-    # What a model's process says names the model's own error.
     kind = type(error).__name__
+    if kind == "InputRefused":
+        refused = pb_utils.TritonError(
+            f"the model refused the request: {text}", pb_utils.TritonError.INVALID_ARG
+        )
+        return pb_utils.InferenceResponse(error=refused)
+    # What a model's process says names the model's own error.
     told = text if kind in ("ModelHangs", "ProcessFailed") else f"{kind}: {text}"
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the model failed: {told}"))

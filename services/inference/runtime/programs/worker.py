@@ -13,7 +13,12 @@ import numpy as np
 from .frames import receive, send
 from .tensors import Array
 
-__all__ = ["Answer", "Responses", "plain", "serve"]
+__all__ = ["Answer", "InvalidInput", "Responses", "plain", "serve"]
+
+
+class InvalidInput(ValueError):
+    """What a model raises for a request that is at fault itself; its text is told to the caller."""
+
 
 Responses = Generator[Sequence[Array], None, None]
 Answer = Callable[[Mapping[str, Any], Sequence[Array]], Sequence[Array] | Responses]
@@ -47,6 +52,8 @@ def serve(number: int, load: Callable[[Mapping[str, Any]], Answer]) -> None:
             returned = answer(asked, arrays)
             if isinstance(returned, Generator):
                 returned = _pass_on(wire, returned)
+        except InvalidInput as refused:
+            send(wire, error=_line(refused), refused=True)
         except Exception as error:
             send(wire, error=_reason(error))
         else:
@@ -79,5 +86,8 @@ def _pass_on(wire: socket.socket, responses: Responses) -> Sequence[Array]:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text[:400]}"
+    return f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:400]
