@@ -28,7 +28,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "tessera.cli.tracking": ("tracking",),
     "tessera.cli.traces": ("traces",),
-    "tessera.cli.serving": ("endpoints", "predict", "monitors", "windows", "alerts"),
+    "tessera.cli.answers": ("predict", "explain", "payload"),
+    "tessera.cli.serving": ("endpoints", "monitors", "windows", "alerts"),
 }
 """Each module of verbs and the verbs it registers, in the order of `tessera --help`."""
 

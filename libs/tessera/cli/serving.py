@@ -1,20 +1,14 @@
-"""The verbs of serving and monitoring: endpoints, predict, monitors, windows, alerts."""
+"""The verbs of serving and monitoring: endpoints, monitors, windows, alerts."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from contextlib import ExitStack
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from tessera.cli.messages import age, enum_word, rows, when
-from tessera.cli.output import Column, JsonOption, print_json, print_rows
+from tessera.cli.output import Column, JsonOption, print_rows
 from tessera.client.sync.client import Client
 from tessera.inference.v1.endpoint_pb2 import (
     CanaryGuards,
@@ -34,7 +28,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
     serving = (
         *(endpoints, endpoint_configs, cancel_update, rollback, traffic),
-        *(canary, canary_end, limits, predict, payload),
+        *(canary, canary_end, limits),
     )
     for verb in (*serving, monitors, windows, alerts):
         panel = _SERVING if verb in serving else _MONITORING
@@ -161,53 +155,6 @@ def limits(
         _print_endpoint(client.inference.update_endpoint(endpoint, rate_limits=found), as_json)
 
 
-def predict(
-    endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
-    inputs: Annotated[
-        str, typer.Argument(help='JSON, or @file: {"carrier": {"datatype": "BYTES", "values": …}}')
-    ],
-) -> None:
-    """Ask an endpoint; prints its outputs and the request's id as JSON."""
-    text = Path(inputs[1:]).read_text() if inputs.startswith("@") else inputs
-    try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"the inputs are not JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise typer.BadParameter("the inputs must be a JSON object: each tensor by its name")
-    arrays = {name: _array(name, value) for name, value in given.items()}
-    with Client() as client:
-        prediction = client.inference.predict(endpoint, arrays)
-    outputs = {name: array.tolist() for name, array in prediction.outputs.items()}
-    print_json({"outputs": outputs, "tessera_request_id": prediction.request_id})
-
-
-class Side(StrEnum):
-    """Which of the two bodies of a request."""
-
-    REQUEST = "request"
-    RESPONSE = "response"
-
-
-def payload(
-    table: Annotated[str, typer.Argument(help="An inference table, or an endpoint's name.")],
-    request_id: Annotated[str, typer.Argument(help="The row's tessera_request_id.")],
-    side: Annotated[Side, typer.Argument(help="Which of the two bodies.")] = Side.RESPONSE,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")
-    ] = None,
-) -> None:
-    """Fetch the body of a request or of its response, those too that are too large for a row."""
-    with ExitStack() as stack:
-        client = stack.enter_context(Client())
-        chunks = client.inference.payload_chunks(table, request_id, side.value)
-        first = next(chunks, b"")  # Before the file is made: there may be no such body.
-        file = sys.stdout.buffer if output is None else stack.enter_context(output.open("wb"))
-        file.write(first)
-        for chunk in chunks:
-            file.write(chunk)
-
-
 def monitors(as_json: JsonOption = False) -> None:
     """List monitors."""
     with Client() as client:
@@ -296,30 +243,3 @@ _ENDPOINT_COLUMNS = (
 
 def _print_endpoint(endpoint: Endpoint, as_json: bool) -> None:
     print_rows(rows([endpoint]), [*_ENDPOINT_COLUMNS], as_json=as_json)
-
-
-_DTYPES = {
-    "BOOL": np.bool_,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
-}
-
-
-def _array(name: str, given: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(given, dict) or "values" not in given:
-        raise typer.BadParameter(f'input {name!r} must be {{"datatype": …, "values": [[…]]}}')
-    datatype = given.get("datatype", "FP32")
-    if datatype not in _DTYPES:
-        known = ", ".join(_DTYPES)
-        raise typer.BadParameter(f"input {name!r}: {datatype!r} is not one of {known}")
-    values = given["values"]
-    if datatype == "BYTES":
-        flat = np.array(values, dtype=np.str_)
-        return np.char.encode(flat, "utf-8").astype(np.object_)
-    return np.array(values, dtype=_DTYPES[datatype])

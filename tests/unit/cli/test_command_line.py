@@ -198,7 +198,12 @@ def test_sizes_are_for_people(count: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "problem"), [("{bad", "are not JSON"), ("[1]", "must be a JSON object")]
+    ("inputs", "problem"),
+    [
+        ("{bad", "are not JSON"),
+        ("[1]", "must be a JSON list of objects"),
+        ('{"x": 1}', "must be a JSON list of objects"),
+    ],
 )
 def test_inputs_that_are_none_are_a_wrong_command_line(
     capsys: pytest.CaptureFixture[str], inputs: str, problem: str

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.grpc import service_pb2 as oip
@@ -84,6 +84,7 @@ def _echo(request: oip.ModelInferRequest) -> oip.ModelInferResponse:
         hnp.array_shapes(max_dims=3, max_side=5),
     )
 )
+@settings(deadline=None)
 def test_numbers_survive_the_protocol(array: np.ndarray) -> None:  # type: ignore[type-arg]
     request = oip.ModelInferRequest()
     write_inputs(request, {"x": array})

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.inference.adapters.memory import InMemoryEndpoints, InMemoryPayloads
@@ -257,6 +257,7 @@ NODES = st.builds(LineageNode, st.sampled_from(list(NodeKind)), st.sampled_from(
 
 
 @given(st.lists(st.builds(LineageStep, NODES, NODES), max_size=30), NODES)
+@settings(deadline=None)
 def test_any_graph_is_walked_once(steps: list[LineageStep], version: LineageNode) -> None:
     """Cycles end, names are told once, and each was really a source of something reached."""
     found = origins_of(version, steps)

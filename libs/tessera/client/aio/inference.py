@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 import numpy as np
@@ -14,9 +14,22 @@ from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 from tessera.client.aio.calls import call, stream
+from tessera.client.predictions import (
+    RowPrediction,
+    columns_from,
+    parameter_value,
+    prediction_from,
+)
 from tessera.client.tensors import read_outputs, write_inputs
 from tessera.events.v1 import inference_events_pb2
-from tessera.inference.v1 import endpoint_pb2, inference_service_pb2, inference_service_pb2_grpc
+from tessera.inference.v1 import (
+    endpoint_pb2,
+    explanation_pb2,
+    inference_service_pb2,
+    inference_service_pb2_grpc,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
+)
 from tessera_kit.errors import AlreadyExists, FailedPrecondition, TesseraError
 from tessera_kit.rpc.status import error_from_rpc
 
@@ -59,6 +72,7 @@ class AsyncInference:
     def __init__(self, channel: grpc.aio.Channel, gateway: grpc.aio.Channel) -> None:
         self._stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
         self._gateway = oip_grpc.GRPCInferenceServiceStub(gateway)
+        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(gateway)
 
     async def create_endpoint(
         self,
@@ -350,7 +364,7 @@ class AsyncInference:
         sticky_key: str = "",
         timeout: float = 30.0,
     ) -> Prediction:
-        """Asks an endpoint for predictions of one or more rows.
+        """Asks an endpoint for predictions, tensor by tensor; `predict_rows` takes plain values.
 
         Args:
             endpoint: The endpoint's name.
@@ -376,6 +390,83 @@ class AsyncInference:
         except grpc.aio.AioRpcError as error:
             raise _with_request_id(error_from_rpc(error), error) from None
         return Prediction(outputs=read_outputs(response), request_id=_request_id(trailing))
+
+    async def predict_rows(
+        self,
+        endpoint: str,
+        rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+        *,
+        client_request_id: str = "",
+        model_version: int = 0,
+        sticky_key: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, bool | int | float | str] | None = None,
+        timeout: float = 30.0,
+    ) -> RowPrediction:
+        """Asks an endpoint for predictions of rows of plain values; the signature says their types.
+
+        Whole numbers become fractions where the signature has these, fractions that are whole
+        become whole numbers, and what would be rounded is refused.
+
+        Args:
+            endpoint: The endpoint's name.
+            rows: A mapping per row, or one with a sequence or array per column. Numbers, texts,
+                bytes, truth values, or lists of them as the signature's shapes say; None is NaN.
+            client_request_id: The caller's own id, kept in the inference table.
+            model_version: The served version that shall answer; 0 for whichever the traffic rules
+                choose.
+            sticky_key: Requests with one key go to one entity, where the endpoint is sticky.
+            outputs: Names of the outputs to answer with; all when empty.
+            parameters: Parameters of the request, as `sequence_id`.
+            timeout: Seconds.
+
+        Raises:
+            ValueError: A column's values have no type or shape in common; the text names it.
+            InvalidArgument: Columns do not fit the signature; `violations` say each.
+            NotFound: There is no such endpoint, or it does not serve that version.
+            PermissionDenied: The caller lacks EXECUTE on it.
+            ResourceExhausted: Too many requests are in flight; see `retry_after`.
+        """
+        request = prediction_service_pb2.PredictRequest(
+            endpoint=endpoint,
+            columns=columns_from(rows),
+            client_request_id=client_request_id,
+            model_version=model_version,
+            sticky_key=sticky_key,
+            outputs=outputs,
+            parameters={name: parameter_value(value) for name, value in (parameters or {}).items()},
+        )
+        try:
+            return prediction_from(await self._predictions.Predict(request, timeout=timeout))
+        except grpc.aio.AioRpcError as error:
+            raise _with_request_id(error_from_rpc(error), error) from None
+
+    async def model_metadata(self, endpoint: str) -> oip.ModelMetadataResponse:
+        """An endpoint's signature: its versions, and name, datatype and shape of each tensor."""
+        return await call(self._gateway.ModelMetadata, oip.ModelMetadataRequest(name=endpoint))
+
+    async def explain_request(
+        self, request_id: str = "", *, client_request_id: str = "", endpoint: str = ""
+    ) -> explanation_pb2.RequestExplanation:
+        """What produced an answer: configuration, entity, model version, run, commit, tables.
+
+        A row takes about a second to be written; a request as young as that is asked for again.
+
+        Args:
+            request_id: The answer's `tessera_request_id`.
+            client_request_id: The caller's own id in its place, where it is unique; needs the
+                endpoint.
+            endpoint: The endpoint that was asked, if it is known; also one that is deleted.
+
+        Raises:
+            NotFound: No inference table that the caller may read has a row of the request.
+            Unavailable: Its row has not been written yet.
+            FailedPrecondition: Several requests have the caller's own id; the text names them.
+        """
+        request = inference_service_pb2.ExplainRequestRequest(
+            request_id=request_id, client_request_id=client_request_id, endpoint=endpoint
+        )
+        return (await call(self._stub.ExplainRequest, request)).explanation
 
 
 def _request_id(metadata: object) -> str:

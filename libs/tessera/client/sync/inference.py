@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as oip
 
 from tessera.client.aio.inference import (
     AsyncInference,
@@ -15,7 +16,12 @@ from tessera.client.aio.inference import (
     Prediction,
 )
 from tessera.client.portal import Portal
-from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
+from tessera.client.predictions import RowPrediction
+from tessera.inference.v1 import (
+    endpoint_pb2,
+    explanation_pb2,
+    inference_service_pb2,
+)
 
 
 class Inference:
@@ -247,7 +253,7 @@ class Inference:
         sticky_key: str = "",
         timeout: float = 30.0,
     ) -> Prediction:
-        """Asks an endpoint for predictions of one or more rows.
+        """Asks an endpoint for predictions, tensor by tensor; `predict_rows` takes plain values.
 
         Args:
             endpoint: The endpoint's name.
@@ -270,5 +276,82 @@ class Inference:
                 client_request_id=client_request_id,
                 sticky_key=sticky_key,
                 timeout=timeout,
+            )
+        )
+
+    def predict_rows(
+        self,
+        endpoint: str,
+        rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+        *,
+        client_request_id: str = "",
+        model_version: int = 0,
+        sticky_key: str = "",
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, bool | int | float | str] | None = None,
+        timeout: float = 30.0,
+    ) -> RowPrediction:
+        """Asks an endpoint for predictions of rows of plain values; the signature says their types.
+
+        Whole numbers become fractions where the signature has these, fractions that are whole
+        become whole numbers, and what would be rounded is refused.
+
+        Args:
+            endpoint: The endpoint's name.
+            rows: A mapping per row, or one with a sequence or array per column. Numbers, texts,
+                bytes, truth values, or lists of them as the signature's shapes say; None is NaN.
+            client_request_id: The caller's own id, kept in the inference table.
+            model_version: The served version that shall answer; 0 for whichever the traffic rules
+                choose.
+            sticky_key: Requests with one key go to one entity, where the endpoint is sticky.
+            outputs: Names of the outputs to answer with; all when empty.
+            parameters: Parameters of the request, as `sequence_id`.
+            timeout: Seconds.
+
+        Raises:
+            ValueError: A column's values have no type or shape in common; the text names it.
+            InvalidArgument: Columns do not fit the signature; `violations` say each.
+            NotFound: There is no such endpoint, or it does not serve that version.
+            PermissionDenied: The caller lacks EXECUTE on it.
+            ResourceExhausted: Too many requests are in flight; see `retry_after`.
+        """
+        return self._portal.run(
+            self._wrapped.predict_rows(
+                endpoint,
+                rows,
+                client_request_id=client_request_id,
+                model_version=model_version,
+                sticky_key=sticky_key,
+                outputs=outputs,
+                parameters=parameters,
+                timeout=timeout,
+            )
+        )
+
+    def model_metadata(self, endpoint: str) -> oip.ModelMetadataResponse:
+        """An endpoint's signature: its versions, and name, datatype and shape of each tensor."""
+        return self._portal.run(self._wrapped.model_metadata(endpoint))
+
+    def explain_request(
+        self, request_id: str = "", *, client_request_id: str = "", endpoint: str = ""
+    ) -> explanation_pb2.RequestExplanation:
+        """What produced an answer: configuration, entity, model version, run, commit, tables.
+
+        A row takes about a second to be written; a request as young as that is asked for again.
+
+        Args:
+            request_id: The answer's `tessera_request_id`.
+            client_request_id: The caller's own id in its place, where it is unique; needs the
+                endpoint.
+            endpoint: The endpoint that was asked, if it is known; also one that is deleted.
+
+        Raises:
+            NotFound: No inference table that the caller may read has a row of the request.
+            Unavailable: Its row has not been written yet.
+            FailedPrecondition: Several requests have the caller's own id; the text names them.
+        """
+        return self._portal.run(
+            self._wrapped.explain_request(
+                request_id, client_request_id=client_request_id, endpoint=endpoint
             )
         )
