@@ -17,10 +17,11 @@ from devstack import Stack
 from tessera import AsyncClient, label
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.catalog.v1 import model_pb2
+from tessera.inference.v1 import explanation_pb2
 from tessera.monitoring.v1 import monitor_pb2
 from tessera.tracking.v1 import tracking_pb2
 from tessera.training.v1 import job_pb2
-from tessera_kit.errors import FailedPrecondition
+from tessera_kit.errors import FailedPrecondition, NotFound, Unavailable
 from tests.e2e.world import READY_SECONDS, entity, new_schema
 from tests.helpers import eventually, unique_name
 
@@ -34,6 +35,9 @@ ROWS = 100
 SHIFT = 4.0
 """How far the second window's x1 has moved."""
 SLOW = 240.0
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Story:
@@ -71,6 +75,7 @@ class Story:
             experiment=self.name,
             input_tables=[self.table],
             output_model=self.model,
+            tags={"mlflow.source.git.commit": COMMIT},
         )
 
     def monitor(self, inference_table: str) -> monitor_pb2.Monitor:
@@ -131,6 +136,7 @@ async def test_from_a_table_to_a_retrained_model(platform: Stack, client: AsyncC
     assert retrained.run_id != first.run_id
     await split_traffic(story)
     await lineage_both_ways(story, retrained)
+    await an_answer_is_explained(story, retrained)
     await a_served_model_keeps_its_name(story)
 
 
@@ -289,6 +295,37 @@ async def lineage_both_ways(story: Story, job: job_pb2.Job) -> None:
             return True
 
         await eventually(whole, timeout=60, interval=0.25)
+
+
+async def an_answer_is_explained(story: Story, job: job_pb2.Job) -> None:
+    """From a prediction of plain rows back to the run, the commit and the table behind it."""
+    rows = [{"x1": 1, "x2": 0.5, "happened_at": 7}, {"x1": -1, "x2": 0, "happened_at": 8}]
+    answer = await story.client.inference.predict_rows(
+        story.name, rows, model_version=2, client_request_id="explained"
+    )
+    assert answer.columns["probability"].shape == (2,)
+    assert (answer.model_name, answer.model_version) == (story.model, 2)
+
+    async def told() -> explanation_pb2.RequestExplanation:
+        try:
+            return await story.client.inference.explain_request(answer.request_id)
+        except Unavailable as error:
+            raise AssertionError("the row is on its way") from error
+
+    found = await eventually(told, timeout=60, interval=0.25)
+    assert (found.endpoint, found.served_entity) == (story.name, answer.served_entity)
+    assert (found.config_version, list(found.gaps)) == (answer.config_version, [])
+    model = found.model
+    assert (model.model_name, model.model_version, model.job_id) == (story.model, 2, job.job_id)
+    assert (model.run.run_id, model.run.git_commit) == (job.run_id, COMMIT)
+    tables = [(table.full_name, table.context) for table in model.tables]
+    assert tables == [(story.table, "training")]
+    own = await story.client.inference.explain_request(
+        client_request_id="explained", endpoint=story.name
+    )
+    assert own == found
+    with pytest.raises(NotFound):
+        await story.client.inference.explain_request("01890000-0000-7000-8000-000000000000")
 
 
 async def a_served_model_keeps_its_name(story: Story) -> None:
