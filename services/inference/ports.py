@@ -370,6 +370,23 @@ class Capture(Protocol):
             SpoolFull: There is no room; nothing was kept.
         """
 
+    def begin(self, name: str, record: bytes) -> None:
+        """Note an answer whose first part is about to leave.
+
+        `append` of its record and `end` follow in one step; after a kill in between, the record
+        that is given here is kept in its place.
+
+        Args:
+            name: The record's `tessera_request_id`, under which nothing is noted.
+            record: A serialised `tessera.events.v1.PayloadRecord`.
+
+        Raises:
+            SpoolFull: There is no room; nothing was noted.
+        """
+
+    def end(self, name: str) -> None:
+        """Forget what was noted; nothing happens when nothing was."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowCount:

@@ -35,6 +35,19 @@ class CaptureContract:
         capture.append(b"z" * 100)
         assert self.kept(capture) == [b"x" * 600, b"z" * 100]
 
+    def test_what_has_begun_is_no_record_yet_and_takes_room(self, capture: Capture) -> None:
+        capture.begin("a", b"x" * 600)
+        assert self.kept(capture) == []
+        with pytest.raises(SpoolFull):
+            capture.append(b"y" * 600)
+        with pytest.raises(SpoolFull):
+            capture.begin("b", b"y" * 600)
+        capture.append(b"z" * 100)
+        capture.end("a")
+        capture.end("a")
+        capture.append(b"y" * 600)
+        assert self.kept(capture) == [b"z" * 100, b"y" * 600]
+
 
 class TestMemoryCapture(CaptureContract):
     @pytest.fixture

@@ -490,11 +490,24 @@ class InMemoryCapture:
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.records: list[bytes] = []
+        self.begun: dict[str, bytes] = {}
         self._room = room
 
     def append(self, record: bytes) -> None:
         """Keep a record."""
-        if len(record) > self._room:
-            raise SpoolFull("the log of payloads is full", retry_after=5.0)
-        self._room -= len(record)
+        self._take(len(record))
         self.records.append(record)
+
+    def begin(self, name: str, record: bytes) -> None:
+        """Note an answer whose first part is about to leave."""
+        self._take(len(record))
+        self.begun[name] = record
+
+    def end(self, name: str) -> None:
+        """Forget what was noted."""
+        self._room += len(self.begun.pop(name, b""))
+
+    def _take(self, size: int) -> None:
+        if size > self._room:
+            raise SpoolFull("the log of payloads is full", retry_after=5.0)
+        self._room -= size

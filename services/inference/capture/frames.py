@@ -6,7 +6,7 @@ import struct
 from typing import Final
 from zlib import crc32
 
-__all__ = ["HEADER_BYTES", "LARGEST_RECORD", "frame_header", "split_frames", "valid_end"]
+__all__ = ["HEADER_BYTES", "LARGEST_RECORD", "frame_header", "split_frames"]
 
 _header = struct.Struct("<II")
 HEADER_BYTES: Final = _header.size
@@ -44,8 +44,3 @@ def split_frames(data: bytes, limit: int) -> tuple[list[bytes], int]:
         records.append(record)
         position = start + length
     return records, position
-
-
-def valid_end(data: bytes) -> int:
-    """Where the undamaged frames at the start of `data` end."""
-    return split_frames(data, len(data))[1]

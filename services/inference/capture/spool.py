@@ -2,7 +2,8 @@
 
 An append is one `writev` into the page cache: it outlives the process (kill -9), though not the
 machine's power. A tail torn by a kill is cut off when the spool is opened again; its request never
-got a reply.
+got a reply. An answer in parts is noted before its first part leaves: when the process is killed
+amid it, that note becomes its record.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from services.inference.capture.begun import BegunRecords
 from services.inference.capture.frames import (
     HEADER_BYTES,
     LARGEST_RECORD,
     frame_header,
     split_frames,
-    valid_end,
 )
 from services.inference.errors import SpoolFull, StoreUnavailable
+from tessera.events.v1 import inference_events_pb2
 
 __all__ = ["Position", "Spool", "SpoolBatch"]
 
@@ -62,7 +64,9 @@ class Spool:
     def __init__(self, directory: Path, *, segment_bytes: int, max_bytes: int) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
-        self._max_bytes = max_bytes
+        self._room = max_bytes
+        """Bytes that may wait for the bus beside what the answers that have begun take."""
+        self._begun = BegunRecords(directory / "begun")
         self._appended = asyncio.Event()
         self._file = -1
         self._lock = -1
@@ -99,14 +103,14 @@ class Spool:
                 self._path(segment).unlink()
             else:
                 self._sizes[segment] = self._path(segment).stat().st_size
-        if self._sizes:
-            self._cut_torn_tail(max(self._sizes))
+        last = self._cut_torn_tail()
         newest = max([*self._sizes, self._shipped.segment])
         self._begin_segment(newest + 1)
         first = min(self._sizes)
         if self._shipped.segment not in self._sizes:
             self._shipped = Position(first, 0)
         self._pending = sum(self._sizes.values()) - self._shipped.offset
+        self._recover_begun(last)
         if self._pending > 0:
             _log.info("the spool holds %d bytes for the bus", self._pending)
             self._appended.set()
@@ -126,11 +130,8 @@ class Spool:
         """
         header = frame_header(record)
         size = len(header) + len(record)
-        if self._pending + size > self._max_bytes:
-            raise SpoolFull(
-                "the log of payloads is full because the message bus is away",
-                retry_after=_RETRY_SECONDS,
-            )
+        if self._pending + size > self._room:
+            raise _full()
         segment, offset = self._head
         if offset and offset + size > self._segment_bytes:
             self._begin_segment(segment + 1)
@@ -148,6 +149,29 @@ class Spool:
         self._pending += size
         if not self._appended.is_set():
             self._appended.set()
+
+    def begin(self, name: str, record: bytes) -> None:
+        """Note an answer whose first part is about to leave; `append` and `end` follow it.
+
+        Args:
+            name: The record's `tessera_request_id`.
+            record: What is appended in its place when the process is killed before its end.
+
+        Raises:
+            SpoolFull: No room is left; nothing was noted.
+        """
+        if self._pending + HEADER_BYTES + len(record) > self._room:
+            raise _full()
+        try:
+            self._room -= self._begun.put(name, record)
+        except OSError as error:
+            _log.error("the spool cannot be written: %s", error)
+            text = "the log of payloads has no room on disk"
+            raise SpoolFull(text, retry_after=_RETRY_SECONDS) from None
+
+    def end(self, name: str) -> None:
+        """Forget what `begin` noted, in the same step as the record of the end was appended."""
+        self._room += self._begun.drop(name)
 
     async def wait(self) -> None:
         """Return when there may be records that were not read yet."""
@@ -214,13 +238,37 @@ class Spool:
                 return records, used
             want = whole
 
-    def _cut_torn_tail(self, segment: int) -> None:
-        path = self._path(segment)
-        end = valid_end(path.read_bytes())
-        if end < self._sizes[segment]:
-            _log.warning("cut %d torn bytes from the spool", self._sizes[segment] - end)
-            os.truncate(path, end)
-            self._sizes[segment] = end
+    def _recover_begun(self, last: bytes) -> None:
+        """Append what a kill cut short.
+
+        An answer's end is appended and its note forgotten in one step, which nothing else of the
+        process comes between: only the spool's last record can be of an answer that is still noted.
+        """
+        left = self._begun.left()
+        ended = inference_events_pb2.PayloadRecord.FromString(last) if left and last else None
+        for name, record in left.items():
+            if ended is None or ended.tessera_request_id != name:
+                _log.warning("the answer to request %s was cut short", name)
+                try:
+                    self.append(record)
+                except SpoolFull as error:
+                    _log.error("answers that were cut short wait for another start: %s", error)
+                    return
+            self._begun.drop(name)
+
+    def _cut_torn_tail(self) -> bytes:
+        """Make the spool's end whole; returns its last record, empty when it has none."""
+        for segment in sorted(self._sizes, reverse=True):
+            path = self._path(segment)
+            data = path.read_bytes()
+            records, end = split_frames(data, len(data))
+            if end < self._sizes[segment]:
+                _log.warning("cut %d torn bytes from the spool", self._sizes[segment] - end)
+                os.truncate(path, end)
+                self._sizes[segment] = end
+            if records:
+                return records[-1]
+        return b""
 
     def _begin_segment(self, segment: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -250,3 +298,9 @@ class Spool:
         new = path.with_suffix(".new")
         new.write_text(json.dumps(position._asdict()), "utf-8")
         new.replace(path)
+
+
+def _full() -> SpoolFull:
+    return SpoolFull(
+        "the log of payloads is full because the message bus is away", retry_after=_RETRY_SECONDS
+    )

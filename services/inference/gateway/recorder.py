@@ -6,7 +6,7 @@ from time import perf_counter_ns
 
 from services.inference.errors import SpoolFull
 from services.inference.gateway.metrics import GatewayMetrics
-from services.inference.gateway.records import Exchange, record_of
+from services.inference.gateway.records import Exchange, begun_record_of, record_of
 from services.inference.gateway.routing import RouteTable
 from services.inference.ports import Capture
 
@@ -26,6 +26,30 @@ class Recorder:
         self._capture = capture
         self._routes = routes
         self._metrics = metrics
+        self._begun: set[str] = set()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note an answer in parts before its first part leaves; `keep` and `end` follow.
+
+        Raises:
+            SpoolFull: There is no room; nothing was noted.
+        """
+        route = exchange.route
+        if route is None or (route.sampled < 1.0 and not _is_sampled(exchange, route.sampled)):
+            return
+        try:
+            self._capture.begin(exchange.request_id, begun_record_of(exchange))
+        except SpoolFull:
+            if not route.counts_losses:
+                raise
+            return
+        self._begun.add(exchange.request_id)
+
+    def end(self, exchange: Exchange) -> None:
+        """Forget that an answer has begun, in the same step as it was kept."""
+        if exchange.request_id in self._begun:
+            self._begun.discard(exchange.request_id)
+            self._capture.end(exchange.request_id)
 
     def keep(self, exchange: Exchange, reply: bytes, status: int, message: str) -> None:
         """Keep an exchange.

@@ -11,7 +11,7 @@ from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
-__all__ = ["FALLBACK", "LARGEST_BODY", "Exchange", "record_of"]
+__all__ = ["FALLBACK", "LARGEST_BODY", "Exchange", "begun_record_of", "record_of"]
 
 NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
 """The request's body was not kept because its caller may not query the endpoint."""
@@ -19,6 +19,8 @@ REQUEST_TOO_LARGE: Final = "MAX_REQUEST_SIZE_EXCEEDED"
 """The request's body is larger than what the spool takes."""
 RESPONSE_TOO_LARGE: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
 """The response's body is larger than what the spool takes beside the request's."""
+STREAM_CUT_SHORT: Final = "STREAM_CUT_SHORT"
+"""The gateway was killed amid the answer; what had left of it is not known."""
 
 PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
 SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
@@ -27,6 +29,7 @@ _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
 _PROTOCOL: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
 LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
 """Bytes of a request and its response that fit a record."""
+_UNAVAILABLE: Final = 14
 _MOST_CHUNK_TIMES: Final = 100_000
 _LONGEST_TEXT: Final = {"client_request_id": 512, "endpoint": 128, "status_message": 8192}
 
@@ -181,3 +184,15 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
     else:
         record.response = response
     return record.SerializeToString()
+
+
+def begun_record_of(exchange: Exchange) -> bytes:
+    """The record of an answer in parts whose end never comes, serialised.
+
+    Its durations are those until its first part was there.
+    """
+    exchange.end_model()
+    text = "the gateway ended before the answer did"
+    record = inference_events_pb2.PayloadRecord(logging_error_codes=[STREAM_CUT_SHORT])
+    # One message behind another is both of them merged.
+    return record_of(exchange, b"", _UNAVAILABLE, text) + record.SerializeToString()

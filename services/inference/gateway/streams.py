@@ -160,6 +160,7 @@ class _Stream:
             code = self._infer.keep_cancelled(
                 exchange, self._context.time_remaining() == 0, self._reply(exchange, whole)
             )
+            self._handler.recorder.end(exchange)
             raise
         except Exception as error:
             status = public_status(error)
@@ -167,6 +168,7 @@ class _Stream:
             self._handler.recorder.keep_failure(
                 exchange, status.code, status.message, self._reply(exchange, whole)
             )
+            self._handler.recorder.end(exchange)
             if self._as_status or isinstance(error, Unauthenticated):
                 raise _StreamEnds(exchange.request_id, status) from None
             await self._write(_failure(exchange, status))
@@ -190,11 +192,16 @@ class _Stream:
             await self._write(message_field(_INFER_RESPONSE, reply))
             return
         responses = dispatcher.stream(exchange, route, request, self._metadata, timeout)
+        begun = False
         async with aclosing(responses):
             async for response in responses:
+                if not begun:
+                    recorder.begin(exchange)
+                    begun = True
                 self._keep(whole, response)
                 await self._write(message_field(_INFER_RESPONSE, response + reply_suffix(exchange)))
         recorder.keep(exchange, self._reply(exchange, whole), _OK, "")
+        recorder.end(exchange)
 
     def _keep(self, whole: Assembly, response: bytes) -> None:
         self._handler.held += whole.add(response)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
+
+from services.inference.domain.endpoint import (
+    Endpoint,
+    EndpointConfig,
+    InferenceTable,
+    ServedEntity,
+)
+from services.inference.domain.signature import Flavor, Signature, TensorSpec
 
 PROGRAM = '''
 import time
@@ -65,3 +75,22 @@ def count_to(number: int) -> list[Any]:
     x = triton.InferInput("x", [1, 1], "INT32")
     x.set_data_from_numpy(np.array([[number]], np.int32))
     return [x]
+
+
+def endpoint(model: str) -> Endpoint:
+    """An endpoint of the model, as the name `counter`."""
+    now = datetime.now(UTC)
+    signature = Signature(
+        Flavor.TORCH_EXPORT,
+        "model.py",
+        (TensorSpec("x", "INT32", (-1, 1)),),
+        (TensorSpec("y", "INT32", (-1, 1)),),
+        streams=True,
+    )
+    entity = ServedEntity("counter-1", "main.default.counter", 1, "", 100, 1, model, signature)
+    made = Endpoint(
+        *("id", "counter", "", "counter"),
+        InferenceTable("main.default.counter_payload", "main_default", "counter_payload"),
+        *("alice", now, now, "etag"),
+    )
+    return replace(made, config=EndpointConfig(1, (entity,), now))

@@ -32,7 +32,7 @@ from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.routing import RouteTable
 from services.inference.gateway.shadows import Shadows
 from services.inference.gateway.streams import StreamHandler, StreamLimits
-from services.inference.ports import Runtime
+from services.inference.ports import Capture, Runtime
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.clock import SystemClock
@@ -94,6 +94,7 @@ class Gateway:
         tracer: Tracer | None = None,
         runtime: Runtime | None = None,
         stream_limits: StreamLimits | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.capture = InMemoryCapture()
         self.asked: list[Any] = []
@@ -114,7 +115,7 @@ class Gateway:
         self.looks = 0
         self.metrics = Metrics()
         counts = GatewayMetrics(self.metrics)
-        self.recorder = Recorder(self.capture, self.routes, counts)
+        self.recorder = Recorder(capture or self.capture, self.routes, counts)
         self.hold = RuntimeHold()
         asked = runtime or self.runtime
         self.shadows = Shadows(asked, self.recorder, counts)

@@ -12,6 +12,7 @@ import pytest
 from services.inference.capture.frames import HEADER_BYTES, frame_header
 from services.inference.capture.spool import Position, Spool
 from services.inference.errors import SpoolFull, StoreUnavailable
+from tessera.events.v1.inference_events_pb2 import PayloadRecord
 
 
 def make(path: Path, *, segment_bytes: int = 1 << 20, max_bytes: int = 1 << 24) -> Spool:
@@ -145,6 +146,77 @@ def test_a_full_disk_leaves_no_half_record(
     monkeypatch.setattr(os, "writev", whole)
     spool.append(b"third")
     assert drain(spool) == [b"first", b"third"]
+
+
+def payload(name: str, text: str = "") -> bytes:
+    return PayloadRecord(tessera_request_id=name, status_message=text).SerializeToString()
+
+
+def test_what_has_begun_becomes_a_record_when_it_was_cut_short(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.begin("ended", payload("ended", "cut"))
+    first.begin("cut", payload("cut", "cut"))
+    first.append(payload("ended"))
+    first.end("ended")
+    first.close()
+    for _ in range(2):
+        second = make(tmp_path)
+        assert drain(second) == [payload("ended"), payload("cut", "cut")]
+        second.close()
+
+
+@pytest.mark.parametrize("starts", [0, 1])
+def test_a_kill_between_an_end_and_its_note_leaves_one_record(tmp_path: Path, starts: int) -> None:
+    first = make(tmp_path)
+    for name in ("one", "other"):
+        first.begin(name, payload(name, "cut"))
+    first.append(payload("one"))
+    first.close()
+    if starts:
+        # A start that is killed before it has looked at what had begun.
+        (tmp_path / "begun").rename(tmp_path / "away")
+        make(tmp_path).close()
+        (tmp_path / "away").rename(tmp_path / "begun")
+    second = make(tmp_path)
+    assert drain(second) == [payload("one"), payload("other", "cut")]
+    second.close()
+
+
+def test_a_note_that_is_not_whole_is_of_an_answer_that_never_left(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    first.begin("a", payload("a"))
+    first.close()
+    (note,) = (tmp_path / "begun").iterdir()
+    os.truncate(note, HEADER_BYTES + 2)
+    second = make(tmp_path)
+    assert drain(second) == []
+    assert list((tmp_path / "begun").iterdir()) == []
+    second.close()
+
+
+def test_a_full_disk_leaves_no_half_note(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.writev
+    monkeypatch.setattr(os, "writev", lambda file, parts: whole(file, (parts[0],)))
+    with pytest.raises(SpoolFull):
+        spool.begin("a", payload("a"))
+    monkeypatch.setattr(os, "writev", whole)
+    spool.begin("a", payload("a"))
+    assert len(list((tmp_path / "spool" / "begun").iterdir())) == 1
+
+
+def test_what_was_cut_short_waits_for_room(tmp_path: Path) -> None:
+    first = make(tmp_path, max_bytes=300)
+    first.append(payload("a", "x" * 100))
+    first.begin("b", payload("b", "x" * 100))
+    first.close()
+    small = make(tmp_path, max_bytes=200)
+    assert drain(small) == [payload("a", "x" * 100)]
+    small.close()
+    second = make(tmp_path)
+    assert drain(second) == [payload("a", "x" * 100), payload("b", "x" * 100)]
+    second.close()
 
 
 def test_two_processes_cannot_share_it(spool: Spool, tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from services.inference.adapters.memory import InMemoryCapture
 from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
+from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import ModelFailed, RuntimeUnavailable
 from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceLimits
 from services.inference.gateway.streams import StreamLimits
+from tessera.events.v1 import inference_events_pb2 as pb
 from tests.helpers import eventually
 from tests.unit.inference.test_inference_gateway import Aborted, Context, Gateway
 
@@ -239,6 +242,62 @@ async def test_cancelling_ends_the_work_and_keeps_what_came(
     (record,) = gateway.records
     assert (record.status_code, values(record.response)) == (1, [1.0])
     assert (gateway.handler.in_flight, gateway.streams.held) == (0, 0)
+
+
+async def test_an_answer_is_noted_before_its_first_part_leaves(
+    gateway: Gateway, make_request: Make
+) -> None:
+    """A kill amid the stream must leave a record of it, and one amid its end no second one."""
+    gateway.runtime.streamed = counting(3, ModelFailed("no more"))
+    context = StreamContext()
+    context.reads.clear()
+    task = asyncio.create_task(run(gateway, [make_request()], context))
+    await eventually(lambda: bool(gateway.capture.begun))
+    assert (context.written, gateway.records) == ([], [])
+    ((name, noted),) = gateway.capture.begun.items()
+    record = pb.PayloadRecord.FromString(noted)
+    assert (record.tessera_request_id, record.status_code, record.response) == (name, 14, b"")
+    assert list(record.logging_error_codes) == ["STREAM_CUT_SHORT"]
+    assert (record.served_entity, record.route) == ("delay-1", pb.PAYLOAD_ROUTE_PRIMARY)
+    assert record.execution_duration_us >= 0
+    context.reads.set()
+    await task
+    (record,) = gateway.records
+    assert (record.tessera_request_id, record.status_code) == (name, 13)
+    assert gateway.capture.begun == {}
+
+
+@pytest.mark.parametrize("policy", [WhenSpoolFull.REFUSE, WhenSpoolFull.COUNT])
+async def test_without_room_for_the_note_the_policy_decides(
+    make_endpoint: Make, make_request: Make, policy: WhenSpoolFull
+) -> None:
+    settings = EndpointSettings(when_spool_full=policy)
+    endpoint = replace(streaming(make_endpoint()), settings=settings)
+    gateway = Gateway(endpoint, capture=InMemoryCapture(room=10))
+    gateway.runtime.streamed = counting(2)
+    written = await run(gateway, [make_request()], StreamContext())
+    if policy is WhenSpoolFull.COUNT:
+        assert [bool(one.error_message) for one in written] == [False, False]
+    else:
+        (failure,) = written
+        assert failure.infer_response.parameters["tessera_status_code"].int64_param == 8
+
+
+async def test_an_answer_that_is_not_kept_is_not_noted(
+    make_endpoint: Make, make_request: Make
+) -> None:
+    settings = EndpointSettings(sampling_fraction=0.0)
+    gateway = Gateway(replace(streaming(make_endpoint()), settings=settings))
+    gateway.runtime.streamed = counting(2)
+    context = StreamContext()
+    context.reads.clear()
+    request = make_request().SerializeToString()
+    task = asyncio.create_task(run(gateway, [request], context))
+    await eventually(lambda: gateway.streams.held > len(request))
+    assert gateway.capture.begun == {}
+    context.reads.set()
+    await task
+    assert gateway.records == []
 
 
 async def test_time_that_is_over_is_told(gateway: Gateway, make_request: Make) -> None:
