@@ -25,6 +25,8 @@ LONGEST_CLIENT_ID: Final = 512
 _MOST_PARAMETERS: Final = 64
 _HARMLESS_PARAMETERS: Final = frozenset({"triton_enable_empty_final_response"})
 """perf_analyzer sends it along; it has a meaning only for streams."""
+_TOLD_SIZE: Final = frozenset({"binary_data_size"})
+"""KServe's client sends it along with raw contents, whose length says the same."""
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
 _SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
 _LONGEST_SEQUENCE: Final = 128
@@ -143,7 +145,7 @@ def _mismatch(rule: _InputRule, tensor: Any, shape: tuple[int, ...]) -> str | No
     for got, want in zip(shape, rule.shape, strict=True):
         if got < 1 or (want != -1 and got != want):
             return f"must have shape {_shape(rule.shape)}, not {list(shape)}"
-    if tensor.parameters:
+    if tensor.parameters and set(tensor.parameters) != _TOLD_SIZE:
         return "parameters of inputs, as of shared memory, are not served"
     return None
 

@@ -24,7 +24,16 @@ from services.inference.sink.tensors import decode_request
 from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import prediction_pb2 as columns
 from tessera.inference.v1 import prediction_service_pb2 as pb
-from tests.gateway_door import BOB, MOST_BODY, ONE_INPUT, GatewayDoor, Refused, endpoint
+from tests.gateway_door import (
+    ALICE,
+    BOB,
+    MOST_BODY,
+    ONE_INPUT,
+    Context,
+    GatewayDoor,
+    Refused,
+    endpoint,
+)
 
 JSON = inference_events_pb2.PAYLOAD_ENCODING_JSON
 
@@ -278,3 +287,15 @@ def test_values_keep_what_they_are(
     again = conversion.request_of_columns(asked(answered), signature)
     assert again.inputs == message.inputs
     assert again.raw_input_contents == message.raw_input_contents
+
+
+async def test_kserves_parameter_of_raw_inputs_is_taken(door: GatewayDoor) -> None:
+    request = service_pb2.ModelInferRequest(model_name="plain")
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    tensor.parameters["binary_data_size"].int64_param = 8
+    request.raw_input_contents.append(np.ones(2, np.float32).tobytes())
+    context: Any = Context(ALICE)
+    await door.infer.infer(request.SerializeToString(), context)
+    tensor.parameters["shared_memory_region"].string_param = "a"
+    with pytest.raises(Refused, match="shared memory"):
+        await door.infer.infer(request.SerializeToString(), context)
