@@ -45,6 +45,7 @@ QUIET = {
     "platform / Failed handling",
     "platform / Background failures",
     "platform / Telemetry that was dropped",
+    "platform / Webhooks given up",
     "platform / Rows written in batches",
     "platform / Rows that wait to be written",
     "platform / Training jobs",
