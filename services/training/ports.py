@@ -324,5 +324,8 @@ class Tracking(Protocol):
     async def create_run(self, token: Secret, job: Job) -> str:
         """The id of the job's run, under way; made once, its experiment too if missing."""
 
+    async def note_commit(self, token: Secret, job: Job, commit: str) -> None:
+        """Tag the job's run with the Git commit that its code is of; again changes nothing."""
+
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end; so be it if the run is gone."""

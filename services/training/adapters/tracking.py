@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.training.adapters.remote import raised_here
 from services.training.convert import timestamp
-from services.training.domain.job import Job, JobState
+from services.training.domain.job import GitSource, Job, JobState
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.config import Secret
 from tessera_kit.errors import AlreadyExists, NotFound
@@ -22,6 +22,12 @@ _STATUS = {
     JobState.CANCELLED: tracking_pb2.RUN_STATUS_KILLED,
 }
 _CALL_SECONDS = 30.0
+# MLflow's names, by which its clients show where a run's code came from.
+_COMMIT, _REPOSITORY, _SOURCE = (
+    "mlflow.source.git.commit",
+    "mlflow.source.git.repoURL",
+    "mlflow.source.name",
+)
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -52,6 +58,18 @@ class GrpcTracking:
             )
         await self._describe(caller, made.run.run_id, job)
         return made.run.run_id
+
+    async def note_commit(self, token: Secret, job: Job, commit: str) -> None:
+        """Tag the job's run with the Git commit that its code is of, as MLflow's clients do."""
+        tags = {_COMMIT: commit}
+        if isinstance(source := job.spec.source, GitSource):
+            tags |= {_REPOSITORY: source.url, _SOURCE: source.path}
+        request = tracking_service_pb2.LogBatchRequest(
+            run_id=job.run_id,
+            tags=[tracking_pb2.Tag(key=key, value=value) for key, value in tags.items()],
+        )
+        with raised_here("tracking"):
+            await self._stub.LogBatch(request, metadata=_caller(token), timeout=_CALL_SECONDS)
 
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end; so be it if the run is gone."""

@@ -201,6 +201,8 @@ class AttemptConductor:
             job = await self._changes.apply(key.job_id, RunCreated(run_id))
         code = await self._sources.fetch(key, job.spec.source)
         await self._changes.apply(key.job_id, CodeFetched(key.number, code.git_commit))
+        if code.git_commit:
+            await self._tracking.note_commit(token.secret, job, code.git_commit)
         return self._plan(key, job, code, token.secret, left)
 
     def _plan(

@@ -135,6 +135,14 @@ async def test_code_that_cannot_be_had_fails_the_job_for_good(
     assert len(job.attempts) == 1
 
 
+async def test_a_run_tells_the_commit_of_its_code(world: World) -> None:
+    source = GitSource("https://example.org/code.git", "0f3c", "train.py")
+    job = await world.service.jobs.submit(ANN, spec(source=source))
+    world.processes.end(await world.runs(job), GOOD)
+    job = await world.reaches(job, JobState.SUCCEEDED)
+    assert world.tracking.commits == {job.run_id: "0f3c"}
+
+
 async def test_a_platform_that_is_away_costs_no_retries(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

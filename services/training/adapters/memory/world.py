@@ -62,6 +62,8 @@ class InMemoryTracking:
     def __init__(self) -> None:
         self.runs: dict[str, JobState | None] = {}
         """The final state of each run, None while it is under way."""
+        self.commits: dict[str, str] = {}
+        """The Git commit of each run that has one."""
         self._by_job: dict[str, str] = {}
 
     async def create_run(self, token: Secret, job: Job) -> str:
@@ -69,6 +71,10 @@ class InMemoryTracking:
         run_id = self._by_job.setdefault(job.job_id, new_id())
         self.runs.setdefault(run_id, None)
         return run_id
+
+    async def note_commit(self, token: Secret, job: Job, commit: str) -> None:
+        """Tag the job's run with the Git commit that its code is of."""
+        self.commits[job.run_id] = commit
 
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end."""
