@@ -25,7 +25,6 @@ from services.inference.handlers.elastic import Elastic
 from services.inference.handlers.endpoints import EndpointHandlers
 from services.inference.handlers.explanations import Explanations
 from services.inference.handlers.payloads import Payloads
-from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2
 from tessera.inference.v1 import inference_service_pb2 as pb
 from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
@@ -37,8 +36,8 @@ __all__ = ["InferenceServicer"]
 _PAGE_SCOPE: Final = "inference.endpoints"
 _CONFIG_SCOPE: Final = "inference.configs"
 _SIDES: Final = {pb.PAYLOAD_SIDE_REQUEST: Side.REQUEST, pb.PAYLOAD_SIDE_RESPONSE: Side.RESPONSE}
-_JSON: Final = inference_events_pb2.PAYLOAD_ENCODING_JSON
-_MESSAGE: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
+_JSON: Final = pb.BODY_ENCODING_JSON
+_MESSAGE: Final = pb.BODY_ENCODING_OIP_V2_PROTOBUF
 
 
 class InferenceServicer(InferenceServiceServicer):

@@ -203,7 +203,7 @@ def _tree(told: Mapping[str, Any]) -> Tree:
     if told["status_message"]:
         tree.add(f"[red]{escape(told['status_message'])}[/red]")
     tree.add(f"asked by {escape(told['requester']) or '[dim]nobody known[/dim]'}")
-    route = told["route"].removeprefix("PAYLOAD_ROUTE_").lower()
+    route = told["route"].removeprefix("ANSWER_ROUTE_").lower()
     asked = tree.add(
         f"endpoint [bold]{escape(told['endpoint'])}[/bold], configuration "
         f"{told['config_version']}, route {route}"

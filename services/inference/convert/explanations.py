@@ -8,7 +8,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from services.inference.convert.endpoints import timestamp
 from services.inference.domain.explanation import Explanation, ModelOrigin, RunFacts
-from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import explanation_pb2 as pb
 
 __all__ = ["explanation_message"]
@@ -71,11 +70,11 @@ def _run(run: RunFacts) -> pb.TrainingRun:
     )
 
 
-def _route(name: str) -> inference_events_pb2.PayloadRoute.ValueType:
+def _route(name: str) -> pb.AnswerRoute.ValueType:
     try:
-        return inference_events_pb2.PayloadRoute.Value(f"PAYLOAD_ROUTE_{name}")
+        return pb.AnswerRoute.Value(f"ANSWER_ROUTE_{name}")
     except ValueError:
-        return inference_events_pb2.PAYLOAD_ROUTE_UNSPECIFIED
+        return pb.ANSWER_ROUTE_UNSPECIFIED
 
 
 def _duration(milliseconds: float) -> Duration:

@@ -14,7 +14,6 @@ from tritonclient.grpc import service_pb2 as oip
 from tessera.cli import answers
 from tessera.cli import main as command
 from tessera.client.predictions import RowPrediction
-from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import explanation_pb2 as pb
 
 
@@ -43,7 +42,7 @@ class Inference:
             tessera_request_id="id-1",
             endpoint="flights[1]",
             config_version=4,
-            route=inference_events_pb2.PAYLOAD_ROUTE_PRIMARY,
+            route=pb.ANSWER_ROUTE_PRIMARY,
             served_entity="m-2",
             requester="ada",
             inference_table_full_name="a.b.flights_payload",

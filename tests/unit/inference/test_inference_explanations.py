@@ -31,7 +31,7 @@ from services.inference.errors import (
 )
 from services.inference.handlers.explanations import Explanations
 from tessera.catalog.v1 import securable_pb2
-from tessera.events.v1 import inference_events_pb2
+from tessera.inference.v1 import explanation_pb2
 from tessera_kit.clock import ManualClock
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import InMemoryAuthority
@@ -145,7 +145,7 @@ async def test_an_answer_is_led_back_to_run_commit_and_tables() -> None:
         found = await world.explanations.explain(caller, request_id)
         message = explanation_message(found)
         assert (message.endpoint, message.config_version) == ("flights", 4)
-        assert message.route == inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
+        assert message.route == explanation_pb2.ANSWER_ROUTE_FALLBACK
         assert list(message.failed_served_entities) == ["m-1"]
         assert message.inference_table_full_name == endpoint.table.full_name
         model = message.model

@@ -21,7 +21,6 @@ from tessera.client.predictions import (
     prediction_from,
 )
 from tessera.client.tensors import read_outputs, write_inputs
-from tessera.events.v1 import inference_events_pb2
 from tessera.inference.v1 import (
     endpoint_pb2,
     explanation_pb2,
@@ -344,7 +343,7 @@ class AsyncInference:
         async for response in stream(self._stub.ReadPayloadBody, request, timeout):
             encoding = response.encoding or encoding
             chunks.append(response.chunk)
-        return PayloadBody(b"".join(chunks), encoding == inference_events_pb2.PAYLOAD_ENCODING_JSON)
+        return PayloadBody(b"".join(chunks), encoding == inference_service_pb2.BODY_ENCODING_JSON)
 
     async def _body_request(
         self, table: str, request_id: str, side: Literal["request", "response"]

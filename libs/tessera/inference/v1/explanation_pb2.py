@@ -24,24 +24,25 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from tessera.events.v1 import inference_events_pb2 as tessera_dot_events_dot_v1_dot_inference__events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tessera/inference/v1/explanation.proto\x12\x14tessera.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tessera/events/v1/inference_events.proto\"\xc9\x04\n\x12RequestExplanation\x12\x1a\n\x12tessera_request_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x16\n\x0e\x63onfig_version\x18\x04 \x01(\x03\x12.\n\x05route\x18\x05 \x01(\x0e\x32\x1f.tessera.events.v1.PayloadRoute\x12\x15\n\rserved_entity\x18\x06 \x01(\t\x12\x1e\n\x16\x66\x61iled_served_entities\x18\x07 \x03(\t\x12\x30\n\x0crequested_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0emodel_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstatus_code\x18\x0b \x01(\x05\x12\x16\n\x0estatus_message\x18\x0c \x01(\t\x12\x11\n\trequester\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12!\n\x19inference_table_full_name\x18\x0f \x01(\t\x12\x30\n\x05model\x18\x10 \x01(\x0b\x32!.tessera.inference.v1.ModelOrigin\x12\x32\n\x04gaps\x18\x11 \x03(\x0b\x32$.tessera.inference.v1.ExplanationGap\"\x8b\x02\n\x0bModelOrigin\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\ncreated_by\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x03run\x18\x05 \x01(\x0b\x32!.tessera.inference.v1.TrainingRun\x12\x0e\n\x06job_id\x18\x06 \x01(\t\x12\x18\n\x10logged_model_ids\x18\x07 \x03(\t\x12\x33\n\x06tables\x18\x08 \x03(\x0b\x32#.tessera.inference.v1.TrainingTable\"\x89\x02\n\x0bTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rexperiment_id\x18\x03 \x01(\t\x12\x12\n\ncreated_by\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngit_commit\x18\x07 \x01(\t\x12\x12\n\ngit_branch\x18\x08 \x01(\t\x12\x16\n\x0egit_repository\x18\t \x01(\t\x12\x13\n\x0bsource_name\x18\n \x01(\t\"D\n\rTrainingTable\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\".\n\x0e\x45xplanationGap\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tessera/inference/v1/explanation.proto\x12\x14tessera.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x04\n\x12RequestExplanation\x12\x1a\n\x12tessera_request_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\x16\n\x0e\x63onfig_version\x18\x04 \x01(\x03\x12\x30\n\x05route\x18\x05 \x01(\x0e\x32!.tessera.inference.v1.AnswerRoute\x12\x15\n\rserved_entity\x18\x06 \x01(\t\x12\x1e\n\x16\x66\x61iled_served_entities\x18\x07 \x03(\t\x12\x30\n\x0crequested_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0emodel_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstatus_code\x18\x0b \x01(\x05\x12\x16\n\x0estatus_message\x18\x0c \x01(\t\x12\x11\n\trequester\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12!\n\x19inference_table_full_name\x18\x0f \x01(\t\x12\x30\n\x05model\x18\x10 \x01(\x0b\x32!.tessera.inference.v1.ModelOrigin\x12\x32\n\x04gaps\x18\x11 \x03(\x0b\x32$.tessera.inference.v1.ExplanationGap\"\x8b\x02\n\x0bModelOrigin\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x12\n\ncreated_by\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x03run\x18\x05 \x01(\x0b\x32!.tessera.inference.v1.TrainingRun\x12\x0e\n\x06job_id\x18\x06 \x01(\t\x12\x18\n\x10logged_model_ids\x18\x07 \x03(\t\x12\x33\n\x06tables\x18\x08 \x03(\x0b\x32#.tessera.inference.v1.TrainingTable\"\x89\x02\n\x0bTrainingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rexperiment_id\x18\x03 \x01(\t\x12\x12\n\ncreated_by\x18\x04 \x01(\t\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngit_commit\x18\x07 \x01(\t\x12\x12\n\ngit_branch\x18\x08 \x01(\t\x12\x16\n\x0egit_repository\x18\t \x01(\t\x12\x13\n\x0bsource_name\x18\n \x01(\t\"D\n\rTrainingTable\x12\x11\n\tfull_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\t\".\n\x0e\x45xplanationGap\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*\x93\x01\n\x0b\x41nswerRoute\x12\x1c\n\x18\x41NSWER_ROUTE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41NSWER_ROUTE_PRIMARY\x10\x01\x12\x17\n\x13\x41NSWER_ROUTE_SHADOW\x10\x02\x12\x19\n\x15\x41NSWER_ROUTE_FALLBACK\x10\x03\x12\x18\n\x14\x41NSWER_ROUTE_REFUSED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tessera.inference.v1.explanation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTEXPLANATION']._serialized_start=172
-  _globals['_REQUESTEXPLANATION']._serialized_end=757
-  _globals['_MODELORIGIN']._serialized_start=760
-  _globals['_MODELORIGIN']._serialized_end=1027
-  _globals['_TRAININGRUN']._serialized_start=1030
-  _globals['_TRAININGRUN']._serialized_end=1295
-  _globals['_TRAININGTABLE']._serialized_start=1297
-  _globals['_TRAININGTABLE']._serialized_end=1365
-  _globals['_EXPLANATIONGAP']._serialized_start=1367
-  _globals['_EXPLANATIONGAP']._serialized_end=1413
+  _globals['_ANSWERROUTE']._serialized_start=1376
+  _globals['_ANSWERROUTE']._serialized_end=1523
+  _globals['_REQUESTEXPLANATION']._serialized_start=130
+  _globals['_REQUESTEXPLANATION']._serialized_end=717
+  _globals['_MODELORIGIN']._serialized_start=720
+  _globals['_MODELORIGIN']._serialized_end=987
+  _globals['_TRAININGRUN']._serialized_start=990
+  _globals['_TRAININGRUN']._serialized_end=1255
+  _globals['_TRAININGTABLE']._serialized_start=1257
+  _globals['_TRAININGTABLE']._serialized_end=1325
+  _globals['_EXPLANATIONGAP']._serialized_start=1327
+  _globals['_EXPLANATIONGAP']._serialized_end=1373
 # @@protoc_insertion_point(module_scope)

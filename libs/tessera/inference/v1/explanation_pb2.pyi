@@ -9,7 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from tessera.events.v1 import inference_events_pb2 as _inference_events_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AnswerRoute:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerRouteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerRoute.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_ROUTE_UNSPECIFIED: _AnswerRoute.ValueType  # 0
+    """The row does not say."""
+    ANSWER_ROUTE_PRIMARY: _AnswerRoute.ValueType  # 1
+    """The entity that the shares, the caller's key or the caller chose was asked."""
+    ANSWER_ROUTE_SHADOW: _AnswerRoute.ValueType  # 2
+    """The request is another one's mirror; nobody waited for its response."""
+    ANSWER_ROUTE_FALLBACK: _AnswerRoute.ValueType  # 3
+    """Another entity was asked because the first one failed."""
+    ANSWER_ROUTE_REFUSED: _AnswerRoute.ValueType  # 4
+    """No entity was asked."""
+
+class AnswerRoute(_AnswerRoute, metaclass=_AnswerRouteEnumTypeWrapper):
+    """How a request was led."""
+
+ANSWER_ROUTE_UNSPECIFIED: AnswerRoute.ValueType  # 0
+"""The row does not say."""
+ANSWER_ROUTE_PRIMARY: AnswerRoute.ValueType  # 1
+"""The entity that the shares, the caller's key or the caller chose was asked."""
+ANSWER_ROUTE_SHADOW: AnswerRoute.ValueType  # 2
+"""The request is another one's mirror; nobody waited for its response."""
+ANSWER_ROUTE_FALLBACK: AnswerRoute.ValueType  # 3
+"""Another entity was asked because the first one failed."""
+ANSWER_ROUTE_REFUSED: AnswerRoute.ValueType  # 4
+"""No entity was asked."""
+Global___AnswerRoute: _TypeAlias = AnswerRoute  # noqa: Y015
 
 @_typing.final
 class RequestExplanation(_message.Message):
@@ -52,7 +84,7 @@ class RequestExplanation(_message.Message):
     """The endpoint that was asked."""
     config_version: _builtins.int
     """The endpoint's configuration that was in force; 0 when the request reached none."""
-    route: _inference_events_pb2.PayloadRoute.ValueType
+    route: Global___AnswerRoute.ValueType
     """How the request was led."""
     served_entity: _builtins.str
     """The served entity that answered; empty when the request reached none."""
@@ -97,7 +129,7 @@ class RequestExplanation(_message.Message):
         client_request_id: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         config_version: _builtins.int = ...,
-        route: _inference_events_pb2.PayloadRoute.ValueType = ...,
+        route: Global___AnswerRoute.ValueType = ...,
         served_entity: _builtins.str = ...,
         failed_served_entities: _abc.Iterable[_builtins.str] | None = ...,
         requested_at: _timestamp_pb2.Timestamp | None = ...,

@@ -11,7 +11,6 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from tessera.events.v1 import inference_events_pb2 as _inference_events_pb2
 from tessera.inference.v1 import endpoint_pb2 as _endpoint_pb2
 from tessera.inference.v1 import explanation_pb2 as _explanation_pb2
 import builtins as _builtins
@@ -48,6 +47,30 @@ PAYLOAD_SIDE_REQUEST: PayloadSide.ValueType  # 1
 PAYLOAD_SIDE_RESPONSE: PayloadSide.ValueType  # 2
 """What the caller got."""
 Global___PayloadSide: _TypeAlias = PayloadSide  # noqa: Y015
+
+class _BodyEncoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BodyEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BodyEncoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BODY_ENCODING_UNSPECIFIED: _BodyEncoding.ValueType  # 0
+    """Said by the first message alone."""
+    BODY_ENCODING_OIP_V2_PROTOBUF: _BodyEncoding.ValueType  # 1
+    """A message of the Open Inference Protocol, version 2, as it was sent."""
+    BODY_ENCODING_JSON: _BodyEncoding.ValueType  # 2
+    """A JSON object in UTF-8."""
+
+class BodyEncoding(_BodyEncoding, metaclass=_BodyEncodingEnumTypeWrapper):
+    """How a body is encoded."""
+
+BODY_ENCODING_UNSPECIFIED: BodyEncoding.ValueType  # 0
+"""Said by the first message alone."""
+BODY_ENCODING_OIP_V2_PROTOBUF: BodyEncoding.ValueType  # 1
+"""A message of the Open Inference Protocol, version 2, as it was sent."""
+BODY_ENCODING_JSON: BodyEncoding.ValueType  # 2
+"""A JSON object in UTF-8."""
+Global___BodyEncoding: _TypeAlias = BodyEncoding  # noqa: Y015
 
 @_typing.final
 class CreateEndpointRequest(_message.Message):
@@ -983,7 +1006,7 @@ class ReadPayloadBodyResponse(_message.Message):
     ENCODING_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
-    encoding: _inference_events_pb2.PayloadEncoding.ValueType
+    encoding: Global___BodyEncoding.ValueType
     """How the body is encoded: JSON where the row holds it, else the protocol's message as it was sent. Only in the first message."""
     size_bytes: _builtins.int
     """Bytes of the whole body. Only in the first message."""
@@ -992,7 +1015,7 @@ class ReadPayloadBodyResponse(_message.Message):
     def __init__(
         self,
         *,
-        encoding: _inference_events_pb2.PayloadEncoding.ValueType = ...,
+        encoding: Global___BodyEncoding.ValueType = ...,
         size_bytes: _builtins.int = ...,
         chunk: _builtins.bytes = ...,
     ) -> None: ...
