@@ -22,8 +22,8 @@ from tests.e2e.world import Served, new_user
 from tests.helpers import eventually
 
 IN_FLIGHT = (1, 8, 32)
-ROUNDS = 3
-WINDOW_SECONDS = 2.0
+ROUNDS = 5
+WINDOW_SECONDS = 1.5
 WARM_UP_SECONDS = 1.0
 _ALL_ROWS_SECONDS = 60.0
 
