@@ -410,11 +410,13 @@ class InMemoryObjectStore:
         if any(part.size < self._smallest_part for part in parts[:-1]):
             raise InvalidArgument("a part but the last is too small")
         del self._uploads[key, upload_id]
+        del self._begun[key, upload_id]
         return self._store(key, b"".join(held[part.number] for part in parts))
 
     async def abort_upload(self, key: str, upload_id: str) -> None:
         """See `ObjectStore.abort_upload`."""
         self._uploads.pop((check_key(key), upload_id), None)
+        self._begun.pop((key, upload_id), None)
 
     async def open_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
         """See `ObjectStore.open_uploads`."""

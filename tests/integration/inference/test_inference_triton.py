@@ -23,7 +23,7 @@ from services.inference.errors import (
 )
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import make_bundle
-from tests.helpers import unique_name
+from tests.helpers import eventually, unique_name
 from tests.integration.inference.models import exported, manifest, scripted
 from tests.integration.inference.requests import expected
 
@@ -120,11 +120,11 @@ async def test_loaded_models_are_listed_until_they_are_unloaded(models: TritonMo
     name = await load(models, exported())
     assert name in await models.loaded()
     await models.unload(name)
-    for _ in range(100):
-        if name not in await models.loaded():
-            break
-        await asyncio.sleep(0.1)
-    assert name not in await models.loaded()
+
+    async def gone() -> bool:
+        return name not in await models.loaded()
+
+    await eventually(gone)
     await models.unload(name)
 
 
