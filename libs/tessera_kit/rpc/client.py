@@ -15,6 +15,7 @@ import grpc
 
 from tessera_kit.config import Secret
 from tessera_kit.rpc.deadline import time_remaining
+from tessera_kit.rpc.streamed import StreamedCall, told_at_once
 from tessera_kit.rpc.tls import ClientTls
 from tessera_kit.telemetry.calls import ClientMethod
 
@@ -131,7 +132,7 @@ class _Channel(grpc.aio.Channel):
 
     def stream_unary(self, method: str, *arguments: Any, **named: Any) -> Any:
         call = self._channel.stream_unary(method, *arguments, **named)
-        return self._wrapped(method, call, self._timeout)
+        return self._wrapped(method, call, self._timeout, StreamedCall)
 
     def unary_stream(self, method: str, *arguments: Any, **named: Any) -> Any:
         call = self._channel.unary_stream(method, *arguments, **named)
@@ -139,10 +140,14 @@ class _Channel(grpc.aio.Channel):
 
     def stream_stream(self, method: str, *arguments: Any, **named: Any) -> Any:
         call = self._channel.stream_stream(method, *arguments, **named)
-        return self._wrapped(method, call, None)
+        return self._wrapped(method, call, None, StreamedCall)
 
     def _wrapped(
-        self, method: str, call: Callable[..., Any], default: float | None
+        self,
+        method: str,
+        call: Callable[..., Any],
+        default: float | None,
+        wrap: Callable[[Any], Any] | None = None,
     ) -> Callable[..., Any]:
         common = self._metadata
         calls = ClientMethod(method.lstrip("/"))
@@ -164,18 +169,12 @@ class _Channel(grpc.aio.Channel):
                 sent = (*sent, ("traceparent", traceparent))
             started = call(request, timeout=limit, metadata=sent, **named)
             started.add_done_callback(lambda ended: calls.end(began, _code_of(ended)))
-            return started
+            return started if wrap is None else wrap(started)
 
         return start
 
 
 def _code_of(call: grpc.aio.Call) -> str:
     """The name of an ended call's status."""
-    # grpc.aio tells it by a coroutine only; once the call has ended that one waits for nothing.
-    coroutine = call.code()
-    try:
-        coroutine.send(None)
-    except StopIteration as told:
-        return str(told.value.name)
-    coroutine.close()
-    return grpc.StatusCode.UNKNOWN.name
+    code = told_at_once(call.code())
+    return str((code or grpc.StatusCode.UNKNOWN).name)

@@ -25,6 +25,7 @@ from tessera_kit.rpc.behaviours import Behaviour, Context, Handler, adapted, kin
 from tessera_kit.rpc.identity import Authenticator, bearer_token
 from tessera_kit.rpc.overdue import Overdue
 from tessera_kit.rpc.status import code_of, status_of, trailing_metadata_of
+from tessera_kit.rpc.unread import UnreadRequests
 from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
 
 __all__ = ["Pipeline", "TooManyCalls", "failure_of"]
@@ -71,6 +72,7 @@ class Pipeline:
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
         self._overdue = Overdue()
+        self._unread = UnreadRequests()
 
     def wrap(self, full_method: str, handler: Handler) -> Handler:
         """Return the handler with the steps around its behaviour.
@@ -87,12 +89,23 @@ class Pipeline:
         inner, changes = adapted(full_method, handler)
         streams = handler.request_streaming or handler.response_streaming
         seconds = self._stream_seconds if streams else self._unary_seconds
-        guarded = self._guarded(inner, self._calls.method(full_method), full_method, seconds)
+        guarded = self._guarded(
+            inner,
+            self._calls.method(full_method),
+            full_method,
+            seconds,
+            handler.request_streaming,
+        )
         changed: Handler = handler._replace(**{**changes, kind: guarded})  # type: ignore[attr-defined]
         return changed
 
     def _guarded(
-        self, inner: Behaviour, calls: MethodCalls, full_method: str, seconds: float
+        self,
+        inner: Behaviour,
+        calls: MethodCalls,
+        full_method: str,
+        seconds: float,
+        request_streaming: bool,
     ) -> Behaviour:
         run = self._run
 
@@ -118,6 +131,8 @@ class Pipeline:
                 calls.end(began, "OK")
                 return response
             calls.end(began, code_of(type(failure)).name)
+            if request_streaming:
+                await self._unread.drop(context)
             await _abort(context, failure)
 
         return guarded

@@ -107,6 +107,33 @@ async def test_while_most_calls_fail_they_are_not_tried_again() -> None:
     assert 100 <= len(recorder.calls) < 200
 
 
+@pytest.mark.parametrize("kind", ["ClientStream", "Bidirectional"])
+async def test_a_stream_keeps_the_status_that_the_server_sent(kind: str) -> None:
+    """Also where messages of ours meet a call that has ended, of which `grpc.aio` says INTERNAL."""
+
+    async def refuse(requests: Any, context: Any) -> Any:
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED, "who are you?", (("tessera-hint", "log in"),)
+        )
+
+    server = grpc.aio.server()
+    handlers = {
+        "ClientStream": grpc.stream_unary_rpc_method_handler(refuse),
+        "Bidirectional": grpc.stream_stream_rpc_method_handler(refuse),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with open_channel(f"127.0.0.1:{port}", retry=False) as channel:
+        for _ in range(30):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await Stub(channel).call(kind, [Echo(text="a")] * 10)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert caught.value.details() == "who are you?"
+            assert ("tessera-hint", "log in") in tuple(caught.value.trailing_metadata() or ())
+    await server.stop(0)
+
+
 async def test_calls_carry_token_and_trace() -> None:
     recorder = Recorder()
     context = new_span_context(sampled=False)

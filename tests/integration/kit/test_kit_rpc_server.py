@@ -241,6 +241,27 @@ async def test_callers_without_a_good_token_are_refused(
         assert error_from_rpc(caught.value).metadata["reason"] == reason
 
 
+@pytest.mark.parametrize("kind", ["ClientStream", "Bidirectional"])
+async def test_a_stream_that_is_refused_while_it_is_sent_hears_why(kind: str) -> None:
+    """`grpc.aio` says INTERNAL where a message of its caller meets a call that has ended."""
+    async with door() as opened, grpc.aio.insecure_channel(opened.server.address) as channel:
+        stub = Stub(channel)
+        for _ in range(30):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.call(kind, [Echo(text="a")] * 10)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("kind", ["ClientStream", "Bidirectional"])
+async def test_a_refused_stream_that_does_not_end_is_not_waited_for(kind: str) -> None:
+    async with door() as opened, grpc.aio.insecure_channel(opened.server.address) as channel:
+        path = f"/{SERVICE}/{kind}"
+        call = (
+            channel.stream_unary(path) if kind == "ClientStream" else channel.stream_stream(path)
+        )()
+        assert await asyncio.wait_for(call.code(), 60) is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_principals_do_not_leak_between_calls() -> None:
     authority = InMemoryAuthority()
     names = [f"user{number}" for number in range(20)]
