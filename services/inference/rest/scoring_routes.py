@@ -64,7 +64,7 @@ def scoring_routes(inference: HttpInference, descriptions: Descriptions) -> Sequ
                 route("POST", f"{root}/invocations", invocations, "invocations", open=True),
                 route("GET", f"{root}/ping", ready, "ready", open=False),
                 route("GET", f"{root}/health", ready, "ready", open=False),
-                route("GET", f"{root}/version", version, "version", open=True),
+                route("GET", f"{root}/version", version, "version", open=False),
             )
         ),
     ]
