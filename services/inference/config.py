@@ -177,7 +177,7 @@ class SinkConfig:
     max_rows: int
     """Most records of a batch."""
     max_wait_seconds: float
-    """How long the first record of a batch waits for others."""
+    """Least time from the begin of a batch to that of the next."""
     telemetry: TelemetryConfig
     """Where telemetry goes; metrics at TESSERA_INFERENCE_SINK_METRICS_LISTEN."""
 

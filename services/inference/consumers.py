@@ -56,7 +56,7 @@ def payload_consumer(
         sink: Writes them.
         dead_letters: Where a record goes that the database itself refuses.
         max_records: Most records of a batch.
-        max_wait: Seconds that the first record of a batch waits for others.
+        max_wait: Least seconds from the begin of a batch to that of the next.
     """
     return BatchConsumer(
         kafka,

@@ -13,11 +13,11 @@ from opentelemetry import trace
 
 from tessera_kit.bus.dead_letters import DeadLetters, reason_of
 from tessera_kit.bus.envelope import ConsumedRecord
+from tessera_kit.bus.gathering import Gathering
 from tessera_kit.bus.handling import Stopping
 from tessera_kit.bus.membership import (
     OffsetCommitter,
     Partitions,
-    consumed,
     join,
     leave,
     new_consumer,
@@ -28,7 +28,7 @@ from tessera_kit.bus.retry import RetryPolicy, is_retryable
 from tessera_kit.bus.topics import REGISTRY, TopicRegistry
 from tessera_kit.config import KafkaConfig
 from tessera_kit.telemetry import names
-from tessera_kit.telemetry.metrics import counter, histogram
+from tessera_kit.telemetry.metrics import histogram
 from tessera_kit.telemetry.propagation import recorded_cause
 
 __all__ = ["BatchConsumer", "ConsumedRecord"]
@@ -37,7 +37,9 @@ _tracer = trace.get_tracer("tessera_kit.bus")
 _log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
-_WATCH_MS = 1_000
+_COMMIT_SECONDS = 1.0
+"""Each commit costs the broker as much as a batch of records; what was done since is done again
+after a crash."""
 _MOST_LINKS = 64
 
 BatchHandler = Callable[[Sequence[ConsumedRecord]], Awaitable[None]]
@@ -46,13 +48,14 @@ BatchHandler = Callable[[Sequence[ConsumedRecord]], Awaitable[None]]
 class BatchConsumer:
     """Hands over records of its topics in batches, and commits them when the handler returned.
 
-    A batch holds records of any of the member's partitions, each partition's in order. After a
-    crash records are handed over again, in other batches: the handler must be idempotent per
-    record. Records are raw; `envelope.from_record` decodes them.
+    A batch holds records of any of the member's partitions, each partition's in order: all that
+    came while the one before was worked on. After a crash records are handed over again, in other
+    batches: the handler must be idempotent per record. Records are raw; `envelope.from_record`
+    decodes them.
 
     What `handle` raises decides: a failure that may pass (`retry.is_retryable`) repeats the same
-    batch with backoff, while nothing more is fetched, so memory stays bounded. Any other halves the
-    batch until the records at fault stand alone, and these become dead letters.
+    batch with backoff, while at most one more is fetched, so memory stays bounded. Any other
+    halves the batch until the records at fault stand alone, and these become dead letters.
 
     Args:
         kafka: Brokers.
@@ -61,7 +64,8 @@ class BatchConsumer:
         handle: The sink. Returns when the effect of all records is durable.
         dead_letters: Where records at fault are written. None: such a failure ends `run`.
         max_records: Most records in a batch.
-        max_wait: Seconds that the first record of a batch waits for others.
+        max_wait: Least seconds from the begin of one batch to that of the next, unless it is full:
+            the longest that a record waits for others.
         max_bytes: A batch is full when its keys and values reach this.
         retry: How failures that may pass are tried again; for ever by default.
         registry: Topics that are made when missing.
@@ -120,8 +124,13 @@ class _Session:
             instance=settings.instance,
             max_partition_bytes=settings.max_partition_bytes,
         )
-        self._committer = OffsetCommitter(self._consumer, settings.group)
-        self._assignment = 0
+        self._committer = OffsetCommitter(self._consumer, settings.group, _COMMIT_SECONDS)
+        self._gathering = Gathering(
+            self._consumer,
+            settings.group,
+            max_records=settings.max_records,
+            max_bytes=settings.max_bytes,
+        )
         self._leaving = asyncio.Event()
         self._delivery: asyncio.Task[None] | None = None
 
@@ -130,24 +139,37 @@ class _Session:
         committing = asyncio.create_task(self._committer.run(), name=f"{self._group}-commit")
         try:
             await join(self._consumer, settings.kafka, settings.topics, settings.registry, self)
-            while True:
-                batch = await self._collect()
-                if committing.done():
-                    committing.result()
-                if batch:
-                    await self._work_on(batch)
+            gathering = asyncio.create_task(self._gathering.run(), name=f"{self._group}-fetch")
+            try:
+                await self._work([committing, gathering])
+            finally:
+                gathering.cancel()
+                await asyncio.wait([gathering])
         finally:
             await self._finish(self._consumer.assignment())
             committing.cancel()
             await asyncio.wait([committing])
             await leave(self._consumer)
 
+    async def _work(self, helpers: Sequence[asyncio.Task[None]]) -> None:
+        """Work on batches until one of the helpers fails."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            batch = await self._gathering.take(due)
+            for helper in helpers:
+                if helper.done():
+                    helper.result()
+            if batch:
+                due = loop.time() + self._settings.max_wait
+                await self._work_on(batch)
+
     def gained(self, partitions: Partitions) -> None:
         _log.info("%s: works on %d partitions", self._group, len(partitions))
 
     async def lost(self, partitions: Partitions) -> None:
-        # What is collected and not begun is left to the next owner.
-        self._assignment += 1
+        # What is fetched and not begun is left to the next owner.
+        self._gathering.forget()
         await self._finish(partitions)
         _log.info("%s: let go of %d partitions", self._group, len(partitions))
 
@@ -161,38 +183,6 @@ class _Session:
                 await asyncio.wait([task])
             self._leaving.clear()
         await self._committer.finish(partitions)
-
-    async def _collect(self) -> list[ConsumedRecord]:
-        """The next batch; empty when there was nothing for a while."""
-        settings = self._settings
-        batch: list[ConsumedRecord] = []
-        size = 0
-        assignment = self._assignment
-        timeout_ms = _WATCH_MS
-        until = 0.0
-        while True:
-            found = await self._consumer.getmany(
-                timeout_ms=timeout_ms, max_records=settings.max_records - len(batch)
-            )
-            if assignment != self._assignment:
-                assignment = self._assignment
-                batch.clear()
-                size = 0
-            now = time.monotonic()
-            if not batch:
-                until = now + settings.max_wait
-            for partition, records in found.items():
-                counter(names.BUS_CONSUMED).labels(partition.topic, self._group).inc(len(records))
-                batch.extend(consumed(records))
-                size += sum(len(record.key or b"") + len(record.value or b"") for record in records)
-            timeout_ms = int((until - now) * 1000)
-            if (
-                not batch
-                or timeout_ms <= 0
-                or len(batch) >= settings.max_records
-                or size >= settings.max_bytes
-            ):
-                return batch
 
     async def _work_on(self, batch: Sequence[ConsumedRecord]) -> None:
         self._delivery = asyncio.create_task(self._deliver(batch), name=f"{self._group}-batch")

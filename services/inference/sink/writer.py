@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 GROUP: Final = "inference-sink"
 """Consumer group of the sink."""
 _SOURCE: Final = "tessera/inference-sink"
+_RECORDS_PER_TURN: Final = 50
 
 
 class PayloadSink:
@@ -66,7 +68,10 @@ class PayloadSink:
         refused: list[tuple[ConsumedRecord, InvalidArgument]] = []
         known: dict[tuple[str, str], InferenceTable | None] = {}
         by_table: defaultdict[InferenceTable, dict[str, Row]] = defaultdict(dict)
-        for record in records:
+        for number, record in enumerate(records, 1):
+            if number % _RECORDS_PER_TURN == 0:
+                # The next records are fetched, and heartbeats sent, in between.
+                await asyncio.sleep(0)
             try:
                 row = row_of(record)
                 table = await self._table((row.endpoint, row.endpoint_id), known)
