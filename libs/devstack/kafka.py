@@ -19,6 +19,8 @@ from devstack.spec import Kind, ProcessSpec
 NAME = "kafka"
 VERSION = "Tansu 0.6.0"
 PORTS = ("kafka",)
+SESSION_SECONDS = 4
+"""How long groups wait for a silent member. Tansu gives out partitions after half of it."""
 _CLUSTER = "tessera"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from devstack import objectstore
+from devstack import kafka, objectstore
 from devstack.files import read_json
 from devstack.home import Home
 
@@ -42,6 +42,8 @@ def client_settings(doors: Mapping[str, str], files: Mapping[str, str]) -> dict[
     settings |= {
         variable: doors[door] for door, variable in _ENGINE_VARIABLES.items() if door in doors
     }
+    if "kafka" in doors:
+        settings["TESSERA_KAFKA_SESSION_SECONDS"] = str(kafka.SESSION_SECONDS)
     if "s3" in doors:
         settings |= {
             "TESSERA_S3_REGION": objectstore.REGION,

@@ -191,11 +191,17 @@ class KafkaConfig:
 
     bootstrap: str
     """Brokers to ask first, `host:port` joined by commas."""
+    session_seconds: float = 6.0
+    """How long a group waits for a silent member; Kafka's own brokers allow no less than 6."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_KAFKA_BOOTSTRAP."""
-        return cls(bootstrap=Env.of(source).string("TESSERA_KAFKA_BOOTSTRAP"))
+        """Read TESSERA_KAFKA_{BOOTSTRAP,SESSION_SECONDS}."""
+        env = Env.of(source)
+        session_seconds = env.number("TESSERA_KAFKA_SESSION_SECONDS", 6.0)
+        if session_seconds < 1:
+            raise ConfigError("TESSERA_KAFKA_SESSION_SECONDS must be at least 1")
+        return cls(env.string("TESSERA_KAFKA_BOOTSTRAP"), session_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value, StringValue
 
@@ -122,9 +124,13 @@ class KafkaBus(Bus):
             bootstrap_servers=self._kafka.bootstrap,
             auto_offset_reset="earliest",
         )
+        found: list[ConsumerRecord] = []
         async with reader:
-            found = await reader.getmany(timeout_ms=1000)
-        return consumed([record for records in found.values() for record in records])
+            ends = await reader.end_offsets(reader.assignment())
+            while sum(ends.values()) > len(found):
+                for records in (await reader.getmany(timeout_ms=1000)).values():
+                    found += records
+        return consumed(found)
 
 
 @pytest.fixture
@@ -374,6 +380,7 @@ class TestInMemoryBus(BusContract):
 class TestKafkaBus(BusContract):
     @pytest.fixture
     async def bus(self, stack: Stack, registry: TopicRegistry, topic: str) -> AsyncIterator[Bus]:
-        kafka = KafkaConfig.from_env(stack.environment)
+        # A group is formed in half of a session.
+        kafka = replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
         async with EventProducer(kafka, registry=registry) as producer:
             yield KafkaBus(kafka, producer, registry=registry, topic=topic)

@@ -128,8 +128,8 @@ class FaustStream:
             topic_disable_leader=True,
             broker_commit_interval=1.0,
             # A member that died is noticed, and a new one let in, after about a session.
-            broker_session_timeout=6.0,
-            broker_heartbeat_interval=2.0,
+            broker_session_timeout=self._kafka.session_seconds,
+            broker_heartbeat_interval=self._kafka.session_seconds / 3,
             broker_rebalance_timeout=10.0,
             broker_request_timeout=30.0,
             stream_wait_empty=False,

@@ -1,6 +1,6 @@
 """A process that handles numbers into a database, to be killed in the middle of it.
 
-Arguments: bootstrap servers, database file, topic.
+Arguments: bootstrap servers, seconds of a session, database file, topic.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ async def handle(event: Event, uow: UnitOfWork) -> None:
     await uow.session.execute(sa.insert(EFFECTS).values(n=number))
 
 
-async def main(bootstrap: str, file: str, topic: str) -> None:
+async def main(bootstrap: str, session: str, file: str, topic: str) -> None:
     registry = TopicRegistry([Topic(topic, 2, 1, (Int64Value,), "the number")])
-    kafka = KafkaConfig(bootstrap)
+    kafka = KafkaConfig(bootstrap, float(session))
     async with (
         Database(DatabaseConfig(f"sqlite+aiosqlite:///{file}")) as database,
         EventProducer(kafka, registry=registry) as producer,

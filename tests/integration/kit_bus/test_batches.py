@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -42,7 +43,8 @@ def registry(topic: Topic) -> TopicRegistry:
 
 @pytest.fixture
 def kafka(stack: Stack) -> KafkaConfig:
-    return KafkaConfig.from_env(stack.environment)
+    # A group is formed in half of a session, and misses a killed member after a whole one.
+    return replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
 
 
 @pytest.fixture

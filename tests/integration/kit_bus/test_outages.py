@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def registry(topic: Topic) -> TopicRegistry:
 
 @pytest.fixture
 def kafka(stack: Stack) -> KafkaConfig:
-    return KafkaConfig.from_env(stack.environment)
+    # A group is formed in half of a session, and misses a killed member after a whole one.
+    return replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
 
 
 @pytest.fixture
@@ -155,7 +157,8 @@ async def test_each_event_has_one_effect_over_kills_of_the_consumer(
     async def start() -> asyncio.subprocess.Process:
         script = str(Path(crashing_consumer.__file__))
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, script, kafka.bootstrap, str(file), topic.name)
+            *(sys.executable, script, kafka.bootstrap, str(kafka.session_seconds)),
+            *(str(file), topic.name),
         )
 
     async with EventProducer(kafka, registry=registry) as producer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,8 @@ TOPIC = "tessera.inference.rows.v1"
 
 @pytest.fixture
 def kafka(stack: Stack) -> KafkaConfig:
-    return KafkaConfig.from_env(stack.environment)
+    # A group is formed in half of a session.
+    return replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,7 @@ from tessera_kit.config import (
     ConfigError,
     DatabaseConfig,
     Env,
+    KafkaConfig,
     RpcConfig,
     S3Config,
     TargetsConfig,
@@ -92,6 +93,15 @@ def test_secret_file_errors_name_variable_and_file(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
         Env({"F": str(tmp_path / "empty")}).secret_file("F")
+
+
+def test_a_group_waits_for_silent_members_as_long_as_is_said() -> None:
+    bus = {"TESSERA_KAFKA_BOOTSTRAP": "kafka:9092"}
+    assert KafkaConfig.from_env(bus) == KafkaConfig("kafka:9092", session_seconds=6.0)
+    variable = "TESSERA_KAFKA_SESSION_SECONDS"
+    assert KafkaConfig.from_env({**bus, variable: "4.5"}).session_seconds == 4.5
+    with pytest.raises(ConfigError, match=variable):
+        KafkaConfig.from_env({**bus, variable: "0.5"})
 
 
 def test_configs_hide_their_secrets() -> None:
