@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import Run, RunInfo
+from services.tracking.events import run_started
 from services.tracking.ports import POINT_SCHEMA, PointArchive
+from services.tracking.transaction_ports import Transaction
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.errors import Unavailable
 from tessera_kit.ids import new_id
@@ -299,3 +302,34 @@ async def test_settling_one_run_leaves_the_others_in_the_log(database: Database)
     assert await archive.history(other, "m", after=None, limit=100) == []
     await store.carrier.settle([one])
     assert archive.added == 1
+
+
+async def test_what_a_cancelled_caller_committed_is_carried_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def task(work: Transaction) -> None:
+        work.lock([run_id])
+        work.add_points({run_id: Points.of(HARD[:3])})
+        work.publish(run_started(told))
+        begun.set()
+        assert cancelled.wait(30)
+
+    store = SqlStore(database, InMemoryPoints())
+    run_id = await new_run(store)
+    async with store.read() as view:
+        told = await view.runs.get(run_id)
+    assert told is not None
+    noted: list[int] = []
+    monkeypatch.setattr(store.carrier, "note", noted.append)
+    caller = asyncio.create_task(store.transact(task))
+    assert await asyncio.to_thread(begun.wait, 30)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    cancelled.set()
+    async with asyncio.timeout(30):
+        await database.outbox_filled.wait()
+    assert noted == [3]
+    assert repr(await read(store, run_id)) == repr(HARD[:3])

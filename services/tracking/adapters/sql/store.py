@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from services.tracking.ports import PointArchive
 from services.tracking.transaction_ports import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
+from tessera_kit.tasks import detached_task
 
 __all__ = ["SqlStore"]
 
@@ -60,16 +62,12 @@ class SqlStore:
             yield SqlWork(unit, self._archive)
 
     async def transact(self, task: Callable[[Transaction], T]) -> T:
-        """Run a task in the database's thread, in one transaction; return what it returns."""
-        if self._database.dialect == "sqlite":
-            result, transaction = await self._in_sqlite(task)
-        else:
-            async with self._database.engine.begin() as connection:
-                result, transaction = await connection.run_sync(on_connection, task)
-        self.carrier.note(transaction.points)
-        if transaction.tells:
-            self._database.outbox_filled.set()
-        return result
+        """Run a task in the database's thread, in one transaction; return what it returns.
+
+        A caller that is cancelled meanwhile does not take back what it began.
+        """
+        # And what was committed is told to those who carry it on, whoever still listens.
+        return await asyncio.shield(detached_task(self._transacted(task), name="transaction"))
 
     async def buckets(self, run_id: str, key: str, steps: Steps, count: int) -> list[Bucket]:
         """Return a metric as buckets."""
@@ -90,6 +88,17 @@ class SqlStore:
         await self.carrier.settle(run_ids)
         async for batch in self._archive.export(run_ids, keys):
             yield batch
+
+    async def _transacted(self, task: Callable[[Transaction], T]) -> T:
+        if self._database.dialect == "sqlite":
+            result, transaction = await self._in_sqlite(task)
+        else:
+            async with self._database.engine.begin() as connection:
+                result, transaction = await connection.run_sync(on_connection, task)
+        self.carrier.note(transaction.points)
+        if transaction.tells:
+            self._database.outbox_filled.set()
+        return result
 
     async def _in_sqlite(self, task: Callable[[SqlTransaction], T]) -> tuple[T, SqlTransaction]:
         try:
