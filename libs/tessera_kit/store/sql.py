@@ -6,6 +6,7 @@ The same code runs on SQLite (embedded) and PostgreSQL (cluster); only the URL d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import time
@@ -97,29 +98,34 @@ class Database:
             self.engine, expire_on_commit=False
         )
         """Sessions that may write but tell no events; a UnitOfWork is built on one."""
+        self._writer: sqlite_driver.SqliteConnection | None = None
         self.outbox_filled = asyncio.Event()
         """Set when a commit of this process left rows in the outbox; its relay clears it."""
 
     async def run_in_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the thread of SQLite's one writer, with its connection; for hot paths.
 
-        It goes around SQLAlchemy's connection, which costs as much as a small transaction. `work`
-        begins and ends its transactions itself, and meets the driver's own errors.
+        It goes around SQLAlchemy's connection, which costs as much as a small transaction, and
+        around its pool while nobody has a transaction open. `work` begins and ends its transactions
+        itself, and meets the driver's own errors.
 
         Raises:
             DatabaseUnavailable: The writer did not become free in time.
         """
-        pool = self.engine.sync_engine.pool
+        writer = self._writer
+        if writer is not None and writer.is_open:
+            # Whoever took the connection from the pool begins in the thread, before or after this.
+            with contextlib.suppress(sqlite_driver.InTransaction):
+                return await writer.run_between(work)
+        return await greenlet_spawn(self._borrowing, work)
 
-        def borrowed() -> T:
-            connection = pool.connect()
-            try:
-                driver = cast("sqlite_driver.SqliteConnection", connection.driver_connection)
-                return await_only(driver.run(work))
-            finally:
-                connection.close()
-
-        return await greenlet_spawn(borrowed)
+    def _borrowing(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self.engine.sync_engine.pool.connect()
+        try:
+            self._writer = cast("sqlite_driver.SqliteConnection", connection.driver_connection)
+            return await_only(self._writer.run(work))
+        finally:
+            connection.close()
 
     async def ping(self) -> None:
         """Ask the database for nothing, to see that it answers.

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
 
-__all__ = ["SqliteConnection", "connect"]
+__all__ = ["InTransaction", "SqliteConnection", "connect"]
 
 T = TypeVar("T")
 
@@ -31,8 +32,17 @@ async def connect(database: str, **arguments: Any) -> SqliteConnection:
     return connection
 
 
+class InTransaction(Exception):
+    """The connection has a transaction open that is another's."""
+
+
 class SqliteConnection(aiosqlite.Connection):
     """A connection whose cursors make one trip."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes work."""
+        return self._running and self._connection is not None
 
     def cursor(self) -> SqliteCursor:  # type: ignore[override]  # awaited and closed as aiosqlite's is
         """Return a cursor; it has nothing in the connection's thread until it executes."""
@@ -44,6 +54,16 @@ class SqliteConnection(aiosqlite.Connection):
         Transactions that it begins it must end.
         """
         return cast("T", await self._in_thread(work))
+
+    async def run_between(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, for a connection that others use too: between their transactions.
+
+        What `work` leaves open is rolled back.
+
+        Raises:
+            InTransaction: Such a transaction is under way; nothing was done.
+        """
+        return cast("T", await self._in_thread(partial(_between, work)))
 
     async def rollback(self) -> None:
         """Roll back what is open, if anything is."""
@@ -108,6 +128,18 @@ class SqliteCursor:
         self.description, self.rowcount, self.lastrowid, self._rows = answer
         self._next = 0
         return self
+
+
+def _between(
+    work: Callable[[sqlite3.Connection], object], connection: sqlite3.Connection
+) -> object:
+    if connection.in_transaction:
+        raise InTransaction
+    try:
+        return work(connection)
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
 
 
 def _execute(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -174,17 +176,48 @@ async def test_a_cancelled_unit_of_work_hands_the_writer_back(database: Database
 
 
 async def test_raw_work_takes_its_turn_at_the_writer(database: Database) -> None:
-    def insert(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO thing VALUES ('raw')")
+    def insert(name: str, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO thing VALUES (?)", (name,))
 
-    async with UnitOfWork(database, REGISTRY) as uow:
-        await uow.session.execute(sa.insert(THING).values(name="a"))
-        raw = asyncio.create_task(database.run_in_writer(insert))
-        await asyncio.sleep(0)
-        assert not raw.done()
-        await uow.commit()
-    await raw
-    assert await names(database) == ["a", "raw"]
+    # The first borrows the writer from the pool, the second finds it in a transaction.
+    for name in ("a", "b"):
+        async with UnitOfWork(database, REGISTRY) as uow:
+            await uow.session.execute(sa.insert(THING).values(name=name))
+            raw = asyncio.create_task(database.run_in_writer(partial(insert, f"{name} raw")))
+            await uow.session.execute(sa.insert(THING).values(name=f"{name} too"))
+            assert not raw.done()
+            await uow.rollback()
+        await raw
+    assert await names(database) == ["a raw", "b raw"]
+
+
+async def test_raw_work_goes_between_transactions(database: Database) -> None:
+    def count(connection: sqlite3.Connection) -> int:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO thing VALUES (?)", (str(next(numbers)),))
+        [found] = connection.execute("SELECT count(*) FROM thing").fetchone()
+        connection.execute("COMMIT")
+        return int(found)
+
+    async def unit() -> None:
+        async with UnitOfWork(database, REGISTRY) as uow:
+            await uow.session.execute(sa.insert(THING).values(name=str(next(numbers))))
+            await uow.commit()
+
+    numbers = itertools.count()
+    works = [unit() if place % 3 else database.run_in_writer(count) for place in range(60)]
+    await asyncio.gather(*works)
+    assert len(await names(database)) == 60
+
+
+async def test_raw_work_outlives_a_closed_writer(database: Database) -> None:
+    def insert(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO thing VALUES ('a')")
+
+    await database.run_in_writer(lambda connection: None)
+    await database.engine.dispose()
+    await database.run_in_writer(insert)
+    assert await names(database) == ["a"]
 
 
 async def test_raw_work_that_fails_hands_the_writer_back(database: Database) -> None:
@@ -193,8 +226,9 @@ async def test_raw_work_that_fails_hands_the_writer_back(database: Database) -> 
         connection.execute("INSERT INTO thing VALUES ('a')")
         raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError, match="no"):
-        await database.run_in_writer(fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no"):
+            await database.run_in_writer(fail)
     async with UnitOfWork(database, REGISTRY) as uow:
         await uow.session.execute(sa.insert(THING).values(name="b"))
         await uow.commit()
