@@ -36,7 +36,14 @@ from tessera_kit.rpc.status import trailing_metadata_of
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls
 
-__all__ = ["CODES", "REQUEST_ID_KEY", "InferenceHandler", "InferenceLimits", "reply_suffix"]
+__all__ = [
+    "CODES",
+    "REQUEST_ID_KEY",
+    "InferenceHandler",
+    "InferenceLimits",
+    "deadline_passed",
+    "reply_suffix",
+]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Call: TypeAlias = tuple[float, Span]
@@ -49,6 +56,7 @@ _ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _OK, _CANCELLED, _DEADLINE_EXCEEDED = 0, 1, 4
 _RETRY_SECONDS: Final = 0.05
+_ON_THE_WAY_SECONDS: Final = 0.05
 
 # ModelInferResponse.parameters["tessera_request_id"].string_param without its 36 characters.
 _ID_PARAMETER: Final = b"\x22\x3c\x0a\x12tessera_request_id\x12\x26\x1a\x24"
@@ -126,7 +134,7 @@ class InferenceHandler:
         """Await an exchange's reply as `recorded` does, and tell a failure as the call's status."""
         context.set_trailing_metadata(((REQUEST_ID_KEY, exchange.request_id),))
         try:
-            return await self.recorded(exchange, work, lambda: context.time_remaining() == 0)
+            return await self.recorded(exchange, work, lambda: deadline_passed(context))
         except TesseraError as error:
             status = public_status(error)
             context.set_trailing_metadata(
@@ -290,6 +298,16 @@ class InferenceHandler:
                 *(call, names.SPAN_SPOOL_APPEND, SpanKind.INTERNAL),
                 *(exchange.spool_began, exchange.spool_ended),
             )
+
+
+def deadline_passed(context: Context) -> bool:
+    """Whether a call that is cancelled now is so for its deadline.
+
+    Clients cancel a call when its deadline passes by their own clock, which is earlier than by the
+    gateway's: there it began when the request had come.
+    """
+    left = context.time_remaining()
+    return left is not None and left <= _ON_THE_WAY_SECONDS
 
 
 def reply_suffix(exchange: Exchange) -> bytes:

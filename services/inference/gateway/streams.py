@@ -26,6 +26,7 @@ from services.inference.gateway.infer import (
     REQUEST_ID_KEY,
     InferenceHandler,
     InferenceLimits,
+    deadline_passed,
     reply_suffix,
 )
 from services.inference.gateway.recorder import Recorder
@@ -158,7 +159,7 @@ class _Stream:
             await self._ask(exchange, whole)
         except asyncio.CancelledError:
             code = self._infer.keep_cancelled(
-                exchange, self._context.time_remaining() == 0, self._reply(exchange, whole)
+                exchange, deadline_passed(self._context), self._reply(exchange, whole)
             )
             self._handler.recorder.end(exchange)
             raise

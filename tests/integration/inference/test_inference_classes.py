@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from devstack import Stack
 from tessera import AsyncClient, PipelineStep, TensorSpec
+from tessera.catalog.v1 import securable_pb2
 from tessera.inference.v1 import endpoint_pb2
 from tessera_kit.errors import InvalidArgument
 from tests.e2e.world import settings_of
@@ -31,7 +32,6 @@ NAME = TensorSpec("name", "BYTES", [-1, 1])
 SCALE = {
     "inputs": [X, NAME],
     "outputs": [TensorSpec("scaled", "FP32", [-1, 2]), TensorSpec("told", "BYTES", [-1, 1])],
-    "arguments": {"factor": 3.0},
     "files": {"greeting.txt": b"hi "},
     "timeout_seconds": 2,
 }
@@ -79,19 +79,23 @@ class Classes:
 
     async def row(self, name: str, request_id: str) -> dict[str, Any]:
         """The row of a request in its endpoint's table, once it is there."""
-        found: list[Any] = []
+        return (await self.rows(name, [request_id]))[request_id]
 
-        async def is_there() -> bool:
+    async def rows(self, name: str, request_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The one row of each request by its caller's id, once they are there."""
+
+        async def are_there() -> list[dict[str, Any]] | None:
             table = await self.client.tables.read(
                 f"{self.serving.schema}.{name}_payload",
-                where=[("client_request_id", "==", request_id)],
+                where=[("client_request_id", "in", list(request_ids))],
             )
-            found[:] = table.to_pylist()
-            return bool(found)
+            found = table.to_pylist()
+            return found if len(found) >= len(request_ids) else None
 
-        await eventually(is_there, timeout=60)
-        (row,) = found
-        return dict(row)
+        found = await eventually(are_there, timeout=60)
+        rows = {row["client_request_id"]: dict(row) for row in found}
+        assert len(rows) == len(found) == len(request_ids)
+        return rows
 
     async def ask(self, name: str, inputs: Sequence[Any], **more: Any) -> Any:
         """A unary request's result."""
@@ -121,7 +125,9 @@ async def classes(
 
 @pytest.fixture(scope="module")
 async def scale(classes: Classes) -> str:
-    return await classes.serve("Scale", await classes.register("Scale", **SCALE), API_TOKEN=TOKEN)
+    arguments = {"factor": 3.0, "folder": str(classes.folder)}
+    version = await classes.register("Scale", arguments=arguments, **SCALE)
+    return await classes.serve("Scale", version, API_TOKEN=TOKEN)
 
 
 def texts(name: str, *values: str) -> Any:
@@ -175,6 +181,75 @@ async def test_after_a_class_broke_it_answers_again(
     with pytest.raises(InferenceServerException, match=reason):
         await classes.ask(scale, scaled(name))
     assert (await classes.ask(scale, scaled("a"))).as_numpy("told")[0, 0] == b"hi a"
+
+
+async def test_every_way_a_request_can_fail_is_a_row(classes: Classes, scale: str) -> None:
+    async def user(privilege: securable_pb2.Privilege.ValueType) -> tuple[str, str]:
+        name = unique_name("user")
+        token = await classes.serving.add_user(name)
+        kind = securable_pb2.SECURABLE_TYPE_ENDPOINT
+        await classes.client.access.grant(name, [privilege], kind, scale)
+        return name, token
+
+    async def fails(identifier: str, token: str, names: Sequence[str], **more: Any) -> str:
+        headers = {"authorization": f"Bearer {token}"}
+        inputs = more.pop("inputs", scaled(*names))
+        with pytest.raises(InferenceServerException) as caught:
+            await classes.serving.gateway.infer(
+                scale, inputs, headers=headers, request_id=identifier, **more
+            )
+        return str(caught.value.status()).removeprefix("StatusCode.")
+
+    viewer, may_see = await user(securable_pb2.PRIVILEGE_BROWSE)
+    caller, may_ask = await user(securable_pb2.PRIVILEGE_EXECUTE)
+    told = {
+        "401": await fails("401", "wrong", ["a"]),
+        "403": await fails("403", may_see, ["a"]),
+        "404": await fails("404", may_ask, ["a"], model_version="9"),
+        "400": await fails("400", may_ask, ["a"], inputs=scaled("a")[:1]),
+        "late": await fails("late", may_ask, ["slow"], client_timeout=0.3),
+    }
+    begun = classes.folder / "begun"
+    begun.unlink(missing_ok=True)
+    cancelled = asyncio.create_task(fails("cancelled", may_ask, ["slow"], client_timeout=60))
+    await eventually(begun.exists, timeout=60)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    limit = endpoint_pb2.RateLimit(
+        scope=endpoint_pb2.RATE_LIMIT_SCOPE_USER,
+        subject=caller,
+        period=endpoint_pb2.RATE_LIMIT_PERIOD_HOUR,
+        calls=0,
+    )
+    await classes.client.inference.update_endpoint(scale, rate_limits=[limit])
+    told["429"] = await fails("429", may_ask, ["a"])
+    await classes.client.inference.update_endpoint(scale, rate_limits=[])
+    assert told == {
+        "401": "UNAUTHENTICATED",
+        "403": "PERMISSION_DENIED",
+        "404": "NOT_FOUND",
+        "400": "INVALID_ARGUMENT",
+        "429": "RESOURCE_EXHAUSTED",
+        "late": "DEADLINE_EXCEEDED",
+    }
+    hidden = ["REQUEST_NOT_AUTHORISED"]
+    expected = {
+        "401": (16, "token is not valid", "", "REFUSED", hidden),
+        "403": (7, f"EXECUTE on endpoint {scale}", viewer, "REFUSED", hidden),
+        "404": (5, "does not serve version '9'", caller, "REFUSED", []),
+        "400": (3, "'name': is missing", caller, "REFUSED", []),
+        "429": (8, f"calls of user '{caller}' are denied", caller, "REFUSED", []),
+        "late": (4, "the deadline passed", caller, "PRIMARY", []),
+        "cancelled": (1, "the caller cancelled", caller, "PRIMARY", []),
+    }
+    rows = await classes.rows(scale, list(expected))
+    for identifier, (code, reason, requester, route, lacking) in expected.items():
+        row = rows[identifier]
+        assert reason in row["status_message"]
+        found = (row["status_code"], row["requester"], row["route"], row["logging_error_codes"])
+        assert found == (code, requester, route, lacking), row
+        assert bool(row["request"]) == (not lacking)
+        assert row["response"] == ""
 
 
 async def test_a_class_streams(classes: Classes) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 class Scale:
     """Stateless: numbers and texts in, numbers and texts out."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, folder: str) -> None:
         self.factor = factor
+        self.begun = Path(folder) / "begun"
 
     def load(self, context: Any) -> None:
         self.greeting = (context.folder / "greeting.txt").read_text()
@@ -31,6 +32,9 @@ class Scale:
             os._exit(7)
         if what == "hang":
             time.sleep(3600)
+        if what == "slow":
+            self.begun.write_text("begun")
+            time.sleep(1.0)
         if what == "wrong":
             return {"scaled": np.zeros((len(inputs["x"]), 3)), "told": inputs["name"]}
         told = [[self.greeting + name.decode()] for name in inputs["name"][:, 0]]

@@ -324,7 +324,7 @@ async def test_the_deadline_ends_the_wait(gateway: Gateway, make_request: Make) 
     assert gateway.records[0].status_code == 4
 
 
-@pytest.mark.parametrize(("remaining", "code"), [(None, 1), (3.0, 1), (0.0, 4)])
+@pytest.mark.parametrize(("remaining", "code"), [(None, 1), (3.0, 1), (0.03, 4), (0.0, 4)])
 async def test_a_call_that_ends_early_is_recorded(
     gateway: Gateway, make_request: Make, remaining: float | None, code: int
 ) -> None:
