@@ -371,10 +371,10 @@ class Capture(Protocol):
         """
 
     def begin(self, name: str, record: bytes) -> None:
-        """Note an answer whose first part is about to leave.
+        """Note an answer in parts whose model is about to be asked.
 
         `append` of its record and `end` follow in one step; after a kill in between, the record
-        that is given here is kept in its place.
+        that is given here is kept in its place, with what was added.
 
         Args:
             name: The record's `tessera_request_id`, under which nothing is noted.
@@ -382,6 +382,14 @@ class Capture(Protocol):
 
         Raises:
             SpoolFull: There is no room; nothing was noted.
+        """
+
+    def add(self, name: str, more: bytes) -> None:
+        """Add to what was noted; nothing happens when nothing was, or when there is no room.
+
+        Args:
+            name: As it was noted.
+            more: A serialised `tessera.events.v1.PayloadRecord`, to be merged into the note's.
         """
 
     def end(self, name: str) -> None:

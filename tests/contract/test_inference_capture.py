@@ -48,6 +48,17 @@ class CaptureContract:
         capture.append(b"y" * 600)
         assert self.kept(capture) == [b"z" * 100, b"y" * 600]
 
+    def test_what_is_added_takes_room_and_goes_with_what_has_begun(self, capture: Capture) -> None:
+        capture.begin("a", b"x" * 300)
+        capture.add("a", b"y" * 300)
+        capture.add("unknown", b"y" * 300)
+        capture.add("a", b"z" * 900)
+        with pytest.raises(SpoolFull):
+            capture.append(b"y" * 600)
+        capture.end("a")
+        capture.append(b"y" * 600)
+        assert self.kept(capture) == [b"y" * 600]
+
 
 class TestMemoryCapture(CaptureContract):
     @pytest.fixture

@@ -499,9 +499,15 @@ class InMemoryCapture:
         self.records.append(record)
 
     def begin(self, name: str, record: bytes) -> None:
-        """Note an answer whose first part is about to leave."""
+        """Note an answer in parts whose model is about to be asked."""
         self._take(len(record))
         self.begun[name] = record
+
+    def add(self, name: str, more: bytes) -> None:
+        """Add to what was noted."""
+        if name in self.begun and len(more) <= self._room:
+            self._take(len(more))
+            self.begun[name] += more
 
     def end(self, name: str) -> None:
         """Forget what was noted."""

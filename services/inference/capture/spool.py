@@ -2,8 +2,8 @@
 
 An append is one `writev` into the page cache: it outlives the process (kill -9), though not the
 machine's power. A tail torn by a kill is cut off when the spool is opened again; its request never
-got a reply. An answer in parts is noted before its first part leaves: when the process is killed
-amid it, that note becomes its record.
+got a reply. An answer in parts is noted before its model is asked: when the process is killed amid
+it, that note becomes its record.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Spool:
             self._appended.set()
 
     def begin(self, name: str, record: bytes) -> None:
-        """Note an answer whose first part is about to leave; `append` and `end` follow it.
+        """Note an answer in parts whose model is about to be asked; `append` and `end` follow it.
 
         Args:
             name: The record's `tessera_request_id`.
@@ -168,6 +168,15 @@ class Spool:
             _log.error("the spool cannot be written: %s", error)
             text = "the log of payloads has no room on disk"
             raise SpoolFull(text, retry_after=_RETRY_SECONDS) from None
+
+    def add(self, name: str, more: bytes) -> None:
+        """Merge what is known by now into what `begin` noted; without room it stays as it was."""
+        if self._pending + HEADER_BYTES + len(more) > self._room:
+            return
+        try:
+            self._room -= self._begun.add(name, more)
+        except OSError as error:
+            _log.error("the spool cannot be written: %s", error)
 
     def end(self, name: str) -> None:
         """Forget what `begin` noted, in the same step as the record of the end was appended."""

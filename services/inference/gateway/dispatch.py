@@ -118,12 +118,18 @@ class Dispatcher:
         return await self._ask(exchange, served, timeout)
 
     async def stream(
-        self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
+        self,
+        exchange: Exchange,
+        route: Route,
+        request: Any,
+        metadata: Metadata,
+        timeout: float,
+        asking: Callable[[], None],
     ) -> AsyncGenerator[bytes]:
         """The runtime's responses to a request, of a model that gives any number of them.
 
-        Others are asked instead of a failed entity only before its first response. Arguments and
-        errors are those of `ask`.
+        Others are asked instead of a failed entity only before its first response. `asking` is
+        called before each is asked; other arguments, and errors, are those of `ask`.
         """
         deadline = perf_counter() + timeout
         if self._hold.is_closed:
@@ -134,7 +140,7 @@ class Dispatcher:
         others = iter(() if alone else route.others(served))
         while True:
             try:
-                async with aclosing(self._stream(exchange, served, deadline)) as responses:
+                async with aclosing(self._stream(exchange, served, deadline, asking)) as responses:
                     async for response in responses:
                         yield response
                 return
@@ -255,7 +261,7 @@ class Dispatcher:
             served.count(exchange.model_answered, ended - exchange.model_began)
 
     async def _stream(
-        self, exchange: Exchange, served: Served, deadline: float
+        self, exchange: Exchange, served: Served, deadline: float, asking: Callable[[], None]
     ) -> AsyncGenerator[bytes]:
         gate, entered, ended = served.gate, 0.0, False
         served.enter()
@@ -266,7 +272,7 @@ class Dispatcher:
                     entered = await gate.enter(deadline - began)
                 finally:
                     exchange.queue_us += int((perf_counter() - began) * 1e6)
-            async with aclosing(self._responses(exchange, served, deadline)) as responses:
+            async with aclosing(self._responses(exchange, served, deadline, asking)) as responses:
                 async for response in responses:
                     exchange.model_answered = True
                     exchange.note_chunk()
@@ -281,7 +287,7 @@ class Dispatcher:
                 served.count(ended, exchange.model_ended - exchange.model_began)
 
     async def _responses(
-        self, exchange: Exchange, served: Served, deadline: float
+        self, exchange: Exchange, served: Served, deadline: float, asking: Callable[[], None]
     ) -> AsyncGenerator[bytes]:
         nap, told = served.nap, served.told(exchange.request, exchange.sequence)
         while True:
@@ -292,6 +298,7 @@ class Dispatcher:
                 finally:
                     exchange.queue_us += (perf_counter_ns() - began) // 1000
             exchange.model_began = perf_counter_ns()
+            asking()
             left = max(deadline - perf_counter(), 0.001)
             try:
                 async with aclosing(self._runtime.stream(told, left)) as responses:

@@ -6,7 +6,13 @@ from time import perf_counter_ns
 
 from services.inference.errors import SpoolFull
 from services.inference.gateway.metrics import GatewayMetrics
-from services.inference.gateway.records import Exchange, begun_record_of, record_of
+from services.inference.gateway.records import (
+    Exchange,
+    answering_note_of,
+    asking_note_of,
+    begun_record_of,
+    record_of,
+)
 from services.inference.gateway.routing import RouteTable
 from services.inference.ports import Capture
 
@@ -29,7 +35,7 @@ class Recorder:
         self._begun: set[str] = set()
 
     def begin(self, exchange: Exchange) -> None:
-        """Note an answer in parts before its first part leaves; `keep` and `end` follow.
+        """Note an answer in parts before its model is asked; `keep` and `end` follow.
 
         Raises:
             SpoolFull: There is no room; nothing was noted.
@@ -44,6 +50,16 @@ class Recorder:
                 raise
             return
         self._begun.add(exchange.request_id)
+
+    def note_asking(self, exchange: Exchange) -> None:
+        """Add to the note which entity is asked now."""
+        if exchange.request_id in self._begun:
+            self._capture.add(exchange.request_id, asking_note_of(exchange))
+
+    def note_answering(self, exchange: Exchange) -> None:
+        """Add to the note that the first part is there, before it leaves."""
+        if exchange.request_id in self._begun:
+            self._capture.add(exchange.request_id, answering_note_of(exchange))
 
     def end(self, exchange: Exchange) -> None:
         """Forget that an answer has begun, in the same step as it was kept."""

@@ -11,7 +11,15 @@ from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.routing import Route, Served
 from tessera.events.v1 import inference_events_pb2
 
-__all__ = ["FALLBACK", "LARGEST_BODY", "Exchange", "begun_record_of", "record_of"]
+__all__ = [
+    "FALLBACK",
+    "LARGEST_BODY",
+    "Exchange",
+    "answering_note_of",
+    "asking_note_of",
+    "begun_record_of",
+    "record_of",
+]
 
 NOT_AUTHORISED: Final = "REQUEST_NOT_AUTHORISED"
 """The request's body was not kept because its caller may not query the endpoint."""
@@ -187,12 +195,33 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
 
 
 def begun_record_of(exchange: Exchange) -> bytes:
-    """The record of an answer in parts whose end never comes, serialised.
-
-    Its durations are those until its first part was there.
-    """
-    exchange.end_model()
+    """The serialised record of an answer in parts whose end never comes, before it is asked for."""
     text = "the gateway ended before the answer did"
     record = inference_events_pb2.PayloadRecord(logging_error_codes=[STREAM_CUT_SHORT])
     # One message behind another is both of them merged.
     return record_of(exchange, b"", _UNAVAILABLE, text) + record.SerializeToString()
+
+
+def asking_note_of(exchange: Exchange) -> bytes:
+    """What is known more when an entity is asked: a PayloadRecord to merge into that one."""
+    record = inference_events_pb2.PayloadRecord(route=exchange.leg)
+    if exchange.route is not None:
+        record.config_version = exchange.route.config_version
+    served = exchange.served
+    if served is not None:
+        record.served_entity = served.name
+        record.model_name = served.model_name
+        record.model_version = served.model_version
+    return record.SerializeToString()
+
+
+def answering_note_of(exchange: Exchange) -> bytes:
+    """What is known more when the first part is there; the durations are those until then."""
+    exchange.end_model()
+    return inference_events_pb2.PayloadRecord(
+        duration_us=exchange.duration_us,
+        execution_duration_us=exchange.execution_us,
+        queue_duration_us=exchange.queue_us,
+        failed_served_entities=exchange.failed,
+        chunk_times_us=exchange.chunk_times_us,
+    ).SerializeToString()

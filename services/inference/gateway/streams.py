@@ -192,13 +192,15 @@ class _Stream:
             recorder.keep(exchange, reply, _OK, "")
             await self._write(message_field(_INFER_RESPONSE, reply))
             return
-        responses = dispatcher.stream(exchange, route, request, self._metadata, timeout)
-        begun = False
+        recorder.begin(exchange)
+        asking = partial(recorder.note_asking, exchange)
+        responses = dispatcher.stream(exchange, route, request, self._metadata, timeout, asking)
+        answering = False
         async with aclosing(responses):
             async for response in responses:
-                if not begun:
-                    recorder.begin(exchange)
-                    begun = True
+                if not answering:
+                    recorder.note_answering(exchange)
+                    answering = True
                 self._keep(whole, response)
                 await self._write(message_field(_INFER_RESPONSE, response + reply_suffix(exchange)))
         recorder.keep(exchange, self._reply(exchange, whole), _OK, "")

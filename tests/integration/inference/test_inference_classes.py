@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -252,7 +253,8 @@ async def test_every_way_a_request_can_fail_is_a_row(classes: Classes, scale: st
         assert row["response"] == ""
 
 
-async def test_a_class_streams(classes: Classes) -> None:
+@pytest.fixture(scope="module")
+async def words(classes: Classes) -> str:
     version = await classes.register(
         "Words",
         inputs=[TensorSpec("text", "BYTES", [-1, 1])],
@@ -260,7 +262,11 @@ async def test_a_class_streams(classes: Classes) -> None:
         streams=True,
         arguments={"folder": str(classes.folder)},
     )
-    name = await classes.serve("Words", version)
+    return await classes.serve("Words", version)
+
+
+async def test_a_class_streams(classes: Classes, words: str) -> None:
+    name = words
     sentences = {"first": "a stream of words", "second": "Grüße", "third": "one raise two"}
     requests = [
         {"inputs": [texts("text", sentence)], "request_id": identifier}
@@ -283,19 +289,58 @@ async def test_a_class_streams(classes: Classes) -> None:
     await leave(classes, name)
 
 
+def endless(classes: Classes, name: str, identifier: str) -> Any:
+    """A stream of words that never ends."""
+
+    async def told() -> AsyncIterator[dict[str, Any]]:
+        yield {
+            "model_name": name,
+            "inputs": [texts("text", "a forever")],
+            "request_id": identifier,
+        }
+
+    return classes.serving.gateway.stream_infer(told(), headers=classes.serving.headers)
+
+
 async def leave(classes: Classes, name: str) -> None:
     """A caller that leaves ends the generator, and the one instance answers the next."""
     closed = classes.folder / "closed"
     closed.unlink()
-
-    async def told() -> AsyncIterator[dict[str, Any]]:
-        yield {"model_name": name, "inputs": [texts("text", "a forever")]}
-
-    stream = classes.serving.gateway.stream_infer(told(), headers=classes.serving.headers)
+    stream = endless(classes, name, "left")
     await anext(stream)
     stream.cancel()
     await eventually(closed.exists, timeout=60)
     result = await classes.ask(name, [texts("text", "next")])
+    assert result.as_numpy("word").tolist() == [[b"next"]]
+
+
+async def test_streams_that_a_kill_cuts_short_have_their_rows(
+    classes: Classes, words: str, local_stack: Stack
+) -> None:
+    """One amid its answer, and one that waits for the model's one instance meanwhile."""
+    answered = endless(classes, words, "answered")
+    await anext(answered)
+    waiting = endless(classes, words, "waiting")
+    reading = asyncio.ensure_future(anext(waiting))
+    begun = local_stack.home.data("inference") / "spool" / "begun"
+    model = classes.model("Words").encode()
+    await eventually(lambda: sum(model in one.read_bytes() for one in begun.iterdir()) == 2)
+    local_stack.kill("inference")
+    await local_stack.wait_healthy("inference")
+    cut = (InferenceServerException, grpc.aio.AioRpcError, asyncio.CancelledError)
+    with pytest.raises(cut):
+        await reading
+    with pytest.raises(cut):
+        async for _, error in answered:
+            assert error is None
+    rows = await classes.rows(words, ["answered", "waiting"])
+    for identifier, responses in (("answered", 1), ("waiting", 0)):
+        row = rows[identifier]
+        assert (row["status_code"], row["logging_error_codes"]) == (14, ["STREAM_CUT_SHORT"])
+        assert (row["model_version"], row["route"]) == (1, "PRIMARY")
+        assert (len(row["chunk_times_ms"]), row["response"]) == (responses, "")
+        assert row["inputs"] == '{"text":["a forever"]}'
+    result = await classes.ask(words, [texts("text", "next")])
     assert result.as_numpy("word").tolist() == [[b"next"]]
 
 

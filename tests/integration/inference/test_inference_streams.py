@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sys
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,18 +13,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc as blocking
 from tritonclient.grpc import aio, service_pb2
-from tritonclient.utils import InferenceServerException
 
 from devstack import Stack
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
-from services.inference.capture.spool import Spool
 from services.inference.errors import ModelFailed, RuntimeUnavailable
 from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
-from services.inference.gateway.records import PRIMARY
-from tessera.events.v1.inference_events_pb2 import PayloadRecord
 from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.server import RawBinding
 from tessera_kit.telemetry.metrics import Metrics
@@ -216,49 +210,3 @@ async def test_a_runtime_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(RuntimeUnavailable):
         await anext(nowhere.stream(b"", 5))
     await nowhere.close()
-
-
-async def test_a_stream_whose_gateway_is_killed_has_one_record_all_the_same(
-    streams: Streams, stack: Stack, tmp_path: Path
-) -> None:
-    program = "tests.integration.inference.killable_gateway"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", program, str(tmp_path), stack.urls["triton_grpc"], streams.model),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        address = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
-        async with aio.InferenceServerClient(address) as client:
-            # One after the other: the model answers one request at a time, in any order.
-            whole = [error async for _, error in asked(client, [("short", 2)])]
-            assert whole == [None, None]
-            answers = asked(client, [("long", LONG)])
-            for _ in range(3):
-                _, error = await anext(answers)
-                assert error is None
-            process.kill()
-            await process.wait()
-            with pytest.raises((InferenceServerException, grpc.aio.AioRpcError)):
-                async for _ in answers:
-                    pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    spool = Spool(tmp_path, segment_bytes=1 << 20, max_bytes=1 << 24)
-    spool.open()
-    records, position = list[PayloadRecord](), spool.shipped
-    while (batch := spool.read(position, max_bytes=1 << 24, max_records=100)).records:
-        records += map(PayloadRecord.FromString, batch.records)
-        position = batch.end
-    spool.close()
-    found = {one.client_request_id: one for one in records}
-    assert len(records) == len(found) == 2
-    assert (found["short"].status_code, len(found["short"].chunk_times_us)) == (0, 2)
-    cut = found["long"]
-    assert (cut.status_code, cut.response) == (14, b"")
-    assert list(cut.logging_error_codes) == ["STREAM_CUT_SHORT"]
-    assert (cut.served_entity, cut.model_version, cut.route) == ("counter-1", 1, PRIMARY)
-    assert service_pb2.ModelInferRequest.FromString(cut.request).id == "long"
-    assert 0 <= cut.execution_duration_us <= cut.duration_us

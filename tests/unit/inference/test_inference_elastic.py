@@ -142,9 +142,13 @@ async def test_a_streamed_answer_waits_for_its_model_too(platform: Elasticity) -
         exchange = Exchange("r1", platform.request)
         route = platform.control.routes.find("delays")
         request = service_pb2.ModelInferRequest(model_name="delays")
-        responses = platform.dispatcher.stream(exchange, route, request, (), 60.0)
+        asked: list[int] = []
+        responses = platform.dispatcher.stream(
+            exchange, route, request, (), 60.0, lambda: asked.append(exchange.model_began)
+        )
         assert len([one async for one in responses]) == 2
     assert exchange.queue_us > 0
+    assert asked[-1] == exchange.model_began
 
 
 async def test_one_that_cannot_be_loaded_again_says_why(platform: Elasticity) -> None:

@@ -182,6 +182,30 @@ def test_a_kill_between_an_end_and_its_note_leaves_one_record(tmp_path: Path, st
     second.close()
 
 
+def test_what_was_added_is_merged_into_what_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(tmp_path)
+    first.begin("a", payload("a", "begun"))
+    first.add("a", PayloadRecord(status_message="asked", model_version=3).SerializeToString())
+    whole = os.writev
+    monkeypatch.setattr(os, "writev", lambda file, parts: whole(file, (parts[0],)))
+    first.add("a", PayloadRecord(model_version=4).SerializeToString())
+    monkeypatch.setattr(os, "writev", whole)
+    first.add("a", PayloadRecord(duration_us=5).SerializeToString())
+    first.add("a", PayloadRecord(duration_us=6).SerializeToString())
+    first.close()
+    (note,) = (tmp_path / "begun").iterdir()
+    os.truncate(note, note.stat().st_size - 1)
+    second = make(tmp_path)
+    (record,) = map(PayloadRecord.FromString, drain(second))
+    second.close()
+    wanted = PayloadRecord(
+        tessera_request_id="a", status_message="asked", model_version=3, duration_us=5
+    )
+    assert record == wanted
+
+
 def test_a_note_that_is_not_whole_is_of_an_answer_that_never_left(tmp_path: Path) -> None:
     first = make(tmp_path)
     first.begin("a", payload("a"))

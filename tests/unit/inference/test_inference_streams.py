@@ -244,22 +244,36 @@ async def test_cancelling_ends_the_work_and_keeps_what_came(
     assert (gateway.handler.in_flight, gateway.streams.held) == (0, 0)
 
 
-async def test_an_answer_is_noted_before_its_first_part_leaves(
+async def test_an_answer_is_noted_before_its_model_is_asked(
     gateway: Gateway, make_request: Make
 ) -> None:
     """A kill amid the stream must leave a record of it, and one amid its end no second one."""
-    gateway.runtime.streamed = counting(3, ModelFailed("no more"))
+    model = counting(3, ModelFailed("no more"))
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def streamed(request: bytes) -> AsyncGenerator[bytes]:
+        asked.set()
+        await answer.wait()
+        async for response in model(request):
+            yield response
+
+    gateway.runtime.streamed = streamed
     context = StreamContext()
     context.reads.clear()
     task = asyncio.create_task(run(gateway, [make_request()], context))
-    await eventually(lambda: bool(gateway.capture.begun))
-    assert (context.written, gateway.records) == ([], [])
+    await asked.wait()
     ((name, noted),) = gateway.capture.begun.items()
     record = pb.PayloadRecord.FromString(noted)
     assert (record.tessera_request_id, record.status_code, record.response) == (name, 14, b"")
     assert list(record.logging_error_codes) == ["STREAM_CUT_SHORT"]
     assert (record.served_entity, record.route) == ("delay-1", pb.PAYLOAD_ROUTE_PRIMARY)
-    assert record.execution_duration_us >= 0
+    assert (record.requester, len(record.chunk_times_us)) == ("alice", 0)
+    answer.set()
+    await eventually(lambda: gateway.capture.begun[name] != noted)
+    record = pb.PayloadRecord.FromString(gateway.capture.begun[name])
+    assert 0 <= record.execution_duration_us <= record.duration_us
+    assert (len(record.chunk_times_us), record.served_entity) == (1, "delay-1")
+    assert (context.written, gateway.records) == ([], [])
     context.reads.set()
     await task
     (record,) = gateway.records
