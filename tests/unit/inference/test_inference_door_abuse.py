@@ -79,7 +79,7 @@ async def test_what_is_not_http2_is_closed(door: WireDoor, sent: bytes) -> None:
         (frame(frames.CONTINUATION, 4, 1), frames.ERROR_PROTOCOL),
         (frame(frames.PUSH_PROMISE, 4, 1, b"\0\0\0\x02"), frames.ERROR_PROTOCOL),
         (frame(frames.PING, 0, 0, b"1234567"), frames.ERROR_FRAME_SIZE),
-        (frame(frames.PING, 0, 1, b"12345678"), frames.ERROR_FRAME_SIZE),
+        (frame(frames.PING, 0, 1, b"12345678"), frames.ERROR_PROTOCOL),
         (frame(frames.SETTINGS, 0, 0, b"12345"), frames.ERROR_FRAME_SIZE),
         (frame(frames.SETTINGS, frames.ACK, 0, b"123456"), frames.ERROR_FRAME_SIZE),
         (frame(frames.SETTINGS, 0, 1), frames.ERROR_PROTOCOL),

@@ -142,8 +142,7 @@ class CallerConnection(Requests):
             if not self._met or self._continued is not None or length > _LARGEST_CONTROL:
                 self._check_frame(kind, flags, stream, length)
             if end > size:
-                if kind == frames.DATA and not flags & frames.PADDED:
-                    self._begin_data(flags, stream, length, data, start)
+                if self._take_first_part(kind, flags, stream, length, data[start:]):
                     return
                 break
             if kind == frames.DATA:
@@ -180,7 +179,8 @@ class CallerConnection(Requests):
             kind != frames.CONTINUATION or stream != self._continued[0]
         ):
             raise ProtocolError("headers that do not end")
-        largest = LARGEST_FRAME if kind == frames.DATA else _LARGEST_BLOCK
+        is_passed = kind == frames.DATA or kind > frames.CONTINUATION
+        largest = LARGEST_FRAME if is_passed else _LARGEST_BLOCK
         if length > largest:
             raise ProtocolError(f"a frame of {length} bytes", frames.ERROR_FRAME_SIZE)
 
@@ -200,13 +200,27 @@ class CallerConnection(Requests):
         elif kind == frames.PUSH_PROMISE:
             raise ProtocolError("a caller does not push")
         elif kind == frames.GOAWAY:
-            if stream or len(payload) < 8:
-                raise ProtocolError("a GOAWAY that is none")
+            if stream:
+                raise ProtocolError("a GOAWAY of a stream")
+            if len(payload) < 8:
+                raise ProtocolError("a GOAWAY that is none", frames.ERROR_FRAME_SIZE)
             self.refuse_more()
-        elif kind == frames.PRIORITY and (not stream or len(payload) != 5):
-            raise ProtocolError("a priority that is none", frames.ERROR_FRAME_SIZE)
         else:
             self._make_noise()
+            if kind == frames.PRIORITY:
+                self._take_priority(stream, payload)
+
+    def _take_priority(self, stream: int, payload: bytes) -> None:
+        """Check it; what it says has no meaning any more."""
+        if not stream:
+            raise ProtocolError("a priority of the connection")
+        if len(payload) == 5:
+            return
+        call = self._calls.get(stream)
+        if call is None:
+            raise ProtocolError("a priority that is none", frames.ERROR_FRAME_SIZE)
+        self._reset(stream, frames.ERROR_FRAME_SIZE)
+        self._drop(call)
 
     def _take_continuation(self, flags: int, payload: bytes) -> None:
         if self._continued is None:
@@ -236,7 +250,7 @@ class CallerConnection(Requests):
             return
         call = self._calls.get(stream)
         if call is None:
-            if stream > self._last_stream:
+            if stream > self._last_stream or not stream & 1:
                 raise ProtocolError("a window of a stream that is not open")
             return
         call.send_window += by
@@ -295,7 +309,9 @@ class CallerConnection(Requests):
             raise ProtocolError("a setting that is neither 0 nor 1")
 
     def _take_ping(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream or len(payload) != 8:
+        if stream:
+            raise ProtocolError("a ping of a stream")
+        if len(payload) != 8:
             raise ProtocolError("a ping that is none", frames.ERROR_FRAME_SIZE)
         if flags & frames.ACK:
             if payload == DRAIN_PING and self._draining:

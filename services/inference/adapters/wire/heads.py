@@ -11,7 +11,7 @@ import grpc
 
 from services.inference.adapters.wire.frames import RawHeaders
 
-__all__ = ["CallHead", "MalformedHead", "Metadata", "read_head"]
+__all__ = ["CallHead", "MalformedHead", "Metadata", "are_trailers", "read_head"]
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -83,6 +83,17 @@ def read_head(headers: RawHeaders) -> CallHead:
     _read_pseudo(head, pseudo)
     _read_own(head, own)
     return head
+
+
+def are_trailers(headers: RawHeaders) -> bool:
+    """Whether headers may end a request: names and values are well formed, none is a pseudo-header.
+
+    What they say has no meaning in gRPC.
+    """
+    return all(
+        _NAME.fullmatch(name) and _VALUE.fullmatch(value) and name not in _FORBIDDEN
+        for name, value in headers
+    )
 
 
 def _entry(head: CallHead, name: bytes, value: bytes) -> tuple[str, str | bytes]:

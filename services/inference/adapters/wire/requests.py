@@ -14,7 +14,12 @@ from services.inference.adapters.wire.frames import (
     frame,
     literal_header,
 )
-from services.inference.adapters.wire.heads import CallHead, MalformedHead, read_head
+from services.inference.adapters.wire.heads import (
+    CallHead,
+    MalformedHead,
+    are_trailers,
+    read_head,
+)
 from services.inference.adapters.wire.messages import (
     PREFIX_BYTES,
     InvalidBody,
@@ -46,6 +51,7 @@ class Requests(Responses):
         self._data_left = 0
         self._data_flags = 0
         self._data_call: ServedCall | None = None
+        self._data_counts = True
         self._blocks: HeaderBlocks[CallHead] = HeaderBlocks(
             read_head, self._limits.header_list_bytes
         )
@@ -82,15 +88,18 @@ class Requests(Responses):
         self._begin(flags, stream, head)
 
     def _take_trailers(self, flags: int, stream: int, block: bytes) -> None:
-        self._blocks.decode_raw(block)
+        headers = self._blocks.decode_raw(block)
         call = self._calls.get(stream)
         if call is None:
-            # It may have been on its way when the stream was reset.
             self._make_noise()
+            if not self._was_reset(stream):
+                raise ProtocolError("headers after the end", frames.ERROR_STREAM_CLOSED)
         elif call.request_ended:
-            raise ProtocolError("headers after the end", frames.ERROR_STREAM_CLOSED)
-        elif not flags & frames.END_STREAM:
-            raise ProtocolError("headers amid a body")
+            self._reset(stream, frames.ERROR_STREAM_CLOSED)
+            self._drop(call)
+        elif not flags & frames.END_STREAM or not are_trailers(headers):
+            self._reset(stream, frames.ERROR_PROTOCOL)
+            self._drop(call)
         else:
             self._end_request(call)
 
@@ -161,11 +170,24 @@ class Requests(Responses):
             piece = bytes(piece)
         self._take_piece(call, piece, length, bool(flags & frames.END_STREAM))
 
-    def _begin_data(self, flags: int, stream: int, length: int, data: bytes, start: int) -> None:
-        """Take the first part of a large DATA frame; the rest follows in `_read_rest`."""
-        call = self._admit_data(stream, length)
+    def _take_first_part(
+        self, kind: int, flags: int, stream: int, length: int, part: bytes
+    ) -> bool:
+        """Take the first part of a frame that need not be whole; the rest follows in `_read_rest`.
+
+        Those are data, and what is of an unknown type and passed over. Returns whether it is one.
+        """
+        self._data_counts = kind == frames.DATA
+        if self._data_counts and not flags & frames.PADDED:
+            call = self._admit_data(stream, length)
+        elif kind > frames.CONTINUATION:
+            self._make_noise()
+            call = None
+        else:
+            return False
         self._data_left, self._data_flags, self._data_call = length, flags, call
-        self._read_rest(data[start:])
+        self._read_rest(part)
+        return True
 
     def _read_rest(self, data: bytes) -> bytes:
         part, rest = (
@@ -177,7 +199,8 @@ class Requests(Responses):
             )
         )
         self._data_left -= len(part)
-        self._credit(len(part))
+        if self._data_counts:
+            self._credit(len(part))
         call = self._data_call
         last = not self._data_left and bool(self._data_flags & frames.END_STREAM)
         if not self._data_left:
@@ -196,6 +219,8 @@ class Requests(Responses):
             if stream > self._last_stream or not stream & 1:
                 raise ProtocolError("data on a stream that is not open")
             self._make_noise()
+            if not self._was_reset(stream):
+                self._reset(stream, frames.ERROR_STREAM_CLOSED)
             return None
         if call.request_ended:
             self._make_noise()

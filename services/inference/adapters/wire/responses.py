@@ -41,6 +41,7 @@ _INITIAL: Final = (
 _OK: Final = literal_header(b"grpc-status", b"0")
 _PRINTABLE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _LONGEST_DETAILS: Final = 4096
+_RESETS_REMEMBERED: Final = 256
 DRAIN_PING: Final = b"draining"
 
 
@@ -64,6 +65,8 @@ class Responses(asyncio.Protocol):
         self._ending = 0
         self._blocked: deque[ServedCall] = deque()
         self._last_stream = 0
+        self._reset_streams: dict[int, None] = {}
+        self._reset_before = 0
         self._send_window = frames.DEFAULT_WINDOW
         self._stream_window = frames.DEFAULT_WINDOW
         self._frame_size = frames.DEFAULT_FRAME_SIZE
@@ -224,7 +227,8 @@ class Responses(asyncio.Protocol):
         while blocked and self._send_window > 0 and not self._paused:
             call = blocked.popleft()
             call.queued = False
-            if call.ended or not call.pending:
+            # A setting may have taken room back that the call had when it was queued.
+            if call.ended or not call.pending or call.send_window <= 0:
                 continue
             self._send_piece(call)
             if call.pending:
@@ -290,7 +294,19 @@ class Responses(asyncio.Protocol):
     # The connection's end.
 
     def _reset(self, stream: int, code: int) -> None:
+        self._reset_streams[stream] = None
+        if len(self._reset_streams) > _RESETS_REMEMBERED:
+            forgotten = next(iter(self._reset_streams))
+            del self._reset_streams[forgotten]
+            self._reset_before = max(self._reset_before, forgotten)
         self._write(frame(frames.RST_STREAM, 0, stream, code.to_bytes(4, "big")))
+
+    def _was_reset(self, stream: int) -> bool:
+        """Whether we reset a stream that is over: its caller may have sent on before it heard so.
+
+        Only the last resets are remembered; of streams before those it is taken to be so.
+        """
+        return stream <= self._reset_before or stream in self._reset_streams
 
     def _fail(self, code: int, text: str) -> None:
         """Tell the caller what it did, and close; its calls are cancelled."""
