@@ -10,10 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from infra.grafana.boards import promql
+from tessera_kit.telemetry import names
+from tessera_kit.telemetry.names import Instrument, Metric
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "infra/grafana/provisioning/dashboards"
 PROMETHEUS = "tessera-prometheus"
 CLICKHOUSE = "tessera-clickhouse"
+SCRAPED = {"service", "job", "instance"}
+"""Labels that Prometheus gives to whatever it scrapes."""
 
 Value = str | Sequence[str]
 
@@ -138,3 +144,25 @@ def selectors(expression: str) -> list[Selector]:
 
 def _inside_braces(text: str, position: int) -> bool:
     return text.count("{", 0, position) > text.count("}", 0, position)
+
+
+def declared() -> dict[str, set[str]]:
+    """Labels by the name of every time series that the services, or others, may have."""
+    found = {series.name: set(series.labels) for series in promql.OTHERS}
+    for metric in names.all_metrics():
+        found |= {name: set(metric.labels) for name in series_of(metric)}
+        if metric.instrument is Instrument.HISTOGRAM:
+            found[f"{metric.prometheus_name}_bucket"] = {*metric.labels, "le"}
+    return found
+
+
+def series_of(metric: Metric) -> list[str]:
+    """The names of a metric's time series."""
+    name = metric.prometheus_name
+    match metric.instrument:
+        case Instrument.COUNTER:
+            return [f"{name}_total"]
+        case Instrument.GAUGE:
+            return [name]
+        case Instrument.HISTOGRAM:
+            return [f"{name}_count", f"{name}_sum", f"{name}_bucket"]

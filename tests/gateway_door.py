@@ -52,7 +52,7 @@ from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry.setup import Telemetry
 from tests.mlflow_door import Answer
 
-ALICE, BOB = "alice-token", "bob-token"
+ALICE, BOB, STRANGER = "alice-token", "bob-token", "stranger-token"
 MOST_BODY = 1 << 20
 SIGNATURE: dict[str, Any] = {
     "flavor": "torch_export",
@@ -159,7 +159,7 @@ class Context:
 
 
 class GatewayDoor:
-    """The door; `alice` may query the endpoints `model` and `plain`, `bob` none."""
+    """The door; `alice` may query its endpoints, `bob` see them, a stranger neither."""
 
     def __init__(self, limits: InferenceLimits | None = None, *, seconds: float = 30.0) -> None:
         self.capture = InMemoryCapture()
@@ -170,15 +170,14 @@ class GatewayDoor:
         self.routes.put(endpoint("model", shares=(50, 50)))
         self.routes.put(endpoint("plain", ONE_INPUT))
         self.routes.put(replace(endpoint("later"), config=None))
-        for name, token in (("alice", ALICE), ("bob", BOB)):
-            self.authority.add_principal(Principal(name), token)
-        for name in ("model", "plain", "later"):
-            self.authority.grant(
-                "alice",
-                [securable_pb2.PRIVILEGE_EXECUTE],
-                securable_pb2.SECURABLE_TYPE_ENDPOINT,
-                name,
-            )
+        for who, token, privileges in (
+            ("alice", ALICE, [securable_pb2.PRIVILEGE_EXECUTE]),
+            ("bob", BOB, [securable_pb2.PRIVILEGE_BROWSE]),
+            ("stranger", STRANGER, []),
+        ):
+            self.authority.add_principal(Principal(who), token)
+            for name in ("model", "plain", "later"):
+                self.authority.grant(who, privileges, securable_pb2.SECURABLE_TYPE_ENDPOINT, name)
         telemetry = Telemetry()
         counts = GatewayMetrics(telemetry.metrics)
         recorder = Recorder(self.capture, self.routes, counts)

@@ -80,7 +80,6 @@ async def test_a_stranger_may_create_nothing_and_is_told_what_is_missing(
             ),
         ),
         ("CREATE MONITOR", lambda: stranger.monitoring.create(monitor(numbers))),
-        (f"EXECUTE on endpoint {served.endpoint}", predict(stranger, served)),
         ("administrators", lambda: stranger.access.create_principal(unique_name())),
     ]
     for missing, attempt in attempts:
@@ -98,6 +97,7 @@ async def test_a_stranger_cannot_tell_what_is_there(
         lambda: stranger.models.get(served.model),
         lambda: stranger.models.download(served.model, 1, "model.pt2"),
         lambda: stranger.inference.get_endpoint(served.endpoint),
+        predict(stranger, served),
     ]
     for attempt in attempts:
         with pytest.raises(NotFound):
@@ -119,6 +119,12 @@ async def test_grants_open_and_revocations_close(
         ],
         securable.SECURABLE_TYPE_CATALOG,
         CATALOG,
+    )
+    await client.access.grant(
+        user.name,
+        [securable.PRIVILEGE_BROWSE],
+        securable.SECURABLE_TYPE_ENDPOINT,
+        served.endpoint,
     )
     # Who sees an object and may not use it is told the privilege by name.
     doors: list[tuple[securable.Privilege.ValueType, securable.SecurableType.ValueType, str, Any]]

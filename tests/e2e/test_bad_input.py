@@ -194,8 +194,9 @@ async def test_tokens(
             await door.infer(served.endpoint, inputs, headers={"authorization": wrong})
 
     stranger = await new_user(client)
-    with refused("PERMISSION_DENIED", f"EXECUTE on endpoint {served.endpoint}"):
-        await door.infer(served.endpoint, inputs, headers=bearer(stranger))
+    for name in (served.endpoint, "nowhere"):
+        with refused("NOT_FOUND", f"no endpoint '{name}' that .* EXECUTE on endpoint {name}"):
+            await door.infer(name, inputs, headers=bearer(stranger))
 
     leaving = await allowed_user(client, served)
     await works(door, served, leaving)

@@ -234,8 +234,9 @@ _CAPTURE: Final = Row(
     (
         Panel(
             "Payload records",
-            "Records appended to the gateway's spool, shipped to the bus, and refused because the "
-            "spool was full: those requests failed and left no row.",
+            "Records appended to the gateway's spool and shipped to the bus. While the spool is "
+            "full: refused, whose requests failed, and lost, whose requests were answered; neither "
+            "has a row.",
             (
                 Prom(
                     promql.rate(promql.total(names.SPOOL_RECORDS), (names.OUTCOME,)),

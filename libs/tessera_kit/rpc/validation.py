@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -68,20 +68,54 @@ def violations_of(message: Message) -> list[FieldViolation]:
     return [] if check is None else list(islice(check.walk(message, ""), _MOST_VIOLATIONS))
 
 
+class _Compiled(NamedTuple):
+    """The rules of one field."""
+
+    ok: Ok
+    """Of the message; of the field's value where `name` is given."""
+    walk: Walk
+    name: str = ""
+    """The field, where its value when nothing was set (0, an empty text or list) is good."""
+
+
 class _MessageCheck:
     """The compiled rules of one message type; filled after it is registered, as types may recur."""
 
-    __slots__ = ("oks", "walks")
+    __slots__ = ("goods", "oks", "read", "walks")
 
     def __init__(self) -> None:
         self.oks: list[Ok] = []
+        """Of whole messages."""
+        self.read: Callable[[Any], tuple[Any, ...]] | None = None
+        """Reads the fields that may be unset, all at once; None where there is none."""
+        self.goods: tuple[Ok, ...] = ()
+        """Of the values that `read` gives, where they are set."""
         self.walks: list[Walk] = []
 
     def ok(self, message: Any) -> bool:
-        for ok in self.oks:  # noqa: SIM110 - a generator would cost more than the checks
+        for ok in self.oks:
             if not ok(message):
                 return False
+        if self.read is not None:
+            for value, good in zip(self.read(message), self.goods, strict=True):
+                if value and not good(value):
+                    return False
         return True
+
+    def add(self, compiled: list[_Compiled]) -> None:
+        """Take the rules of fields."""
+        plain: dict[str, Ok] = {}
+        for one in compiled:
+            self.walks.append(one.walk)
+            if one.name:
+                plain[one.name] = one.ok
+            else:
+                self.oks.append(one.ok)
+        if plain:
+            # Given one name alone, `attrgetter` returns no tuple.
+            names = list(plain) if len(plain) > 1 else list(plain) * 2
+            self.read = attrgetter(*names)
+            self.goods = tuple(plain[name] for name in names)
 
     def walk(self, message: Any, path: str) -> Iterator[FieldViolation]:
         for walk in self.walks:
@@ -103,11 +137,7 @@ def _check_of(descriptor: Descriptor) -> _MessageCheck | None:
     if known is not None:
         check.oks.append(known.ok)
         check.walks.append(lambda value, path: iter(_broken([known], value, path)))
-    for field in descriptor.fields:
-        compiled = _compile(field)
-        if compiled is not None:
-            check.oks.append(compiled[0])
-            check.walks.append(compiled[1])
+    check.add([one for field in descriptor.fields if (one := _compile(field)) is not None])
     return check
 
 
@@ -128,7 +158,7 @@ def _has_rules(root: Descriptor) -> bool:
     return False
 
 
-def _compile(field: FieldDescriptor) -> tuple[Ok, Walk] | None:
+def _compile(field: FieldDescriptor) -> _Compiled | None:
     rules = field.GetOptions().Extensions[rules_pb2.field]
     if field.is_repeated:
         entry = field.message_type
@@ -140,7 +170,7 @@ def _compile(field: FieldDescriptor) -> tuple[Ok, Walk] | None:
     return _scalar(field, rules)
 
 
-def _scalar(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk] | None:
+def _scalar(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> _Compiled | None:
     name, get = field.name, attrgetter(field.name)
     stated = field.GetOptions().HasExtension(rules_pb2.field)
     checked = value_rules(field, rules) if stated else []
@@ -150,10 +180,13 @@ def _scalar(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Wa
         if not checked:
             return None
         good = all_of(checked)
-        return (
-            lambda message: good(get(message)),
-            lambda message, path: iter(_broken(checked, get(message), path + name)),
-        )
+
+        def walk_value(message: Any, path: str) -> Iterator[FieldViolation]:
+            return iter(_broken(checked, get(message), path + name))
+
+        if good(field.default_value):
+            return _Compiled(good, walk_value, name)
+        return _Compiled(lambda message: good(get(message)), walk_value)
     if not checked and not rules.required:
         return None
     good, required = all_of(checked), rules.required
@@ -167,10 +200,10 @@ def _scalar(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Wa
         elif required:
             yield FieldViolation(path + name, "must be set")
 
-    return ok, walk
+    return _Compiled(ok, walk)
 
 
-def _message(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk] | None:
+def _message(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> _Compiled | None:
     name, get, required = field.name, attrgetter(field.name), rules.required
     below = _check_of(field.message_type) if field.message_type is not None else None
     if below is None and not required:
@@ -188,10 +221,10 @@ def _message(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, W
         elif below is not None:
             yield from _below(below, get(message), path + name)
 
-    return ok, walk
+    return _Compiled(ok, walk)
 
 
-def _list(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk] | None:
+def _list(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> _Compiled | None:
     name, get = field.name, attrgetter(field.name)
     stated = field.GetOptions().HasExtension(rules_pb2.field)
     whole = collection_rules(rules)
@@ -202,8 +235,7 @@ def _list(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk
     whole_ok, each_ok = all_of(whole), (below.ok if below is not None else all_of(each))
     any_each = below is not None or bool(each)
 
-    def ok(message: Any) -> bool:
-        items = get(message)
+    def good(items: Any) -> bool:
         return whole_ok(items) and (not any_each or all(map(each_ok, items)))
 
     def walk(message: Any, path: str) -> Iterator[FieldViolation]:
@@ -216,10 +248,12 @@ def _list(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk
             else:
                 yield from _broken(each, item, place)
 
-    return ok, walk
+    if whole_ok(()):
+        return _Compiled(good, walk, name)
+    return _Compiled(lambda message: good(get(message)), walk)
 
 
-def _map(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk] | None:
+def _map(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> _Compiled | None:
     name, get = field.name, attrgetter(field.name)
     entry = field.message_type
     value_type = entry.fields_by_name["value"].message_type if entry is not None else None
@@ -231,8 +265,7 @@ def _map(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk]
     whole_ok, key_ok = all_of(whole), all_of(keys)
     value_ok = below.ok if below is not None else all_of(values)
 
-    def ok(message: Any) -> bool:
-        pairs = get(message)
+    def good(pairs: Any) -> bool:
         return whole_ok(pairs) and all(map(key_ok, pairs)) and all(map(value_ok, pairs.values()))
 
     def walk(message: Any, path: str) -> Iterator[FieldViolation]:
@@ -246,7 +279,9 @@ def _map(field: FieldDescriptor, rules: rules_pb2.FieldRules) -> tuple[Ok, Walk]
             else:
                 yield from _broken(values, pairs[key], place)
 
-    return ok, walk
+    if whole_ok({}):
+        return _Compiled(good, walk, name)
+    return _Compiled(lambda message: good(get(message)), walk)
 
 
 def _below(check: _MessageCheck, value: Any, place: str) -> Iterator[FieldViolation]:

@@ -310,7 +310,7 @@ SPOOL_RECORDS: Final = Metric(
     "tessera.spool.records",
     Instrument.COUNTER,
     "{record}",
-    "Payload records by step: appended to the spool, shipped to the bus.",
+    "Payload records: appended, shipped to the bus, sampled out; lost or refused as it is full.",
     (OUTCOME,),
 )
 SPOOL_PENDING: Final = Metric(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Final
 
@@ -88,6 +89,7 @@ _MOST_ELEMENTS: Final = 1024
 _column_name = re.compile(r"[A-Za-z0-9_]{1,200}\Z").match
 
 
+@lru_cache(maxsize=4096)
 def typed_name(side: str, tensor: str) -> str:
     """The typed column of a tensor: `input_distance`; empty when its name makes no column's."""
     return f"{side}_{tensor}" if _column_name(tensor) is not None else ""

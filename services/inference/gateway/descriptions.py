@@ -9,9 +9,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.signature import Role, TensorSpec
 from services.inference.errors import EndpointNotFound, EndpointNotReady
+from services.inference.gateway.access import may_query, require_query
 from services.inference.gateway.routing import Route, RouteTable
-from tessera.catalog.v1 import securable_pb2
-from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.rpc.authority import Authority
 
 __all__ = ["Descriptions"]
@@ -23,15 +22,13 @@ _EXTENSIONS: Final = (
     "model_repository",
     "statistics",
 )
-_EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
-_ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
 
 
 class Descriptions:
     """Answers questions about endpoints with the protocol's messages.
 
     All but `server` need a token, and raise Unauthenticated without a good one, PermissionDenied
-    without EXECUTE on the endpoint, EndpointNotFound and EndpointNotReady.
+    without EXECUTE on an endpoint that the caller may see, EndpointNotFound and EndpointNotReady.
 
     Args:
         routes: The endpoints that answer.
@@ -121,19 +118,12 @@ class Descriptions:
 
     async def _allowed(self, token: str, names: Any) -> list[str]:
         principal = await self._authority.authenticate(token)
-        found = []
-        for name in sorted(names):
-            try:
-                await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
-            except (PermissionDenied, NotFound):
-                continue
-            found.append(name)
-        return found
+        return [name for name in sorted(names) if await may_query(self._authority, principal, name)]
 
     async def _route(self, name: str, version: str, token: str) -> Route:
         principal = await self._authority.authenticate(token)
+        await require_query(self._authority, principal, name)
         route = self._routes.find(name)
-        await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
         if version:
             route.choose(version)
         return route

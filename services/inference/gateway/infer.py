@@ -19,6 +19,7 @@ from services.inference.errors import (
     InvalidInference,
     TooManyInferences,
 )
+from services.inference.gateway.access import require_query
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
@@ -27,7 +28,6 @@ from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Route, RouteTable
 from services.inference.gateway.sequences import own_sequence
 from services.inference.gateway.status import failure_of, public_status
-from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import Authority
@@ -51,8 +51,6 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 REQUEST_ID_KEY: Final = "tessera-request-id"
 """Metadata key and response parameter that tell a caller the id of its request."""
-_EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
-_ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _OK, _CANCELLED, _DEADLINE_EXCEEDED = 0, 1, 4
 _RETRY_SECONDS: Final = 0.05
@@ -230,9 +228,9 @@ class InferenceHandler:
         Raises:
             TooManyInferences: The gateway has as many requests as it may.
             Unauthenticated: The token is missing, or nobody's.
-            EndpointNotFound: There is no such endpoint.
+            EndpointNotFound: There is no such endpoint, or the caller may not see it.
             EndpointNotReady: Its first configuration is not ready.
-            PermissionDenied: The caller may not ask it.
+            PermissionDenied: The caller may see it, and not ask it.
             RateLimited: It asked as often as it may.
         """
         exchange.endpoint = name
@@ -243,9 +241,10 @@ class InferenceHandler:
         token = bearer_token(metadata)
         principal = await self._authority.authenticate(token)
         exchange.requester = principal.name
-        exchange.route = route = self._routes.find(name)
-        await self._authority.require(principal, _EXECUTE, _ENDPOINT, name)
+        exchange.route = self._routes.get(name)
+        await require_query(self._authority, principal, name)
         exchange.authorised = True
+        exchange.route = route = self._routes.find(name)
         if route.limits:
             await self._limiter.admit(route.endpoint.endpoint_id, route.limits, principal, token)
         return route

@@ -266,6 +266,10 @@ class RouteTable:
         """Whether there is an endpoint of that name, ready or not; each has a table."""
         return name in self._routes or name in self._starting
 
+    def get(self, name: str) -> Route | None:
+        """The route of an endpoint; None when none answers by that name."""
+        return self._routes.get(name)
+
     def find(self, name: str) -> Route:
         """The route of an endpoint.
 

@@ -30,6 +30,7 @@ from services.inference.errors import (
     StaleEtag,
     TableUnavailable,
 )
+from services.inference.gateway.access import may_see
 from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
@@ -38,7 +39,7 @@ from services.inference.handlers.resolution import Resolver
 from services.inference.ports import Endpoints, TableCatalog, TableReader, TableStatistics
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.clock import Clock
-from tessera_kit.errors import AlreadyExists, PermissionDenied, Unavailable
+from tessera_kit.errors import AlreadyExists, Unavailable
 from tessera_kit.ids import new_etag, new_id
 from tessera_kit.names import check_name
 from tessera_kit.rpc.authority import AccessDenied, Authority
@@ -49,10 +50,7 @@ __all__ = ["EndpointHandlers"]
 _log = logging.getLogger(__name__)
 
 _ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
-_BROWSE: Final = securable_pb2.PRIVILEGE_BROWSE
-_EXECUTE: Final = securable_pb2.PRIVILEGE_EXECUTE
 _MANAGE: Final = securable_pb2.PRIVILEGE_MANAGE
-_MAY_SEE: Final = (_BROWSE, _EXECUTE, _MANAGE)
 _BATCH: Final = 100
 _WATCH_SECONDS: Final = 5.0
 
@@ -153,7 +151,7 @@ class EndpointHandlers:
     async def get(self, caller: Principal, name: str) -> Endpoint:
         """Read an endpoint."""
         endpoint = await self._endpoints.get(name)
-        if not await self._sees(caller, name):
+        if not await may_see(self._authority, caller, name):
             raise EndpointNotFound(f"there is no endpoint {name!r}")
         return endpoint
 
@@ -171,7 +169,7 @@ class EndpointHandlers:
                 if len(found) == limit:
                     return found, after
                 after = endpoint.name
-                if await self._sees(caller, endpoint.name):
+                if await may_see(self._authority, caller, endpoint.name):
                     found.append(endpoint)
             if len(batch) <= limit:
                 return found, ""
@@ -419,15 +417,6 @@ class EndpointHandlers:
         await self._authority.require(caller, _MANAGE, _ENDPOINT, name)
         endpoint.check_etag(etag)
         return endpoint
-
-    async def _sees(self, caller: Principal, name: str) -> bool:
-        for privilege in _MAY_SEE:
-            try:
-                await self._authority.require(caller, privilege, _ENDPOINT, name)
-            except PermissionDenied:
-                continue
-            return True
-        return False
 
 
 def _same(endpoint: Endpoint, name: str) -> Endpoint:

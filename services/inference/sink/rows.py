@@ -24,6 +24,9 @@ __all__ = ["InvalidPayload", "Row", "UnknownEndpoint", "row_of"]
 _FIRST_SECOND: Final = 0
 _LAST_SECOND: Final = int(datetime(2149, 1, 1, tzinfo=UTC).timestamp())
 _LONGEST_DURATION_US: Final = 10**13
+_ROUTES: Final = {
+    number: name.removeprefix("PAYLOAD_ROUTE_") for name, number in pb.PayloadRoute.items()
+}
 REQUEST_NOT_DECODED: Final = "REQUEST_NOT_DECODED"
 """The request's body is kept as base64, as it is no message of its encoding."""
 
@@ -123,7 +126,7 @@ def row_of(record: ConsumedRecord) -> Row:
 
 def _route(payload: pb.PayloadRecord) -> str:
     if payload.route != pb.PAYLOAD_ROUTE_UNSPECIFIED:
-        return pb.PayloadRoute.Name(payload.route).removeprefix("PAYLOAD_ROUTE_")
+        return _ROUTES[payload.route]
     return "PRIMARY" if payload.model_version else "REFUSED"
 
 
@@ -170,7 +173,7 @@ def _json_body(field: str, tensors: str, body: bytes) -> DecodedBody:
 
 
 def _time(microseconds: int) -> str:
-    return f"{microseconds // 1_000_000}.{microseconds % 1_000_000:06d}"
+    return "%d.%06d" % divmod(microseconds, 1_000_000)  # noqa: UP031 - the quicker one
 
 
 def _invalid(field: str, description: str) -> InvalidPayload:

@@ -101,14 +101,15 @@ class Gateway:
         self.answer: Callable[[bytes], Awaitable[bytes]] = self._answer
         self.runtime = InMemoryRuntime(lambda request: self.answer(request))
         self.authority = InMemoryAuthority()
-        for name in ("alice", "bob"):
+        for name in ("alice", "bob", "stranger"):
             self.authority.add_principal(Principal(name), f"{name}-token")
-        self.authority.grant(
-            "alice",
-            [securable_pb2.PRIVILEGE_EXECUTE],
-            securable_pb2.SECURABLE_TYPE_ENDPOINT,
-            endpoint.name,
-        )
+        for name, privilege in (
+            ("alice", securable_pb2.PRIVILEGE_EXECUTE),
+            ("bob", securable_pb2.PRIVILEGE_BROWSE),
+        ):
+            self.authority.grant(
+                name, [privilege], securable_pb2.SECURABLE_TYPE_ENDPOINT, endpoint.name
+            )
         self.routes = RouteTable()
         self.routes.put(endpoint)
         self.lost: list[str] = []
@@ -215,6 +216,7 @@ async def test_the_model_name_is_replaced_wherever_it_stands(
         ("", grpc.StatusCode.UNAUTHENTICATED, ""),
         ("x", grpc.StatusCode.UNAUTHENTICATED, ""),
         ("bob-token", grpc.StatusCode.PERMISSION_DENIED, "bob"),
+        ("stranger-token", grpc.StatusCode.NOT_FOUND, "stranger"),
     ],
 )
 async def test_who_may_not_ask_is_recorded_without_a_body(
@@ -251,6 +253,12 @@ async def test_an_endpoint_that_is_not_ready_has_rows_already(
 ) -> None:
     gateway = Gateway(make_endpoint())
     gateway.routes.put(replace(make_endpoint("starting"), config=None))
+    gateway.authority.grant(
+        "alice",
+        [securable_pb2.PRIVILEGE_EXECUTE],
+        securable_pb2.SECURABLE_TYPE_ENDPOINT,
+        "starting",
+    )
     context = Context()
     await gateway.refused(make_request(name="starting"), context)
     assert (context.code, context.reason) == (

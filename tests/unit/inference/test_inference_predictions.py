@@ -29,6 +29,7 @@ from tests.gateway_door import (
     BOB,
     MOST_BODY,
     ONE_INPUT,
+    STRANGER,
     Context,
     GatewayDoor,
     Refused,
@@ -211,6 +212,7 @@ async def test_requests_that_are_too_large_are_refused_and_kept(
 async def test_who_may_not_ask_is_refused_without_the_values(door: GatewayDoor) -> None:
     for request, token, code in (
         (asked(X, N), BOB, grpc.StatusCode.PERMISSION_DENIED),
+        (asked(X, N), STRANGER, grpc.StatusCode.NOT_FOUND),
         (asked(X, N), "", grpc.StatusCode.UNAUTHENTICATED),
         (asked(X, N, endpoint="later"), "alice-token", grpc.StatusCode.FAILED_PRECONDITION),
         (asked(X, N, endpoint="none"), "alice-token", grpc.StatusCode.NOT_FOUND),
@@ -223,6 +225,7 @@ async def test_who_may_not_ask_is_refused_without_the_values(door: GatewayDoor) 
     # Of no endpoint, the last but one and the last, there is no table.
     assert kept == [
         ("model", 7, False),
+        ("model", 5, False),
         ("model", 16, False),
         ("later", 9, False),
         ("model", 5, True),

@@ -50,10 +50,11 @@ def routes(make_endpoint: Make) -> RouteTable:
 @pytest.fixture
 def ask(routes: RouteTable) -> Callable[..., Any]:
     authority = InMemoryAuthority()
-    for name in ("alice", "bob"):
+    for name in ("alice", "bob", "stranger"):
         authority.add_principal(Principal(name), f"{name}-token")
     endpoint = securable_pb2.SECURABLE_TYPE_ENDPOINT
     authority.grant("alice", [securable_pb2.PRIVILEGE_EXECUTE], endpoint, "flights")
+    authority.grant("bob", [securable_pb2.PRIVILEGE_BROWSE], endpoint, "flights")
     infer: Any = SimpleNamespace(infer=None)
     streams: Any = SimpleNamespace(stream=None)
     protocol = InferenceProtocol(Descriptions(routes, authority, "1.2.3"), infer, streams)
@@ -106,6 +107,8 @@ async def test_statistics_count_what_each_version_answered(ask: Any, routes: Rou
     [
         ("bob", {"name": "flights"}, grpc.StatusCode.PERMISSION_DENIED),
         ("eve", {"name": "flights"}, grpc.StatusCode.UNAUTHENTICATED),
+        ("stranger", {"name": "flights"}, grpc.StatusCode.NOT_FOUND),
+        ("stranger", {"name": "trains"}, grpc.StatusCode.NOT_FOUND),
         ("alice", {"name": "trains"}, grpc.StatusCode.NOT_FOUND),
         ("alice", {"name": "flights", "version": "9"}, grpc.StatusCode.NOT_FOUND),
     ],

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.errors import ModelFailed
 from services.inference.gateway.infer import REQUEST_ID_KEY
-from tests.gateway_door import BOB, MOST_BODY, GatewayDoor
+from tests.gateway_door import BOB, MOST_BODY, STRANGER, GatewayDoor
 
 INFER = "/v2/models/model/infer"
 
@@ -174,6 +174,7 @@ async def test_what_is_wrong_is_told_and_recorded(
         (INFER, "", 401, 16),
         (INFER, "wrong", 401, 16),
         (INFER, BOB, 403, 7),
+        (INFER, STRANGER, 404, 5),
         ("/v2/models/model/versions/9/infer", "alice-token", 404, 5),
         ("/v2/models/later/infer", "alice-token", 400, 9),
     ],
@@ -185,7 +186,7 @@ async def test_who_may_not_ask_is_recorded_without_a_body(
     assert answer.status == status, answer.body
     (record,) = door.records
     assert record.status_code == code
-    assert (record.request == b"") == (status != 404)
+    assert (record.request == b"") == ("/versions/" not in path)
 
 
 async def test_a_token_may_come_as_a_password(door: GatewayDoor) -> None:
@@ -271,6 +272,8 @@ async def test_what_can_be_asked_of_endpoints(door: GatewayDoor) -> None:
         ("/v2/models/later/ready", "alice-token", 404),
         ("/v2/models/none", "alice-token", 404),
         ("/v2/models/model", BOB, 403),
+        ("/v2/models/model", STRANGER, 404),
+        ("/v2/models/model/ready", STRANGER, 404),
         ("/v2/models/model", "", 401),
         ("/v2/nothing", "", 404),
     ):

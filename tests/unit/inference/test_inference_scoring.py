@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from services.inference.gateway.infer import REQUEST_ID_KEY
-from tests.gateway_door import ALICE, BOB, GatewayDoor
+from tests.gateway_door import ALICE, BOB, STRANGER, GatewayDoor
 
 PATH = "/serving-endpoints/model/invocations"
 PLAIN = "/serving-endpoints/plain/invocations"
@@ -132,13 +132,14 @@ async def test_refusals_have_mlflows_codes(door: GatewayDoor) -> None:
     for path, token, headers, status, code in (
         (PLAIN, "", {}, 401, "UNAUTHENTICATED"),
         (PLAIN, BOB, {}, 403, "PERMISSION_DENIED"),
+        (PLAIN, STRANGER, {}, 404, "RESOURCE_DOES_NOT_EXIST"),
         ("/endpoints/none/invocations", ALICE, {}, 404, "RESOURCE_DOES_NOT_EXIST"),
         (PLAIN, ALICE, {"content-type": "application/x-parquet"}, 415, "BAD_REQUEST"),
         (PLAIN, ALICE, {"content-encoding": "br"}, 400, "BAD_REQUEST"),
     ):
         answer = await door.send("POST", path, body, token=token, headers=headers)
         assert (answer.status, answer.json()["error_code"]) == (status, code), answer.body
-    assert sorted(record.status_code for record in door.records) == [3, 3, 7, 16]
+    assert sorted(record.status_code for record in door.records) == [3, 3, 5, 7, 16]
 
 
 async def test_health_is_told(door: GatewayDoor) -> None:
@@ -149,6 +150,7 @@ async def test_health_is_told(door: GatewayDoor) -> None:
         ("/serving-endpoints/model/ping", ALICE, 200),
         ("/serving-endpoints/later/health", ALICE, 404),
         ("/serving-endpoints/model/ping", "", 401),
+        ("/serving-endpoints/model/ping", STRANGER, 404),
         ("/serving-endpoints/model/version", ALICE, 200),
         ("/serving-endpoints/model/version", "", 401),
     ):

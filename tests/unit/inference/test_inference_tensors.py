@@ -91,6 +91,58 @@ def test_parameters_are_kept() -> None:
     assert message["parameters"] == {"a": 3, "b": "x"}
 
 
+def test_names_may_hold_signs_that_templates_mean() -> None:
+    request = service_pb2.ModelInferRequest(model_name="100%b", id="%")
+    request.parameters["%s"].string_param = "%b"
+    for name, value in (("50%", b"%b"), ("%b", b"%%"), ('"\0', b"\0")):
+        request.inputs.add(name=name, datatype="BYTES", shape=[1])
+        request.raw_input_contents.append(len(value).to_bytes(4, "little") + value)
+    body = decode_request(request.SerializeToString())
+    assert json.loads(body.columns) == {"50%": ["%b"], "%b": ["%%"], '"\0': ["\0"]}
+    message = json.loads(body.message)
+    assert (message["model_name"], message["id"]) == ("100%b", "%")
+    assert message["parameters"] == {"%s": "%b"}
+    assert [head["data"] for head in message["inputs"]] == [["%b"], ["%%"], ["\0"]]
+
+
+def test_two_tensors_of_one_name_are_shown_and_the_last_one_is_the_column() -> None:
+    """No runtime takes them; what was refused for them is a row all the same."""
+    request = service_pb2.ModelInferRequest(model_name="m")
+    for value in (1, 2):
+        request.inputs.add(name="x", datatype="INT8", shape=[1])
+        request.raw_input_contents.append(bytes([value]))
+    body = decode_request(request.SerializeToString())
+    assert json.loads(body.columns) == {"x": [2]}
+    assert body.tensors == {"x": b"[2]"}
+    assert [head["data"] for head in json.loads(body.message)["inputs"]] == [[1], [2]]
+
+
+def test_messages_of_one_layout_differ_in_their_values_ids_and_parameters(
+    make_request: Make,
+) -> None:
+    first, second = make_request(request_id="a"), make_request(request_id="b")
+    second.parameters["p"].int64_param = 1
+    second.raw_input_contents[0] = np.array([9, 8, 7, 6], "float32").tobytes()
+    bodies = [
+        json.loads(decode_request(one.SerializeToString()).message) for one in (first, second)
+    ]
+    assert [body["id"] for body in bodies] == ["a", "b"]
+    assert [body.get("parameters") for body in bodies] == [None, {"p": 1}]
+    assert bodies[0]["inputs"][0]["data"] == [0.0, 1.0, 2.0, 3.0]
+    assert bodies[1]["inputs"][0]["data"] == [9.0, 8.0, 7.0, 6.0]
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_rows_that_a_head_alone_claims_take_no_memory(typed: bool) -> None:
+    request = service_pb2.ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="INT8", shape=[2**60, 0])
+    if not typed:
+        request.raw_input_contents.append(b"")
+    body = decode_request(request.SerializeToString())
+    assert json.loads(body.columns) == {"x": []}
+    assert json.loads(body.message)["inputs"][0]["shape"] == [2**60, 0]
+
+
 def wrong_size(request: Any) -> None:
     request.raw_input_contents[0] = b"\0" * 15
 

@@ -14,7 +14,6 @@ import yaml
 from devstack.home import Home
 from devstack.services import SERVICES
 from devstack.services import spec as service_spec
-from tessera_kit.telemetry import names
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -145,25 +144,12 @@ def test_prometheus_scrapes_every_service_where_it_listens(compose: dict[str, An
         assert f"{name}:{port}" in scraped
 
 
-def test_alerts_watch_what_is_recorded(compose: dict[str, Any]) -> None:
+def test_prometheus_finds_its_rules(compose: dict[str, Any]) -> None:
     config = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())
     mounted = " ".join(compose["services"]["prometheus"]["volumes"])
+    assert config["rule_files"]
     for file in config["rule_files"]:
         assert f"./infra/prometheus/{file}:/etc/prometheus/{file}:ro" in mounted
-        groups = yaml.safe_load((ROOT / "infra/prometheus" / file).read_text())["groups"]
-        watched = {
-            name
-            for group in groups
-            for rule in group["rules"]
-            for name in re.findall(r"tessera_\w+", rule["expr"])
-        }
-        recorded = {
-            f"{one.name.replace('.', '_')}_total"
-            for one in vars(names).values()
-            if isinstance(one, names.Metric)
-        }
-        assert watched
-        assert watched <= recorded
 
 
 def test_engines_start_before_services(compose: dict[str, Any]) -> None:

@@ -12,41 +12,21 @@ from infra.grafana import dashboards as made
 from infra.grafana.boards import promql
 from infra.grafana.boards.model import Panel, Prom, Sql
 from tessera_kit.telemetry import names
-from tessera_kit.telemetry.names import Instrument, Metric
 from tests.dashboards import (
     PROMETHEUS,
     ROOT,
+    SCRAPED,
     Selector,
     dashboards,
+    declared,
     panels,
     queries,
     selectors,
+    series_of,
     with_variables,
 )
 
 BOARDS = dashboards()
-SCRAPED = {"service", "job", "instance"}
-
-
-def declared() -> dict[str, set[str]]:
-    """Labels by the name of every time series that the services, or others, may have."""
-    found = {series.name: set(series.labels) for series in promql.OTHERS}
-    for metric in names.all_metrics():
-        found |= {name: set(metric.labels) for name in series_of(metric)}
-        if metric.instrument is Instrument.HISTOGRAM:
-            found[f"{metric.prometheus_name}_bucket"] = {*metric.labels, "le"}
-    return found
-
-
-def series_of(metric: Metric) -> list[str]:
-    name = metric.prometheus_name
-    match metric.instrument:
-        case Instrument.COUNTER:
-            return [f"{name}_total"]
-        case Instrument.GAUGE:
-            return [name]
-        case Instrument.HISTOGRAM:
-            return [f"{name}_count", f"{name}_sum", f"{name}_bucket"]
 
 
 def test_committed_json_is_current(capsys: pytest.CaptureFixture[str]) -> None:

@@ -375,8 +375,8 @@ class AsyncInference:
 
         Raises:
             InvalidArgument: An input is unknown, missing, or has a wrong shape or dtype.
-            NotFound: There is no such endpoint.
-            PermissionDenied: The caller lacks EXECUTE on it.
+            NotFound: There is no such endpoint, or the caller may not see it.
+            PermissionDenied: The caller may see it, and lacks EXECUTE on it.
             ResourceExhausted: Too many requests are in flight; see `retry_after`.
         """
         request = oip.ModelInferRequest(model_name=endpoint, id=client_request_id)
@@ -422,8 +422,9 @@ class AsyncInference:
         Raises:
             ValueError: A column's values have no type or shape in common; the text names it.
             InvalidArgument: Columns do not fit the signature; `violations` say each.
-            NotFound: There is no such endpoint, or it does not serve that version.
-            PermissionDenied: The caller lacks EXECUTE on it.
+            NotFound: There is no such endpoint, or none that the caller may see, or it does not
+                serve that version.
+            PermissionDenied: The caller may see it, and lacks EXECUTE on it.
             ResourceExhausted: Too many requests are in flight; see `retry_after`.
         """
         request = prediction_service_pb2.PredictRequest(
