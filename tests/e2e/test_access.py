@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from devstack import Stack
 from tessera import AsyncClient
 from tessera.catalog.v1 import securable_pb2 as securable
+from tessera.cli import main as command
 from tessera.monitoring.v1 import monitor_pb2
 from tessera.training.v1 import job_pb2
 from tessera_kit.errors import NotFound, PermissionDenied
@@ -192,3 +195,39 @@ async def refused(attempt: Attempt) -> bool:
     except PermissionDenied:
         return True
     raise AssertionError("still allowed")
+
+
+async def test_principals_are_made_at_the_command_line(
+    platform: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user that the administrator makes comes in by the token that it is given."""
+    for name, value in platform.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TESSERA_TOKEN_FILE", platform.environment["TESSERA_ADMIN_TOKEN_FILE"])
+
+    async def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            await asyncio.to_thread(command.main, words)
+        told = capsys.readouterr()
+        return int(end.value.code or 0), told.out, told.err
+
+    name, group = unique_name("ada"), unique_name("group")
+    for words in ((name,), (group, "--kind", "group")):
+        code, _, err = await run("principals", "create", *words)
+        assert code == 0, err
+    assert await run("principals", "members", group, "--add", name) == (0, f"{name}\n", "")
+    code, out, _ = await run("principals", "list", "--json")
+    listed = {one["name"]: one for one in json.loads(out)}
+    assert (listed[name]["kind"], listed[name]["groups"]) == ("PRINCIPAL_KIND_USER", [group])
+    code, secret, _ = await run("principals", "token", name, "--comment", "for a test")
+    code, out, _ = await run("principals", "tokens", name, "--json")
+    (token,) = json.loads(out)
+    assert (token["comment"], token["revoked"]) == ("for a test", False)
+    assert secret.strip() not in out
+    settings = settings_of(platform, secret.strip())
+    async with AsyncClient(settings) as ada:
+        assert (await ada.access.who_am_i()).name == name
+    assert (await run("principals", "revoke-token", token["token_id"]))[0] == 0
+    assert (await run("principals", "delete", name))[0] == 0
+    code, _, err = await run("principals", "token", name)
+    assert (code, f"there is no principal {name}" in err) == (1, True)

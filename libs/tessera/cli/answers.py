@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
+from tessera.cli.arguments import LARGEST, new_file, read_text
 from tessera.cli.messages import rows as as_rows
 from tessera.cli.messages import when
 from tessera.cli.output import Column, JsonOption, console, print_json, print_rows, print_success
@@ -46,12 +47,13 @@ def predict(
     rows: Annotated[
         str,
         typer.Argument(
-            help='Rows as JSON, [{"x": 1}, …] or {"x": [1, …]}; @file.json, @file.csv or - for CSV '
-            "or JSON from standard input."
+            help='Rows as JSON, [{"x": 1}, …], {"x": 1} or {"x": [1, …]}; @file.json, @file.csv '
+            "or - for CSV or JSON from standard input."
         ),
     ],
     model_version: Annotated[
-        int, typer.Option(help="The served version that shall answer; 0 for any.")
+        int,
+        typer.Option(help="The served version that shall answer; 0 for any.", min=0, max=LARGEST),
     ] = 0,
     client_request_id: Annotated[str, typer.Option(help="Your own id of the request.")] = "",
     sticky_key: Annotated[str, typer.Option(help="Keeps requests at one entity.")] = "",
@@ -128,9 +130,7 @@ def payload(
     with ExitStack() as stack:
         client = stack.enter_context(Client())
         chunks = client.inference.payload_chunks(table, request_id, side.value)
-        first = next(chunks, b"")  # Before the file is made: there may be no such body.
-        file = sys.stdout.buffer if output is None else stack.enter_context(output.open("wb"))
-        file.write(first)
+        file = sys.stdout.buffer if output is None else stack.enter_context(new_file(output))
         for chunk in chunks:
             file.write(chunk)
 
@@ -142,7 +142,7 @@ def _read(rows: str) -> tuple[str, bool]:
         return text, text.lstrip()[:1] not in ("[", "{")
     if rows.startswith("@"):
         path = Path(rows[1:])
-        return path.read_text(), path.suffix.lower() == ".csv"
+        return read_text(path), path.suffix.lower() == ".csv"
     return rows, False
 
 
@@ -153,10 +153,15 @@ def _from_json(text: str) -> Sequence[Mapping[str, Any]] | Mapping[str, Any]:
         raise typer.BadParameter(f"the rows are not JSON: {error}") from None
     if isinstance(given, dict) and all(isinstance(cells, list) for cells in given.values()):
         return given
+    if isinstance(given, dict) and not any(
+        isinstance(cell, (list, dict)) for cell in given.values()
+    ):
+        return [given]
     if isinstance(given, list) and all(isinstance(row, dict) for row in given):
         return given
     raise typer.BadParameter(
-        "the rows must be a JSON list of objects, or an object of lists: each column by its name"
+        "the rows must be a JSON list of objects, an object, or an object of lists: each column by "
+        "its name"
     )
 
 

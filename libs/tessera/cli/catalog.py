@@ -1,14 +1,14 @@
-"""The verbs of the catalog: catalogs, schemas, tables, models, search, lineage, grants, tokens."""
+"""The verbs of the catalog: catalogs, schemas, tables, models, search, lineage, grants."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated
 
 import typer
 
 from tessera.catalog.v1 import lineage_service_pb2 as lineage_pb2
 from tessera.catalog.v1 import securable_pb2
+from tessera.cli.arguments import LARGEST
 from tessera.cli.messages import age, enum_word, pairs, rows
 from tessera.cli.output import (
     Column,
@@ -28,7 +28,7 @@ Name = Annotated[str, typer.Argument(help="A full name such as main.flights.depa
 def register(app: typer.Typer) -> None:
     """Adds the verbs to the application."""
     listings = (catalogs, schemas, tables, models, versions, search, rows_verb, lineage, grants)
-    for verb in (*listings, grant, revoke, token):
+    for verb in (*listings, grant, revoke):
         app.command(verb.__name__.removesuffix("_verb"), rich_help_panel=PANEL)(verb)
 
 
@@ -46,6 +46,17 @@ def complete_privilege(incomplete: str) -> list[str]:
 
 Kind = Annotated[
     str, typer.Argument(help="A kind such as table or model.", autocompletion=complete_kind)
+]
+
+
+def complete_node(incomplete: str) -> list[str]:
+    """Kinds of things that lineage tells of, for the shell."""
+    kinds = [enum_word(kind) for kind in lineage_pb2.LineageNodeType.keys()[1:]]
+    return [kind for kind in kinds if kind.startswith(incomplete)]
+
+
+NodeKind = Annotated[
+    str, typer.Argument(help="A kind such as table or model version.", autocompletion=complete_node)
 ]
 
 
@@ -120,7 +131,7 @@ def search(
 
 def rows_verb(
     table: Name,
-    limit: Annotated[int, typer.Option(help="How many rows at most.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="How many rows at most.", min=1, max=LARGEST)] = 20,
     columns: Annotated[list[str] | None, typer.Option("--column", help="Only this one.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,9 +142,9 @@ def rows_verb(
     print_rows(found.to_pylist(), shown, as_json=as_json, empty="no rows")
 
 
-def lineage(kind: Kind, name: Name, as_json: JsonOption = False) -> None:
+def lineage(kind: NodeKind, name: Name, as_json: JsonOption = False) -> None:
     """Show what a thing was made from, and what was made from it."""
-    node = lineage_pb2.LineageNodeType.Value(_constant("LINEAGE_NODE_TYPE", kind))
+    node = _node_kind(kind)
     with Client() as client:
         found = rows(client.lineage.get(node, name))
     if as_json:
@@ -149,8 +160,9 @@ def lineage(kind: Kind, name: Name, as_json: JsonOption = False) -> None:
 
 def grants(kind: Kind, name: Name = "metastore", as_json: JsonOption = False) -> None:
     """List the privileges granted directly on an object."""
+    chosen = _kind(kind)
     with Client() as client:
-        found = rows(client.access.grants(_kind(kind), name))
+        found = rows(client.access.grants(chosen, name))
     columns = [
         Column("principal", "Principal"),
         Column("privilege", "Privilege", enum_word),
@@ -170,28 +182,18 @@ Object = Annotated[str, typer.Option("--name", help="The object's full name.")]
 
 def grant(principal: str, privileges: Privileges, on: On, name: Object = "metastore") -> None:
     """Grant privileges on an object to a user, group or service."""
+    chosen, kind = _privileges(privileges), _kind(on)
     with Client() as client:
-        client.access.grant(principal, _privileges(privileges), _kind(on), name)
+        client.access.grant(principal, chosen, kind, name)
     print_success(f"{principal} holds {', '.join(privileges)} on {on} {name}")
 
 
 def revoke(principal: str, privileges: Privileges, on: On, name: Object = "metastore") -> None:
     """Revoke privileges on an object."""
+    chosen, kind = _privileges(privileges), _kind(on)
     with Client() as client:
-        client.access.revoke(principal, _privileges(privileges), _kind(on), name)
+        client.access.revoke(principal, chosen, kind, name)
     print_success(f"{principal} holds {', '.join(privileges)} no more on {on} {name}")
-
-
-def token(
-    principal: Annotated[str, typer.Argument(help="Whose; your own when left out.")] = "",
-    days: Annotated[int, typer.Option(help="How long it is good for.", min=1, max=730)] = 90,
-    comment: Annotated[str, typer.Option(help="What it is for.")] = "",
-) -> None:
-    """Make a token and print its secret, this once."""
-    with Client() as client:
-        made = client.access.create_token(principal, comment=comment, lifetime=timedelta(days=days))
-    print_success(f"token {made.token.token_id} of {made.token.principal}; keep the secret:")
-    typer.echo(made.secret)
 
 
 _ABOUT = (
@@ -207,6 +209,14 @@ def _node(node: dict[str, str]) -> str:
 
 def _constant(prefix: str, word: str) -> str:
     return f"{prefix}_{word.strip().upper().replace(' ', '_').replace('-', '_')}"
+
+
+def _node_kind(word: str) -> lineage_pb2.LineageNodeType.ValueType:
+    try:
+        return lineage_pb2.LineageNodeType.Value(_constant("LINEAGE_NODE_TYPE", word))
+    except ValueError:
+        known = ", ".join(complete_node(""))
+        raise typer.BadParameter(f"{word!r} has no lineage; these have: {known}") from None
 
 
 def _kind(word: str) -> securable_pb2.SecurableType.ValueType:

@@ -20,8 +20,9 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "tessera.cli.stack": ("up", "down", "status", "logs"),
     "tessera.cli.catalog": (
         *("catalogs", "schemas", "tables", "models", "versions", "search", "rows", "lineage"),
-        *("grants", "grant", "revoke", "token"),
+        *("grants", "grant", "revoke"),
     ),
+    "tessera.cli.principals": ("principals", "token"),
     "tessera.cli.runs": (
         *("experiments", "runs", "run", "run-tail", "run-metric", "run-export"),
         *("jobs", "job-logs", "cancel"),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tessera.cli.arguments import new_file
 from tessera.cli.output import print_success
 from tessera.client.aio.client import AsyncClient
 from tessera.pages.client_source import ClientSource
@@ -51,6 +52,7 @@ def runs_page(
 
     count, html = asyncio.run(made())
     content = html.encode()
-    output.write_bytes(content)
+    with new_file(output) as file:
+        file.write(content)
     noun = "run" if count == 1 else "runs"
     print_success(f"wrote {count} {noun} to {output} ({human_bytes(len(content))})")

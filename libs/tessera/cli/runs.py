@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tessera.cli.arguments import LARGEST_INT32, new_file
 from tessera.cli.compare import runs_compare
 from tessera.cli.messages import age, enum_word, rows
 from tessera.cli.output import Column, JsonOption, print_json, print_rows, print_success
@@ -126,7 +127,9 @@ def run_export(
     key: Annotated[list[str] | None, typer.Option(help="A metric; all without it.")] = None,
 ) -> None:
     """Write all points of runs, or of an experiment's runs, as an Arrow IPC stream."""
-    with Client() as client, target.open("wb") as file:
+    if bool(run_id) == bool(experiment):
+        raise typer.BadParameter("give either --run or --experiment")
+    with Client() as client, new_file(target) as file:
         chosen: list[str] = []
         if experiment:
             chosen.append(client.tracking.get_experiment(name=experiment).experiment_id)
@@ -162,7 +165,9 @@ def jobs(
 def job_logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
-    attempt: Annotated[int, typer.Option(help="Which attempt; the latest when 0.", min=0)] = 0,
+    attempt: Annotated[
+        int, typer.Option(help="Which attempt; the latest when 0.", min=0, max=LARGEST_INT32)
+    ] = 0,
 ) -> None:
     """Print the log of a job."""
     with Client() as client:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tessera.cli.arguments import LARGEST, whole_number
 from tessera.cli.messages import age, enum_word, rows, when
 from tessera.cli.output import Column, JsonOption, print_rows
 from tessera.client.sync.client import Client
@@ -20,7 +21,8 @@ from tessera.inference.v1.endpoint_pb2 import (
     RateLimitScope,
 )
 
-_limit = re.compile(r"(endpoint|user|group|token)(?::(.+))?=(\d+)/(minute|hour)").fullmatch
+_limit = re.compile(r"(endpoint|user|group|token)(?::(.+))?=([0-9]+)/(minute|hour)").fullmatch
+_LONGEST_SECONDS = 10_000 * 365 * 86_400
 _SERVING, _MONITORING = "Serving", "Monitoring"
 
 
@@ -76,7 +78,12 @@ def cancel_update(
 def rollback(
     endpoint: Annotated[str, typer.Argument(help="An endpoint's name.")],
     config_version: Annotated[
-        int, typer.Argument(help="A configuration's number; 0 for the one that answered before.")
+        int,
+        typer.Argument(
+            help="A configuration's number; 0 for the one that answered before.",
+            min=0,
+            max=LARGEST,
+        ),
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,9 +102,10 @@ def traffic(
     percents: dict[str, int] = {}
     for share in shares:
         name, _, percent = share.rpartition("=")
-        if not name or not percent.isdigit():
-            raise typer.BadParameter(f"{share!r} is not like champion=90")
-        percents[name] = int(percent)
+        given = whole_number(percent, 100)
+        if not name or given is None:
+            raise typer.BadParameter(f"{share!r} is not like champion=90, a share of 0 to 100")
+        percents[name] = given
     with Client() as client:
         _print_endpoint(client.inference.update_traffic(endpoint, percents), as_json)
 
@@ -212,11 +220,15 @@ def _entities(entities: list[dict[str, Any]]) -> str:
 
 
 def _canary_step(text: str) -> CanaryStep:
-    parts = [*text.split(":"), "0", "0"][:3]
-    if not all(part.isdigit() for part in parts):
+    given = text.split(":")
+    percent, seconds, requests = (
+        whole_number(part, most)
+        for part, most in zip([*given, "0", "0"][:3], (100, _LONGEST_SECONDS, LARGEST), strict=True)
+    )
+    if len(given) > 3 or percent is None or seconds is None or requests is None:
         raise typer.BadParameter(f"{text!r} is not percent:seconds:requests")
-    step = CanaryStep(percent=int(parts[0]), request_count=int(parts[2]))
-    step.duration.FromSeconds(int(parts[1]))
+    step = CanaryStep(percent=percent, request_count=requests)
+    step.duration.FromSeconds(seconds)
     return step
 
 
@@ -225,6 +237,8 @@ def _rate_limit(text: str) -> RateLimit:
     if found is None:
         raise typer.BadParameter(f"{text!r} is not scope[:subject]=calls/period")
     scope, subject, calls, period = found.groups()
+    if whole_number(calls) is None:
+        raise typer.BadParameter(f"{calls} calls are more than can be counted")
     return RateLimit(
         scope=RateLimitScope.Value(f"RATE_LIMIT_SCOPE_{scope.upper()}"),
         subject=subject or "",

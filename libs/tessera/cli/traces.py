@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tessera.cli.arguments import new_file
 from tessera.cli.output import JsonOption, console, print_json, print_success
 from tessera.client.mlflow_door import MlflowDoor
 from tessera.client.settings import Settings
@@ -40,7 +41,8 @@ def show(
         return
     trace = trace_of(message)
     if html is not None:
-        html.write_text(page(trace), encoding="utf-8")
+        with new_file(html) as file:
+            file.write(page(trace).encode())
         print_success(f"wrote {html}")
         return
     table = Table(box=None, pad_edge=False, title_justify="left")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +15,7 @@ from tessera.cli.output import print_success, progress
 from tessera.client.sync.client import Client
 from tessera.transfer.from_mlflow import Copied, copy_from_mlflow
 from tessera.transfer.to_mlflow import copy_to_mlflow
+from tessera_kit.errors import FailedPrecondition
 
 Uri = Annotated[str, typer.Argument(help="URL of an MLflow server, or folder of a file store.")]
 WithArtifacts = Annotated[bool, typer.Option(help="Whether to copy files too.")]
@@ -32,7 +37,9 @@ def import_(
     artifacts: WithArtifacts = True,
 ) -> None:
     """Copy experiments from MLflow; run it again to go on where it was stopped."""
-    with Client() as client, progress() as display:
+    if "://" not in uri and not Path(uri).is_dir():
+        raise typer.BadParameter(f"there is no folder {uri}")
+    with _mlflow(uri), Client() as client, progress() as display:
         copied = copy_from_mlflow(
             client.tracking,
             uri,
@@ -49,11 +56,25 @@ def export(
     artifacts: WithArtifacts = True,
 ) -> None:
     """Copy experiments to MLflow; run it again to go on where it was stopped."""
-    with Client() as client, progress() as display:
+    with _mlflow(uri), Client() as client, progress() as display:
         copied = copy_to_mlflow(
             client.tracking, uri, experiment, artifacts=artifacts, tell=_Shown(display).tell
         )
     print_success(_summary(copied))
+
+
+@contextmanager
+def _mlflow(uri: str) -> Iterator[None]:
+    """Makes MLflow's client read file stores, give up in time, and say where it failed."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        yield
+    except Exception as error:
+        # By name: MLflow need not be installed, and takes a second to import.
+        if not any(kind.__name__ == "MlflowException" for kind in type(error).__mro__):
+            raise
+        raise FailedPrecondition(f"MLflow at {uri}: {error}") from error
 
 
 class _Shown:

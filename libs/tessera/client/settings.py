@@ -77,7 +77,7 @@ class Settings:
             )
         return cls(
             **{door: target or "" for door, target in doors.items()},
-            token=_read_token(env, state.get("files", {})),
+            token=_sendable(_read_token(env, state.get("files", {}))),
             ca_file=env.path("TESSERA_TLS_CA_FILE", None),
         )
 
@@ -90,6 +90,16 @@ def _read_state(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     return value if isinstance(value, dict) else {}
+
+
+def _sendable(token: Secret | None) -> Secret | None:
+    """The token, which must be able to stand in a header."""
+    if token is None or (token.reveal().isascii() and token.reveal().isprintable()):
+        return token
+    raise ConfigError(
+        "the token (TESSERA_TOKEN, or TESSERA_TOKEN_FILE's content) has characters that no token "
+        "has, as a line's end"
+    )
 
 
 def _read_token(env: Env, files: Mapping[str, str]) -> Secret | None:

@@ -96,6 +96,8 @@ def test_rows_are_asked_and_answered(
     assert "0.5" in out
     assert "a.b.m version 2" in err
     assert "id-1" in err
+    assert run(capsys, "predict", "flights", '{"x": 1, "c": "UA"}')[0] == 0
+    assert inference.asked[-1][1] == [{"x": 1, "c": "UA"}], "an object of values is one row"
     code, out, _ = run(capsys, "predict", "flights", '{"x": [1, 2]}', "--json")
     told = json.loads(out)
     assert told["rows"] == [{"p": 0.5}, {"p": 1.5}]

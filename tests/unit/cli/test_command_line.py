@@ -13,6 +13,7 @@ import typer
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, SupervisorState
 from devstack.state import write_state as write
 from tessera.cli import main as command
+from tessera.cli.arguments import new_file
 from tessera.cli.output import Column, describe_error, print_rows
 from tessera_kit.errors import FieldViolation, InvalidArgument, Unavailable
 from tessera_kit.units import human_bytes, human_duration
@@ -202,15 +203,124 @@ def test_sizes_are_for_people(count: int, text: str) -> None:
     [
         ("{bad", "are not JSON"),
         ("[1]", "must be a JSON list of objects"),
-        ('{"x": 1}', "must be a JSON list of objects"),
+        ('{"x": [1], "y": 1}', "must be a JSON list of objects"),
+        ("@{file}", "is not UTF-8 text"),
     ],
 )
 def test_inputs_that_are_none_are_a_wrong_command_line(
-    capsys: pytest.CaptureFixture[str], inputs: str, problem: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, inputs: str, problem: str
 ) -> None:
-    code, _, err = run(capsys, "predict", "endpoint", inputs)
+    file = tmp_path / "f"
+    file.write_bytes(b"\xff\xfe")
+    code, _, err = run(capsys, "predict", "endpoint", inputs.replace("{file}", str(file)))
     assert code == 2
-    assert problem in err
+    assert problem in _unboxed(err)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("lineage frob x", "'frob' has no lineage; these have: table"),
+        ("grants frob", "'frob' is no kind of object"),
+        ("grant ada frob --on table", "are not all privileges"),
+        ("rows a.b.c --limit 99999999999999999999", "less than or equal to"),
+        ("job-logs j --attempt 99999999999", "less than or equal to"),
+        ("predict e [] --model-version -3", "greater than or equal to 0"),
+        ("traffic e a=101", "a share of 0 to 100"),
+        ("traffic e a=²", "a share of 0 to 100"),
+        ("canary e m ²", "is not percent:seconds:requests"),
+        ("canary e m 999999999999:1:1", "is not percent:seconds:requests"),
+        ("canary e m 1:1:1:1", "is not percent:seconds:requests"),
+        ("rollback e 99999999999999999999", "less than or equal to"),
+        ("limits e endpoint=99999999999999999999/minute", "more than can be counted"),
+        ("run-export f", "either --run or --experiment"),
+        ("run-export f --run a --experiment b", "either --run or --experiment"),
+        ("tracking import /no/such/folder", "there is no folder"),
+        ("principals create ada --kind frob", "is not one of"),
+        ("principals token ada --days 0", "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], words: str, problem: str
+) -> None:
+    code, _, err = run(capsys, *words.split())
+    assert code == 2
+    assert problem in _unboxed(err)
+
+
+def test_a_token_that_cannot_be_sent_is_a_wrong_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESSERA_CATALOG_TARGET", "127.0.0.1:1")
+    monkeypatch.setenv("TESSERA_TOKEN", "secret\nline")
+    code, _, err = run(capsys, "catalogs")
+    assert code == 1
+    assert "the token (TESSERA_TOKEN" in err
+    assert "secret" not in err
+
+
+def test_what_mlflow_refuses_is_told_with_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class MlflowException(Exception):
+        """As MLflow names its own."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MlflowException("no such experiment")
+
+    monkeypatch.setattr("tessera.cli.tracking.copy_to_mlflow", refuse)
+    monkeypatch.setenv("TESSERA_TRACKING_TARGET", "127.0.0.1:1")
+    code, _, err = run(capsys, "tracking", "export", str(tmp_path), "--experiment", "a")
+    assert (code, f"MLflow at {tmp_path}: no such experiment" in err) == (1, True)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "out.arrow"
+    with pytest.raises(RuntimeError), new_file(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), new_file(target) as file:
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    with new_file(target) as file:
+        file.write(b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+    with pytest.raises(FileNotFoundError, match="no such folder"), new_file(target / "x"):
+        pass
+    with new_file(Path("/dev/null")) as file:
+        file.write(b"nowhere")
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_failed_export_leaves_no_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Tracking:
+        def export_arrow(self, **_: Any) -> Iterator[bytes]:
+            yield b"ARROW"
+            raise Unavailable("tracking is away")
+
+    class Client:
+        tracking = Tracking()
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("tessera.cli.runs.Client", Client)
+    target = tmp_path / "points.arrow"
+    code, _, err = run(capsys, "run-export", str(target), "--run", "a")
+    assert (code, "tracking is away" in err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _unboxed(text: str) -> str:
+    """A message without the frame and the line ends that it is printed in."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def test_a_call_to_a_stack_that_is_down_says_how_to_start_it(

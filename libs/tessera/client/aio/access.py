@@ -40,6 +40,10 @@ class AsyncAccess:
             await call(self._stub.CreatePrincipal, auth.CreatePrincipalRequest(principal=principal))
         ).principal
 
+    async def delete_principal(self, name: str) -> None:
+        """Deletes a principal with its tokens and grants. For administrators."""
+        await call(self._stub.DeletePrincipal, auth.DeletePrincipalRequest(name=name))
+
     async def list_principals(self) -> list[auth.Principal]:
         """All principals, by name."""
         found: list[auth.Principal] = []
@@ -66,6 +70,17 @@ class AsyncAccess:
         if lifetime is not None:
             request.lifetime.FromTimedelta(lifetime)
         return await call(self._stub.CreateToken, request)
+
+    async def list_tokens(self, principal: str = "") -> list[auth.Token]:
+        """The tokens of a principal, the caller by default, the newest first; without secrets."""
+        found: list[auth.Token] = []
+        request = auth.ListTokensRequest(principal=principal, page_size=1000)
+        while True:
+            page = await call(self._stub.ListTokens, request)
+            found.extend(page.tokens)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def revoke_token(self, token_id: str) -> None:
         """Makes a token useless at once."""

@@ -36,6 +36,10 @@ class Access:
         """Creates a user, group or service principal. For administrators."""
         return self._portal.run(self._wrapped.create_principal(name, kind, is_admin=is_admin))
 
+    def delete_principal(self, name: str) -> None:
+        """Deletes a principal with its tokens and grants. For administrators."""
+        return self._portal.run(self._wrapped.delete_principal(name))
+
     def list_principals(self) -> list[auth.Principal]:
         """All principals, by name."""
         return self._portal.run(self._wrapped.list_principals())
@@ -53,6 +57,10 @@ class Access:
         return self._portal.run(
             self._wrapped.create_token(principal, comment=comment, lifetime=lifetime)
         )
+
+    def list_tokens(self, principal: str = "") -> list[auth.Token]:
+        """The tokens of a principal, the caller by default, the newest first; without secrets."""
+        return self._portal.run(self._wrapped.list_tokens(principal))
 
     def revoke_token(self, token_id: str) -> None:
         """Makes a token useless at once."""
