@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from devstack import Stack
@@ -21,8 +22,15 @@ pytestmark = pytest.mark.timeout(600)
 class Traffic:
     """Requests that never stop; remembers the id of every one that was answered."""
 
-    def __init__(self, serving: Serving, endpoint: str, workers: int) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        endpoint: str,
+        workers: int,
+        gateway: triton.InferenceServerClient | None = None,
+    ) -> None:
         self._serving = serving
+        self._gateway = gateway or serving.gateway
         self._endpoint = endpoint
         self._tasks = [asyncio.create_task(self._run()) for _ in range(workers)]
         self._stopping = False
@@ -32,11 +40,11 @@ class Traffic:
     async def _run(self) -> None:
         while not self._stopping:
             try:
-                result: Any = await self._serving.gateway.infer(
+                result: Any = await self._gateway.infer(
                     self._endpoint,
                     inputs(X, ["UA"]),
                     headers=self._serving.headers,
-                    client_timeout=20,
+                    client_timeout=60,
                 )
             except InferenceServerException as error:
                 self.refused[error.status()] += 1
