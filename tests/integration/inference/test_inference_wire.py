@@ -386,6 +386,16 @@ async def test_continued_and_padded_frames_are_put_together() -> None:
     server.close()
 
 
+def test_header_blocks_that_offer_to_an_empty_table_are_known_again() -> None:
+    # As Triton's, which offers its headers anew with each answer: 0x20 empties the table.
+    blocks = HeaderBlocks(frames.text_headers)
+    offer = b"@\x0bgrpc-status\x010"
+    assert blocks.decode(b"\x20" + offer) == {"grpc-status": "0"}
+    first = blocks.decode(offer)
+    assert first == {"grpc-status": "0"}
+    assert blocks.decode(offer) is first
+
+
 def test_header_blocks_with_a_table_are_not_taken_for_others() -> None:
     from hpack import Encoder
 

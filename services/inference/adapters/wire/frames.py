@@ -201,7 +201,9 @@ class _WatchedTable(HeaderTable):
         self.changes = 0
 
     def add(self, name: bytes, value: bytes) -> None:
-        self.changes += 1
+        # Some peers offer the same headers again and again to a table that was told to be empty.
+        if self._maxsize:
+            self.changes += 1
         super().add(name, value)
 
     @property
