@@ -24,7 +24,7 @@ from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
-from services.inference.gateway.records import Exchange
+from services.inference.gateway.records import Exchange, make_head
 from services.inference.gateway.routing import Route, RouteTable
 from services.inference.gateway.sequences import own_sequence
 from services.inference.gateway.status import failure_of, public_status
@@ -105,6 +105,7 @@ class InferenceHandler:
         self._metrics = metrics
         self._limits = limits
         self._in_flight = 0
+        self._ended: list[tuple[Exchange, Call, str]] = []
 
     @property
     def in_flight(self) -> int:
@@ -123,6 +124,7 @@ class InferenceHandler:
 
     async def _answer(self, exchange: Exchange, metadata: Metadata, timeout: float) -> bytes:
         request, route = await self.admit(exchange, metadata)
+        asyncio.get_running_loop().call_soon(make_head, exchange)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
@@ -148,9 +150,14 @@ class InferenceHandler:
         return exchange, call
 
     def end(self, exchange: Exchange, call: Call, code: str) -> None:
-        """Count and trace a request that ended with the gRPC status `code`."""
-        self.leave(exchange, call[1], code)
-        self._calls.end(call, code)
+        """Count and trace a request that ended with the gRPC status `code`.
+
+        That happens a turn of the loop later, when the reply is on its way.
+        """
+        self._in_flight -= 1
+        if not self._ended:
+            asyncio.get_running_loop().call_later(0, self._count_ended)
+        self._ended.append((exchange, call, code))
 
     def enter(self, exchange: Exchange, span: Span) -> None:
         """Count a request in, whose call has a span; `leave` has to follow."""
@@ -160,9 +167,7 @@ class InferenceHandler:
     def leave(self, exchange: Exchange, span: Span, code: str) -> None:
         """Count a request out that ended with the gRPC status `code`."""
         self._in_flight -= 1
-        if span.is_recording():
-            self._trace((0.0, span), exchange, code)
-        self._metrics.observe(exchange, code)
+        self._count(exchange, span, code)
 
     async def recorded(
         self, exchange: Exchange, work: Awaitable[bytes], is_late: Callable[[], bool]
@@ -274,6 +279,17 @@ class InferenceHandler:
         longest = self._limits.longest_seconds
         left = context.time_remaining()
         return longest if left is None or left > longest else left
+
+    def _count_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        for exchange, call, code in ended:
+            self._count(exchange, call[1], code)
+            self._calls.end(call, code)
+
+    def _count(self, exchange: Exchange, span: Span, code: str) -> None:
+        if span.is_recording():
+            self._trace((0.0, span), exchange, code)
+        self._metrics.observe(exchange, code)
 
     def _trace(self, call: Call, exchange: Exchange, code: str) -> None:
         """Tell a recorded request's steps and what it was about."""

@@ -18,6 +18,7 @@ __all__ = [
     "answering_note_of",
     "asking_note_of",
     "begun_record_of",
+    "make_head",
     "record_of",
 ]
 
@@ -54,6 +55,7 @@ class Exchange:
         "encoding",
         "endpoint",
         "failed",
+        "head",
         "leg",
         "model_answered",
         "model_began",
@@ -101,6 +103,8 @@ class Exchange:
         """The sequence that the request belongs to, told apart from other callers'."""
         self.chunk_times_us: list[int] = []
         """When each response of a stream came, in microseconds after the request."""
+        self.head = b""
+        """The serialised part of its record that is known before the answer; see `make_head`."""
         self.reply_cut = False
         """Whether the response was too large to be put together."""
 
@@ -138,6 +142,15 @@ class Exchange:
         return (perf_counter_ns() - self.began) // 1000
 
 
+def make_head(exchange: Exchange) -> None:
+    """Serialise what is known of an exchange once its caller was admitted.
+
+    Done while the model computes, it does not keep the reply.
+    """
+    if not exchange.head:
+        exchange.head = _head_of(exchange)
+
+
 def record_of(exchange: Exchange, response: bytes, status: int, message: str) -> bytes:
     """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended.
 
@@ -147,26 +160,15 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         status: gRPC status code of the reply.
         message: Public text of the failure; empty on success.
     """
-    seconds, nanos = divmod(exchange.time_ns, 1_000_000_000)
+    make_head(exchange)
     record = inference_events_pb2.PayloadRecord(
-        tessera_request_id=exchange.request_id,
-        client_request_id=exchange.client_request_id[: _LONGEST_TEXT["client_request_id"]],
-        endpoint=exchange.endpoint[: _LONGEST_TEXT["endpoint"]],
         duration_us=exchange.duration_us,
         execution_duration_us=exchange.execution_us,
         status_code=status,
         status_message=message[: _LONGEST_TEXT["status_message"]],
-        requester=exchange.requester,
-        encoding=exchange.encoding,
         sampling_fraction=1.0 if exchange.route is None else exchange.route.sampled,
         route=exchange.leg if exchange.model_began else _REFUSED,
     )
-    record.request_time.seconds = seconds
-    record.request_time.nanos = nanos // 1000 * 1000
-    if exchange.span.is_valid:
-        record.trace_id = f"{exchange.span.trace_id:032x}"
-        record.span_id = exchange.span.span_id.to_bytes(8, "big")
-        record.trace_flags = exchange.span.trace_flags
     if exchange.route is not None:
         record.config_version = exchange.route.config_version
         record.endpoint_id = exchange.route.endpoint.endpoint_id
@@ -179,26 +181,49 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         record.queue_duration_us = exchange.queue_us
     if exchange.failed:
         record.failed_served_entities.extend(exchange.failed)
+    if exchange.chunk_times_us:
+        record.chunk_times_us.extend(exchange.chunk_times_us)
+    if exchange.reply_cut or len(_kept_of(exchange)) + len(response) > LARGEST_BODY:
+        record.logging_error_codes.append(RESPONSE_TOO_LARGE)
+    else:
+        record.response = response
+    # One message behind another is both of them merged.
+    return exchange.head + record.SerializeToString()
+
+
+def _head_of(exchange: Exchange) -> bytes:
+    seconds, nanos = divmod(exchange.time_ns, 1_000_000_000)
+    record = inference_events_pb2.PayloadRecord(
+        tessera_request_id=exchange.request_id,
+        client_request_id=exchange.client_request_id[: _LONGEST_TEXT["client_request_id"]],
+        endpoint=exchange.endpoint[: _LONGEST_TEXT["endpoint"]],
+        requester=exchange.requester,
+        encoding=exchange.encoding,
+    )
+    record.request_time.seconds = seconds
+    record.request_time.nanos = nanos // 1000 * 1000
+    if exchange.span.is_valid:
+        record.trace_id = f"{exchange.span.trace_id:032x}"
+        record.span_id = exchange.span.span_id.to_bytes(8, "big")
+        record.trace_flags = exchange.span.trace_flags
     if not exchange.authorised:
         record.logging_error_codes.append(NOT_AUTHORISED)
     elif len(exchange.request) > LARGEST_BODY:
         record.logging_error_codes.append(REQUEST_TOO_LARGE)
-    else:
-        record.request = exchange.request
-    if exchange.chunk_times_us:
-        record.chunk_times_us.extend(exchange.chunk_times_us)
-    if exchange.reply_cut or len(record.request) + len(response) > LARGEST_BODY:
-        record.logging_error_codes.append(RESPONSE_TOO_LARGE)
-    else:
-        record.response = response
+    record.request = _kept_of(exchange)
     return record.SerializeToString()
+
+
+def _kept_of(exchange: Exchange) -> bytes:
+    """The request's body as far as it may be kept."""
+    fits = exchange.authorised and len(exchange.request) <= LARGEST_BODY
+    return exchange.request if fits else b""
 
 
 def begun_record_of(exchange: Exchange) -> bytes:
     """The serialised record of an answer in parts whose end never comes, before it is asked for."""
     text = "the gateway ended before the answer did"
     record = inference_events_pb2.PayloadRecord(logging_error_codes=[STREAM_CUT_SHORT])
-    # One message behind another is both of them merged.
     return record_of(exchange, b"", _UNAVAILABLE, text) + record.SerializeToString()
 
 

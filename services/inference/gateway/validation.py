@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES, Datatype
@@ -30,6 +31,8 @@ _TOLD_SIZE: Final = frozenset({"binary_data_size"})
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
 _SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
 _LONGEST_SEQUENCE: Final = 128
+_LONGEST_KNOWN: Final = 512
+_MOST_KNOWN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,18 @@ class _InputRule:
     datatype: Datatype
     shape: tuple[int, ...]
     required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What an input says of itself, once it is known to fit the signature."""
+
+    name: str
+    rows: int
+    count: int
+    """Elements."""
+    size: int
+    """Bytes of its raw contents; 0 for texts, which say their lengths themselves."""
 
 
 class RequestRules:
@@ -49,7 +64,15 @@ class RequestRules:
         sequences: Whether each request belongs to a sequence.
     """
 
-    __slots__ = ("_batched", "_inputs", "_max_rows", "_outputs", "_required", "_sequences")
+    __slots__ = (
+        "_batched",
+        "_inputs",
+        "_known",
+        "_max_rows",
+        "_outputs",
+        "_required",
+        "_sequences",
+    )
 
     def __init__(self, signature: Signature, max_rows: int, *, sequences: bool = False) -> None:
         self._sequences = sequences
@@ -58,6 +81,7 @@ class RequestRules:
         self._inputs = {spec.name: _rule(spec) for spec in signature.inputs}
         self._required = frozenset(name for name, rule in self._inputs.items() if rule.required)
         self._outputs = frozenset(spec.name for spec in signature.outputs)
+        self._known: dict[bytes, _Head] = {}
 
     def check(self, request: Any) -> None:
         """Raise InvalidInference unless the `inference.ModelInferRequest` fits the signature."""
@@ -84,12 +108,15 @@ class RequestRules:
         seen: set[str] = set()
         rows = 0
         for index, tensor in enumerate(inputs):
-            name = tensor.name
-            shape = tuple(tensor.shape)
-            problem = self._problem(tensor, shape, seen, raw[index] if raw else None)
-            if problem is None and self._batched:
-                rows = rows or shape[0]
-                problem = self._row_problem(shape[0], rows)
+            found = self._look(tensor, raw[index]) if raw else self._look_at_typed(tensor)
+            if isinstance(found, _Head):
+                name = found.name
+                problem = "is given twice" if name in seen else None
+                if problem is None and self._batched:
+                    rows = rows or found.rows
+                    problem = self._row_problem(found.rows, rows)
+            else:
+                name, problem = tensor.name, found
             if problem is not None:
                 yield FieldViolation(f"inputs[{index}] {name[:128]!r}", problem)
             seen.add(name)
@@ -98,15 +125,50 @@ class RequestRules:
         if request.outputs:
             yield from self._output_violations(request.outputs)
 
-    def _problem(
-        self, tensor: Any, shape: tuple[int, ...], seen: set[str], raw: bytes | None
-    ) -> str | None:
+    def _look(self, tensor: Any, raw: bytes) -> _Head | str:
+        """The head of an input with raw contents, or what is wrong with it.
+
+        Callers say the same of their inputs again and again: what fitted once is known by its
+        bytes.
+        """
+        told = tensor.SerializeToString()
+        head = self._known.get(told)
+        if head is None:
+            fitting = self._fit(tensor)
+            if isinstance(fitting, str):
+                return fitting
+            if tensor.HasField("contents"):
+                return "has contents beside raw_input_contents"
+            head = fitting
+            if len(told) <= _LONGEST_KNOWN:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[told] = head
+        if not head.size:
+            return _texts(raw, head.count) or head
+        if len(raw) != head.size:
+            return f"has {len(raw)} bytes of raw contents; its shape needs {head.size}"
+        return head
+
+    def _look_at_typed(self, tensor: Any) -> _Head | str:
+        """The head of an input with typed contents, or what is wrong with it."""
+        head = self._fit(tensor)
+        if isinstance(head, str):
+            return head
+        datatype = self._inputs[head.name].datatype
+        return _typed_content(datatype, tensor.contents, head.count) or head
+
+    def _fit(self, tensor: Any) -> _Head | str:
+        """The head of an input, or what of it does not fit the signature."""
         rule = self._inputs.get(tensor.name)
         if rule is None:
             return f"there is no such input; the endpoint takes {_listed(self._inputs)}"
-        if tensor.name in seen:
-            return "is given twice"
-        return _mismatch(rule, tensor, shape) or _content(rule, tensor, shape, raw)
+        shape = tuple(tensor.shape)
+        problem = _mismatch(rule, tensor, shape)
+        if problem is not None:
+            return problem
+        count = prod(shape)
+        return _Head(rule.name, shape[0] if shape else 0, count, count * rule.datatype.size)
 
     def _row_problem(self, got: int, rows: int) -> str | None:
         if got != rows:
@@ -148,25 +210,6 @@ def _mismatch(rule: _InputRule, tensor: Any, shape: tuple[int, ...]) -> str | No
     if tensor.parameters and set(tensor.parameters) != _TOLD_SIZE:
         return "parameters of inputs, as of shared memory, are not served"
     return None
-
-
-def _content(
-    rule: _InputRule, tensor: Any, shape: tuple[int, ...], raw: bytes | None
-) -> str | None:
-    """What of the tensor's elements does not fit its head."""
-    count = 1
-    for size in shape:
-        count *= size
-    if raw is None:
-        return _typed_content(rule.datatype, tensor.contents, count)
-    if tensor.HasField("contents"):
-        return "has contents beside raw_input_contents"
-    if rule.datatype.size:
-        want = count * rule.datatype.size
-        if len(raw) != want:
-            return f"has {len(raw)} bytes of raw contents; its shape needs {want}"
-        return None
-    return _texts(raw, count)
 
 
 def _texts(raw: bytes, count: int) -> str | None:

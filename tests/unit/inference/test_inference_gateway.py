@@ -41,7 +41,7 @@ from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
-from tests.helpers import Spans
+from tests.helpers import Spans, eventually
 
 Make = Callable[..., Any]
 TRACE = "ab" * 16
@@ -237,15 +237,13 @@ async def test_an_unknown_endpoint_is_only_counted(gateway: Gateway, make_reques
     await gateway.refused(make_request(name="nowhere"), context)
     assert (context.code, context.reason) == (grpc.StatusCode.NOT_FOUND, "ENDPOINT_NOT_FOUND")
     assert gateway.records == []
-    count = gateway.metrics.registry.get_sample_value(
-        "tessera_inference_requests_total",
-        {
-            "tessera_endpoint_name": "_unknown",
-            "tessera_model_version": "0",
-            "rpc_response_status_code": "NOT_FOUND",
-        },
-    )
-    assert count == 1
+    labels = {
+        "tessera_endpoint_name": "_unknown",
+        "tessera_model_version": "0",
+        "rpc_response_status_code": "NOT_FOUND",
+    }
+    sample = gateway.metrics.registry.get_sample_value
+    await eventually(lambda: sample("tessera_inference_requests_total", labels) == 1)
 
 
 async def test_an_endpoint_that_is_not_ready_has_rows_already(
@@ -491,6 +489,7 @@ async def test_a_recorded_request_tells_its_steps(
     with contextlib.suppress(Aborted):
         await gateway.infer(make_request(), context)
 
+    await eventually(lambda: SERVED in spans.ended())
     ended = spans.ended()
     assert set(ended) == {SERVED, names.SPAN_MODEL_INFER, names.SPAN_SPOOL_APPEND}
     served, model = ended[SERVED], ended[names.SPAN_MODEL_INFER]

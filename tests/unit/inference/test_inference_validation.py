@@ -107,9 +107,14 @@ def test_what_does_not_fit_is_named(
     apply(request)
     found = violations(rules, request)
     assert words in found[field]
+    # Nor does it fit once its inputs' heads are known from requests that did.
+    rules.check(make_request())
+    assert violations(rules, request) == found
 
 
 def test_rows_must_agree(rules: RequestRules, make_request: Make) -> None:
+    for rows in (1, 2):
+        rules.check(make_request(rows))
     request = make_request(2)
     request.inputs[1].shape[:] = [1, 1]
     request.raw_input_contents[1] = b"\x02\x00\x00\x00UA"
