@@ -27,6 +27,7 @@ from tests.benchmarks.mlflow_client import ClientProcess, client_process, instan
 from tests.benchmarks.mlflow_server import MlflowServer, mlflow_server, settled
 from tests.benchmarks.rest import Connection, Window, connections, window
 from tests.benchmarks.results import Figure, Report, median, quantile
+from tests.benchmarks.tracking_again import BATCHES, sent_twice
 from tests.benchmarks.tracking_rows import fill_mlflow, fill_mlflow_history, fill_tessera
 from tests.e2e.world import settings_of
 from tests.helpers import unique_name
@@ -35,6 +36,7 @@ ROUNDS: Final = 3
 WINDOW_SECONDS: Final = 1.0
 CONNECTIONS: Final = 16
 BATCH: Final = 1000
+_SENDERS: Final = 4
 RUNS: Final = 100_000
 SEARCHES: Final = {"tessera": 30, "mlflow": 1}
 PATIENCE_SECONDS: Final = 30.0
@@ -107,6 +109,8 @@ async def measure(
             if part in chosen:
                 tell(f"tracking: {name} ...")
                 await _in_turns(name, load, sides, report, details)
+        if "again" in chosen:
+            await _again(stack, sides[0], report, details, tell)
         if "history" in chosen:
             await _native(stack, peer, sides[1], report, details, tell)
         if stack.is_local and "search" in chosen:
@@ -200,7 +204,7 @@ async def _batches(side: Side) -> Window:
 
         return write
 
-    callers = [writer(place, caller) for place, caller in enumerate(side.callers[:4])]
+    callers = [writer(place, caller) for place, caller in enumerate(side.callers[:_SENDERS])]
     return await window(callers, WINDOW_SECONDS)
 
 
@@ -219,11 +223,44 @@ async def _new_runs(side: Side) -> Window:
 
 _LOADS: Final[dict[str, tuple[str, Callable[[Side], Awaitable[Window]]]]] = {
     "connections": (f"log_metric, {CONNECTIONS} connections, one run", _singles),
-    "batch": (f"log_batch of {BATCH:,}, 4 connections", _batches),
+    "batch": (f"log_batch of {BATCH:,}, {_SENDERS} connections", _batches),
     "new": ("new run with a parameter and a metric", _new_runs),
 }
-PARTS: Final = ("client", *_LOADS, "history", "search")
+PARTS: Final = ("client", *_LOADS, "again", "history", "search")
 """What can be measured by itself."""
+
+
+async def _again(
+    stack: Stack, side: Side, report: Report, details: dict[str, Any], tell: Progress
+) -> None:
+    name = f"the same {BATCHES * _SENDERS} batches of {BATCH:,} again, {_SENDERS} connections"
+    tell(f"tracking: {name} ...")
+    async with AsyncClient(settings_of(stack)) as client:
+
+        async def settle(run_id: str) -> None:
+            # Which waits until ClickHouse has all points of the run.
+            await client.tracking.downsample(run_id, "m0.0", buckets=10)
+
+        callers = side.callers[:_SENDERS]
+        rounds = [await sent_twice(callers, settle, BATCH) for _ in range(3 * ROUNDS)]
+    points = BATCHES * _SENDERS * BATCH
+    rates = {
+        "first": [points / first for first, _ in rounds],
+        "again": [points / again for _, again in rounds],
+    }
+    details[name] = rates
+    report.figures.append(
+        Figure(
+            "tracking",
+            name,
+            median(rates["again"]),
+            "metrics/s",
+            peer=median(rates["first"]),
+            peer_name="the first time",
+            note="reads the same before and after; median of the rounds' ratios "
+            f"{median([first / again for first, again in rounds]):.2f}",
+        )
+    )
 
 
 # Searches over many runs
