@@ -44,7 +44,7 @@ class SpoolShipper:
     """
 
     def __init__(
-        self, spool: Spool, publisher: Publisher, metrics: Metrics, *, linger_seconds: float = 0.15
+        self, spool: Spool, publisher: Publisher, metrics: Metrics, *, linger_seconds: float = 0.25
     ) -> None:
         self._spool = spool
         self._publisher = publisher
