@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
+from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
 
-__all__ = ["ReviewStore", "Reviewed"]
+__all__ = ["Place", "ReviewStore", "Reviewed"]
 
+Place: TypeAlias = tuple[Micros, str]
+"""Where a page of a listing ended: the creation and the id of its last one."""
 Reviewed: TypeAlias = LabelSchema | ReviewQueue | Issue
 T = TypeVar("T", LabelSchema, ReviewQueue, Issue)
 
@@ -22,6 +25,32 @@ class ReviewStore(Protocol):
     async def of(self, kind: type[T], experiment_ids: Collection[str] | None) -> list[T]:
         """Return all of experiments, or of all, the newest first, then by id."""
 
+    async def by_key(self, kind: type[T], experiment_id: str, key: str) -> T | None:
+        """Return the one of a key, which is unique in the experiment; None when there is none."""
+
+    async def page(
+        self, kind: type[T], experiment_id: str, *, after: Place | None, limit: int
+    ) -> list[T]:
+        """Return the next of an experiment, the newest first, then by id.
+
+        Args:
+            kind: Of what.
+            experiment_id: Of which experiment.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
+
+    async def queues(
+        self,
+        experiment_id: str,
+        *,
+        user: str | None,
+        item_id: str | None,
+        after: Place | None,
+        limit: int,
+    ) -> list[ReviewQueue]:
+        """As `page`, of queues: of a user, that hold an item, or all where they are None."""
+
     async def put(self, thing: Reviewed) -> None:
         """Store a new one, or the new state of one; its experiment must exist.
 
@@ -32,8 +61,20 @@ class ReviewStore(Protocol):
     async def delete(self, kind: type[Reviewed], thing_id: str) -> None:
         """Forget one, a queue with its items; one that is not there is ignored."""
 
-    async def items(self, queue_id: str) -> list[ReviewItem]:
-        """Return the items of a queue, the newest first, then by id."""
+    async def items(
+        self, queue_id: str, *, status: str | None = None, after: Place | None = None, limit: int
+    ) -> list[ReviewItem]:
+        """Return the next items of a queue, the newest first, then by id.
+
+        Args:
+            queue_id: Of which queue.
+            status: Of this status alone; of all when None.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
+
+    async def items_of(self, queue_id: str, item_ids: Collection[str]) -> dict[str, ReviewItem]:
+        """Return those of the items that a queue holds, by their ids."""
 
     async def put_items(self, items: Sequence[ReviewItem]) -> None:
         """Store items of queues that exist, new or again."""
@@ -43,9 +84,6 @@ class ReviewStore(Protocol):
 
     async def forget_items(self, item_ids: Collection[str]) -> None:
         """Forget items in whatever queue, as their traces are gone."""
-
-    async def queues_with(self, item_id: str) -> set[str]:
-        """Return the ids of the queues that hold an item."""
 
     async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
         """Return in how many traces issues were found; those in none are left out."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
+import sqlalchemy as sa
 
 from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
@@ -16,6 +20,8 @@ from services.tracking.domain.traces.assessment import Assessment, AssessmentKin
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ReviewExists
 from services.tracking.ports import Store
+from tessera_kit.config import DatabaseConfig
+from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres
 
@@ -117,16 +123,87 @@ async def test_queues_hold_items_that_go_with_them(store: Store) -> None:
         await work.commit()
     async with store.read() as view:
         assert await view.reviews.get(ReviewQueue, mine.id) == mine
-        assert await view.reviews.items("rq-Q") == [item("2", 2), item("3", 2), done]
-        assert await view.reviews.queues_with("3") == {"rq-Q"}
-        assert await view.reviews.queues_with("none") == set()
+        assert await view.reviews.items("rq-Q", limit=9) == [item("2", 2), item("3", 2), done]
+        assert await view.reviews.items_of("rq-Q", ["3", "1", "none"]) == {
+            "3": item("3", 2),
+            "1": done,
+        }
+        assert await view.reviews.items_of("rq-other", ["3"]) == {}
     async with store.write() as work:
         await work.reviews.delete_items("rq-Q", ["2", "none"])
-        assert [one.item_id for one in await work.reviews.items("rq-Q")] == ["3", "1"]
+        assert [one.item_id for one in await work.reviews.items("rq-Q", limit=9)] == ["3", "1"]
         await work.reviews.forget_items(["3", "none"])
-        assert [one.item_id for one in await work.reviews.items("rq-Q")] == ["1"]
+        assert [one.item_id for one in await work.reviews.items("rq-Q", limit=9)] == ["1"]
         await work.reviews.delete(ReviewQueue, "rq-Q")
-        assert await work.reviews.items("rq-Q") == []
+        assert await work.reviews.items("rq-Q", limit=9) == []
+
+
+async def test_a_key_finds_its_own(store: Store) -> None:
+    async with store.write() as work:
+        for one in (schema("a"), schema("a", 3, "2"), queue("A")):
+            await work.reviews.put(one)
+        await work.commit()
+    async with store.read() as view:
+        assert await view.reviews.by_key(LabelSchema, "1", "a") == schema("a")
+        assert await view.reviews.by_key(ReviewQueue, "1", "a") == queue("A")
+        assert await view.reviews.by_key(ReviewQueue, "2", "a") is None
+        assert await view.reviews.by_key(LabelSchema, "1", "A") is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_listings_come_in_pages_that_hold_each_one_once(store: Store, limit: int) -> None:
+    """Also where many were made at the same time, and where pages are of one user or item."""
+    questions = [schema(f"q{number:02}", at=number // 3) for number in range(9)]
+    queues = [
+        replace(queue(f"n{number:02}"), users=("ada",) if number % 2 else ("bob", "ad_"))
+        for number in range(9)
+    ]
+    queues[4] = replace(queues[4], name="ada", schema_ids=("ada",), created_at=7)
+    items = [
+        replace(
+            item(f"t{number:02}", at=number // 4), status="COMPLETE" if number % 3 else "PENDING"
+        )
+        for number in range(9)
+    ]
+    async with store.write() as work:
+        for one in (*questions, *queues, schema("elsewhere", 1, "2"), queue("Q")):
+            await work.reviews.put(one)
+        held = [replace(item("held"), queue_id=one.id) for one in queues[2:6]]
+        await work.reviews.put_items([*items, *held])
+        await work.commit()
+
+    async with store.read() as view:
+        reviews = view.reviews
+
+        async def walked(read: Any) -> list[Any]:
+            found: list[Any] = []
+            place = None
+            while page := await read(after=place, limit=limit):
+                assert len(page) <= limit
+                found += page
+                last = page[-1]
+                place = last.created_at, last.item_id if hasattr(last, "item_id") else last.id
+            return found
+
+        def ordered(things: Sequence[Any]) -> list[Any]:
+            return sorted(things, key=lambda one: (-one.created_at, one.id))
+
+        assert await walked(partial(reviews.page, LabelSchema, "1")) == ordered(questions)
+        assert await walked(partial(reviews.page, Issue, "1")) == []
+        every = partial(reviews.queues, "1", user=None, item_id=None)
+        assert await walked(every) == ordered([*queues, queue("Q")])
+        of_ada = partial(reviews.queues, "1", user="ada", item_id=None)
+        assert await walked(of_ada) == ordered(
+            [one for one in [*queues, queue("Q")] if "ada" in one.users]
+        )
+        holding = partial(reviews.queues, "1", user=None, item_id="held")
+        assert await walked(holding) == ordered(queues[2:6])
+        both = partial(reviews.queues, "1", user="ada", item_id="held")
+        assert await walked(both) == ordered([queues[3], queues[5]])
+        listed = sorted(items, key=lambda one: (-one.created_at, one.item_id))
+        assert await walked(partial(reviews.items, "rq-Q")) == listed
+        pending = partial(reviews.items, "rq-Q", status="PENDING")
+        assert await walked(pending) == [one for one in listed if one.status == "PENDING"]
 
 
 async def test_issues_are_counted_by_the_traces_that_have_them(store: Store) -> None:
@@ -162,3 +239,29 @@ async def test_issues_are_counted_by_the_traces_that_have_them(store: Store) -> 
         assert await view.reviews.get(Issue, "iss-1") == issue
         assert await view.reviews.found_in(["iss-1", "iss-2"]) == {"iss-1": 1}
         assert await view.reviews.found_in([]) == {}
+
+
+async def test_what_was_there_before_listings_had_pages_keeps_its_place(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'tracking.sqlite'}"
+    await migrate(url, "tracking", revision="2026_11_27_reviews")
+    config = DatabaseConfig(url=url)
+    kept = queue("Q"), replace(queue("R"), created_at=8)
+    async with Database(config) as database:
+        await with_experiments(SqlStore(database, InMemoryPoints()))
+        async with database.engine.begin() as connection:
+            for one in kept:
+                values = {"id": one.id, "key": one.key, "body": orjson.dumps(asdict(one)).decode()}
+                await connection.execute(
+                    sa.text(
+                        "INSERT INTO reviews (kind, id, experiment_id, name_key, body) "
+                        "VALUES ('queue', :id, '1', :key, :body)"
+                    ),
+                    values,
+                )
+    await migrate(url, "tracking")
+    async with (
+        Database(config) as database,
+        SqlStore(database, InMemoryPoints()).read() as view,
+    ):
+        found = await view.reviews.page(ReviewQueue, "1", after=(8, kept[1].id), limit=9)
+    assert found == [kept[0]]

@@ -16,6 +16,7 @@ from services.tracking.domain.reviews import (
 )
 from services.tracking.errors import InvalidValue, ReviewExists, ReviewNotFound
 from services.tracking.handlers.review_desk import ReviewDesk
+from services.tracking.review_ports import Place
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["LabelSchemas"]
@@ -72,13 +73,28 @@ class LabelSchemas:
         """Return the question of a name."""
         return await self._desk.by_key(principal, LabelSchema, experiment_id, name)
 
-    async def schemas(self, principal: Principal, experiment_id: str) -> list[LabelSchema]:
-        """Return an experiment's questions, the newest first; each has its own one at least."""
+    async def schemas(
+        self, principal: Principal, experiment_id: str, *, after: Place | None, limit: int
+    ) -> list[LabelSchema]:
+        """Return the next of an experiment's questions, the newest first.
+
+        Each experiment has its own one at least.
+
+        Args:
+            principal: Who asks.
+            experiment_id: Of which experiment.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
         await self._desk.readable(principal, experiment_id)
+        await self._ensure_default(experiment_id)
         async with self._desk.store.read() as view:
-            found = await view.reviews.of(LabelSchema, [experiment_id])
-        if any(one.is_default for one in found):
-            return found
+            return await view.reviews.page(LabelSchema, experiment_id, after=after, limit=limit)
+
+    async def _ensure_default(self, experiment_id: str) -> None:
+        async with self._desk.store.read() as view:
+            if await view.reviews.by_key(LabelSchema, experiment_id, DEFAULT_QUESTION):
+                return
         now = self._desk.now()
         own = LabelSchema(
             id=f"ls-{uuid.uuid4().hex}",
@@ -97,8 +113,6 @@ class LabelSchemas:
                 await work.commit()
             except ReviewExists:
                 pass  # Somebody else listed them at the same time.
-        async with self._desk.store.read() as view:
-            return await view.reviews.of(LabelSchema, [experiment_id])
 
     async def update_schema(
         self,

@@ -86,10 +86,10 @@ class ReviewDesk:
         """Return the one of a key, which is unique in the experiment."""
         await self.readable(principal, experiment_id)
         async with self.store.read() as view:
-            for one in await view.reviews.of(kind, [experiment_id]):
-                if one.key == key:
-                    return one
-        raise _missing(kind, key)
+            found = await view.reviews.by_key(kind, experiment_id, key)
+        if found is None:
+            raise _missing(kind, key)
+        return found
 
     async def readable(self, principal: Principal, experiment_id: str) -> None:
         """Return when the caller may read an experiment."""

@@ -20,6 +20,7 @@ from services.tracking.domain.reviews import (
 )
 from services.tracking.errors import InvalidValue, ReviewExists, ReviewNotFound, TraceNotFound
 from services.tracking.handlers.review_desk import ReviewDesk
+from services.tracking.review_ports import Place
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["ReviewQueues"]
@@ -106,19 +107,34 @@ class ReviewQueues:
         return await self._desk.by_key(principal, ReviewQueue, experiment_id, name.lower())
 
     async def queues(
-        self, principal: Principal, experiment_id: str, *, user: str | None, item_id: str | None
+        self,
+        principal: Principal,
+        experiment_id: str,
+        *,
+        user: str | None,
+        item_id: str | None,
+        after: Place | None,
+        limit: int,
     ) -> list[ReviewQueue]:
-        """Return an experiment's queues, the newest first; of a user, with an item, or all."""
+        """Return the next of an experiment's queues, the newest first.
+
+        Args:
+            principal: Who asks.
+            experiment_id: Of which experiment.
+            user: Queues of this user alone; of all when None.
+            item_id: Queues that hold this trace; all when None.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
         await self._desk.readable(principal, experiment_id)
         async with self._desk.store.read() as view:
-            found = await view.reviews.of(ReviewQueue, [experiment_id])
-            holders = None if item_id is None else await view.reviews.queues_with(item_id)
-        return [
-            one
-            for one in found
-            if (user is None or user.strip().lower() in one.users)
-            and (holders is None or one.id in holders)
-        ]
+            return await view.reviews.queues(
+                experiment_id,
+                user=None if user is None else user.strip().lower(),
+                item_id=item_id,
+                after=after,
+                limit=limit,
+            )
 
     async def update_queue(
         self,
@@ -150,7 +166,7 @@ class ReviewQueues:
             updated_at=self._desk.now(),
         )
         async with self._desk.store.write() as work:
-            if asked is not None and await work.reviews.items(queue_id):
+            if asked is not None and await work.reviews.items(queue_id, limit=1):
                 text = "the questions of a queue do not change while it holds items"
                 raise InvalidValue(text, "schema_ids")
             await work.reviews.put(changed)
@@ -183,7 +199,7 @@ class ReviewQueues:
             for one in wanted:
                 if one not in traces or traces[one].experiment_id != queue.experiment_id:
                     raise TraceNotFound(one)
-            held = {one.item_id: one for one in await work.reviews.items(queue_id)}
+            held = await work.reviews.items_of(queue_id, wanted)
             new = [
                 ReviewItem(queue_id=queue_id, item_id=one, created_at=now, updated_at=now)
                 for one in wanted
@@ -205,13 +221,26 @@ class ReviewQueues:
             await work.commit()
 
     async def items(
-        self, principal: Principal, queue_id: str, status: str | None
+        self,
+        principal: Principal,
+        queue_id: str,
+        status: str | None,
+        *,
+        after: Place | None,
+        limit: int,
     ) -> list[ReviewItem]:
-        """Return the traces of a queue, the newest first: of one status, or all."""
+        """Return the next traces of a queue, the newest first.
+
+        Args:
+            principal: Who asks.
+            queue_id: Of which queue.
+            status: Of this status alone; of all when None.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
         await self._desk.get(principal, ReviewQueue, queue_id)
         async with self._desk.store.read() as view:
-            found = await view.reviews.items(queue_id)
-        return [one for one in found if status in {None, one.status}]
+            return await view.reviews.items(queue_id, status=status, after=after, limit=limit)
 
     async def set_status(
         self, principal: Principal, queue_id: str, item_id: str, status: str
@@ -225,8 +254,8 @@ class ReviewQueues:
         await self._desk.writable(principal, ReviewQueue, queue_id)
         now = self._desk.now()
         async with self._desk.store.write() as work:
-            items = await work.reviews.items(queue_id)
-            was = next((one for one in items if one.item_id == item_id.strip()), None)
+            held = await work.reviews.items_of(queue_id, [item_id.strip()])
+            was = held.get(item_id.strip())
             if was is None:
                 text = f"item '{item_id[:100]}' is not in review queue '{queue_id}'"
                 raise ReviewNotFound(text)
@@ -251,10 +280,10 @@ class ReviewQueues:
             return
         await self._desk.readable(principal, experiment_id)
         async with self._desk.store.read() as view:
-            known = {one.id for one in await view.reviews.of(LabelSchema, [experiment_id])}
-        missing = [one for one in schema_ids if one not in known]
-        if missing:
-            raise InvalidValue(f"the experiment has no label schema {missing[0]}", "schema_ids")
+            for one in schema_ids:
+                found = await view.reviews.get(LabelSchema, one)
+                if found is None or found.experiment_id != experiment_id:
+                    raise InvalidValue(f"the experiment has no label schema {one}", "schema_ids")
 
 
 def _owner(name: str) -> str:

@@ -13,6 +13,7 @@ from services.tracking.handlers.search import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import millis
 from services.tracking.mlflow.experiments import page_bound
+from services.tracking.review_ports import Place
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token
 
 __all__ = ["ReviewMethods"]
@@ -92,9 +93,12 @@ class ReviewMethods:
 
     async def _schemas(self, call: Call) -> Answer:
         asked = call.message.experiment_id
-        found = await self._questions.schemas(call.principal, asked)
-        page, token = _page(call, found, f"label-schemas:{asked}", lambda one: one.id)
-        return {"label_schemas": [_schema_fields(one) for one in page], **token}
+        page = _Page(call, f"label-schemas:{asked}")
+        found = await self._questions.schemas(
+            call.principal, asked, after=page.after, limit=page.size + 1
+        )
+        shown, token = page.cut(found, lambda one: (one.created_at, one.id))
+        return {"label_schemas": [_schema_fields(one) for one in shown], **token}
 
     async def _update_schema(self, call: Call) -> Answer:
         asked = call.message
@@ -143,12 +147,17 @@ class ReviewMethods:
     async def _queues(self, call: Call) -> Answer:
         asked = call.message
         user, item_id = _given(asked, "user"), _given(asked, "item_id")
+        page = _Page(call, f"review-queues:{asked.experiment_id}:{user}:{item_id}")
         found = await self._queued.queues(
-            call.principal, asked.experiment_id, user=user, item_id=item_id
+            call.principal,
+            asked.experiment_id,
+            user=user,
+            item_id=item_id,
+            after=page.after,
+            limit=page.size + 1,
         )
-        scope = f"review-queues:{asked.experiment_id}:{user}:{item_id}"
-        page, token = _page(call, found, scope, lambda one: one.id)
-        return {"review_queues": [_queue_fields(one) for one in page], **token}
+        shown, token = page.cut(found, lambda one: (one.created_at, one.id))
+        return {"review_queues": [_queue_fields(one) for one in shown], **token}
 
     async def _update_queue(self, call: Call) -> Answer:
         asked = call.message
@@ -179,10 +188,12 @@ class ReviewMethods:
     async def _items(self, call: Call) -> Answer:
         asked = call.message
         status = _enum(asked, "status") if asked.status else None
-        found = await self._queued.items(call.principal, asked.queue_id, status)
-        scope = f"review-items:{asked.queue_id}:{status}"
-        page, token = _page(call, found, scope, lambda one: one.item_id)
-        return {"items": [_item_fields(one) for one in page], **token}
+        page = _Page(call, f"review-items:{asked.queue_id}:{status}")
+        found = await self._queued.items(
+            call.principal, asked.queue_id, status, after=page.after, limit=page.size + 1
+        )
+        shown, token = page.cut(found, lambda one: (one.created_at, one.item_id))
+        return {"items": [_item_fields(one) for one in shown], **token}
 
     async def _set_status(self, call: Call) -> Answer:
         asked = call.message
@@ -264,10 +275,40 @@ def _input(message: Any) -> dict[str, Any]:
     return found
 
 
+class _Page:
+    """The page that is asked for, of a listing by creation and id; `size` and one more are read.
+
+    Args:
+        call: Who asks.
+        scope: What the page's token is good for.
+    """
+
+    def __init__(self, call: Call, scope: str) -> None:
+        self.size = page_bound(call, default=_PAGE)
+        self.after: Place | None = None
+        self._scope = scope
+        written = decode_page_token(call.message.page_token, scope)
+        if written:
+            try:
+                self.after = int(written["t"]), str(written["i"])
+            except (KeyError, ValueError):
+                raise foreign_token() from None
+
+    def cut(
+        self, found: Sequence[T], place_of: Callable[[T], Place]
+    ) -> tuple[Sequence[T], dict[str, str]]:
+        """Return the page of what was read, and the token of what follows it."""
+        if len(found) <= self.size:
+            return found, {}
+        shown = found[: self.size]
+        at, last = place_of(shown[-1])
+        return shown, {"next_page_token": encode_page_token({"t": at, "i": last}, self._scope)}
+
+
 def _page(
     call: Call, found: Sequence[T], scope: str, id_of: Callable[[T], str]
 ) -> tuple[Sequence[T], dict[str, str]]:
-    """Return what is asked for of a listing, and the token of what follows."""
+    """Return what is asked for of a listing whose order is not kept, and what follows' token."""
     size = page_bound(call, default=_PAGE)
     position = decode_page_token(call.message.page_token, scope)
     if position:

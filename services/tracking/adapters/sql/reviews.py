@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.tracking.adapters.sql.tables import ASSESSMENTS, REVIEW_ITEMS, REVIEWS
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
 from services.tracking.errors import ReviewExists
-from services.tracking.review_ports import Reviewed, T
+from services.tracking.review_ports import Place, Reviewed, T
 
 __all__ = ["SqlReviews"]
 
@@ -52,6 +52,46 @@ class SqlReviews:
             found += [_thing(kind, body) for body in await self._session.scalars(query)]
         return sorted(found, key=lambda one: (-one.created_at, one.id))
 
+    async def by_key(self, kind: type[T], experiment_id: str, key: str) -> T | None:
+        """Return the one of a key; None when there is none."""
+        own = (_R.experiment_id == experiment_id, _R.kind == _KINDS[kind], _R.name_key == key)
+        body = await self._session.scalar(sa.select(_R.body).where(*own))
+        return None if body is None else _thing(kind, body)
+
+    async def page(
+        self, kind: type[T], experiment_id: str, *, after: Place | None, limit: int
+    ) -> list[T]:
+        """Return the next of an experiment, the newest first, then by id."""
+        bodies = await self._session.scalars(_listing(kind, experiment_id, after).limit(limit))
+        return [_thing(kind, body) for body in bodies]
+
+    async def queues(
+        self,
+        experiment_id: str,
+        *,
+        user: str | None,
+        item_id: str | None,
+        after: Place | None,
+        limit: int,
+    ) -> list[ReviewQueue]:
+        """Return the next queues of a user, that hold an item, or all."""
+        found: list[ReviewQueue] = []
+        while len(found) < limit:
+            query = _listing(ReviewQueue, experiment_id, after).limit(limit)
+            if item_id is not None:
+                holders = sa.select(_I.queue_id).where(_I.item_id == item_id)
+                query = query.where(_R.id.in_(holders))
+            if user is not None:
+                # Other parts of the body may hold the same text: it is looked at again below.
+                text = orjson.dumps(user).decode()
+                query = query.where(_R.body.contains(text, autoescape=True))
+            read = [_thing(ReviewQueue, body) for body in await self._session.scalars(query)]
+            found += [one for one in read if user is None or user in one.users]
+            if len(read) < limit:
+                break
+            after = read[-1].created_at, read[-1].id
+        return found[:limit]
+
     async def put(self, thing: Reviewed) -> None:
         """Store a new one, or the new state of one."""
         which = {"kind": _KINDS[type(thing)], "id": thing.id}
@@ -59,6 +99,7 @@ class SqlReviews:
             "experiment_id": thing.experiment_id,
             "name_key": thing.key,
             "body": _body(thing),
+            "created_at": thing.created_at,
         }
         change = sa.update(REVIEWS).where(_R.kind == which["kind"], _R.id == which["id"])
         try:
@@ -76,11 +117,26 @@ class SqlReviews:
         if kind is ReviewQueue:
             await self._session.execute(sa.delete(REVIEW_ITEMS).where(_I.queue_id == thing_id))
 
-    async def items(self, queue_id: str) -> list[ReviewItem]:
-        """Return the items of a queue, the newest first, then by id."""
-        order = (_I.created_at.desc(), _I.item_id)
-        query = sa.select(REVIEW_ITEMS).where(_I.queue_id == queue_id).order_by(*order)
+    async def items(
+        self, queue_id: str, *, status: str | None = None, after: Place | None = None, limit: int
+    ) -> list[ReviewItem]:
+        """Return the next items of a queue, the newest first, then by id."""
+        query = sa.select(REVIEW_ITEMS).where(
+            _I.queue_id == queue_id, *_behind(_I.created_at, _I.item_id, after)
+        )
+        if status is not None:
+            query = query.where(_I.status == status)
+        query = query.order_by(_I.created_at.desc(), _I.item_id).limit(limit)
         return [ReviewItem(**row._asdict()) for row in await self._session.execute(query)]
+
+    async def items_of(self, queue_id: str, item_ids: Collection[str]) -> dict[str, ReviewItem]:
+        """Return those of the items that a queue holds."""
+        found: dict[str, ReviewItem] = {}
+        for some in _chunks(item_ids):
+            query = sa.select(REVIEW_ITEMS).where(_I.queue_id == queue_id, _I.item_id.in_(some))
+            for row in await self._session.execute(query):
+                found[row.item_id] = ReviewItem(**row._asdict())
+        return found
 
     async def put_items(self, items: Sequence[ReviewItem]) -> None:
         """Store items, new or again."""
@@ -101,11 +157,6 @@ class SqlReviews:
         for some in _chunks(item_ids):
             await self._session.execute(sa.delete(REVIEW_ITEMS).where(_I.item_id.in_(some)))
 
-    async def queues_with(self, item_id: str) -> set[str]:
-        """Return the ids of the queues that hold an item."""
-        query = sa.select(_I.queue_id).where(_I.item_id == item_id)
-        return set(await self._session.scalars(query))
-
     async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
         """Return in how many traces issues were found."""
         said = ASSESSMENTS.c
@@ -119,6 +170,23 @@ class SqlReviews:
             rows = (await self._session.execute(query)).all()
             found.update((row[0], row[1]) for row in rows)
         return found
+
+
+def _listing(kind: type[Reviewed], experiment_id: str, after: Place | None) -> sa.Select[str]:
+    own = (_R.experiment_id == experiment_id, _R.kind == _KINDS[kind])
+    query = sa.select(_R.body).where(*own, *_behind(_R.created_at, _R.id, after))
+    return query.order_by(_R.created_at.desc(), _R.id)
+
+
+def _behind(
+    created_at: sa.ColumnElement[int], thing_id: sa.ColumnElement[str], after: Place | None
+) -> Sequence[sa.ColumnElement[bool]]:
+    """What is true of what follows a place, where the newest come first."""
+    if after is None:
+        return ()
+    at, last = after
+    # The first alone lets the index find the place.
+    return created_at <= at, sa.or_(created_at < at, thing_id > last)
 
 
 def _chunks(values: Collection[str]) -> list[list[str]]:

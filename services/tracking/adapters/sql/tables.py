@@ -351,7 +351,9 @@ REVIEWS = sa.Table(
     sa.Column("experiment_id", _Text, sa.ForeignKey("experiments.experiment_id"), nullable=False),
     sa.Column("name_key", _Text, nullable=False),
     sa.Column("body", _Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint("experiment_id", "kind", "name_key", name="uq_reviews_name"),
+    sa.Index("ix_reviews_made", "experiment_id", "kind", "created_at", "id"),
     sqlite_with_rowid=False,
 )
 """Questions, queues of traces and issues, each whole as JSON."""
@@ -366,6 +368,7 @@ REVIEW_ITEMS = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("ix_review_items_item", "item_id"),
+    sa.Index("ix_review_items_made", "queue_id", "created_at", "item_id"),
     sqlite_with_rowid=False,
 )
 """Traces in queues."""
