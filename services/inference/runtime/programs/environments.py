@@ -6,6 +6,7 @@ one of its own, which lies beside the model and goes with it.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ __all__ = [
 _KEPT = ("LANG", "LC_ALL", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ")
 _MARK = "TESSERA_STACK_HOME"
 _INSTALL = (
-    *("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"),
+    *("install", "--quiet", "--disable-pip-version-check", "--no-input"),
     *("--retries", "1", "-r"),
 )
 _INSTALL_SECONDS = 280
@@ -55,11 +56,16 @@ def interpreter_for(requirements: Path, place: Path) -> str:
     python, done = place / "bin" / "python", place / "complete"
     if not done.exists():
         listed = ", ".join(missing[:10])
-        _do("an environment cannot be made", [sys.executable, "-m", "venv", str(place)])
+        # Where the runtime has pip, it installs into the other: a pip of its own takes seconds.
+        shared = importlib.util.find_spec("pip") is not None
+        make = [sys.executable, "-m", "venv", *(["--without-pip"] if shared else []), str(place)]
+        pip = [sys.executable, "-m", "pip", "--python"] if shared else []
+        pip += [str(python), *([] if shared else ["-m", "pip"])]
+        _do("an environment cannot be made", make)
         _do(
             f"the runtime's environment lacks {listed}, and pip cannot install them in one of the "
             "model's own",
-            [str(python), *_INSTALL, str(requirements)],
+            [*pip, *_INSTALL, str(requirements)],
         )
         done.touch()
     return str(python)
