@@ -33,11 +33,14 @@ class MlflowServer:
 
 
 @asynccontextmanager
-async def mlflow_server(workers: int | None = None) -> AsyncIterator[MlflowServer]:
+async def mlflow_server(
+    workers: int | None = None, *, jobs: bool = True
+) -> AsyncIterator[MlflowServer]:
     """Start a server in a folder of its own, wait until it answers, and stop it at the end.
 
     Args:
         workers: Its processes; as many as it takes by itself when None.
+        jobs: Whether it runs jobs too, as it does by itself; their processes take 20 s to start.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -55,6 +58,7 @@ async def mlflow_server(workers: int | None = None) -> AsyncIterator[MlflowServe
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(jobs).lower()},
                 start_new_session=True,
             )
             try:

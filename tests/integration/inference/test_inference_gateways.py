@@ -24,8 +24,8 @@ from tests.integration.inference.beside import Beside
 from tests.integration.inference.models import exported
 from tests.integration.inference.requests import inputs
 from tests.integration.inference.serving import Serving
-from tests.integration.inference.test_inference_kills import Traffic
 from tests.integration.inference.test_inference_serving import X, rows_of
+from tests.integration.inference.traffic import Traffic
 
 pytestmark = pytest.mark.timeout(300)
 

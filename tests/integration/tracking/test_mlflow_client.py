@@ -24,6 +24,8 @@ SCENARIOS = re.findall(r"^@scenario\ndef (\w+)", CLIENT.read_text(), flags=re.MU
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # The client loads each model again, to see what it imports; after a second it does without.
+    "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     "PYTHONWARNINGS": "ignore",
 }

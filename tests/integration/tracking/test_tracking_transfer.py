@@ -70,7 +70,7 @@ async def test_a_copy_that_was_stopped_goes_on_and_comes_back(
 async def test_a_running_server_is_copied_over_an_interruption(
     tracking: Tracking, tmp_path: Path
 ) -> None:
-    async with mlflow_server(workers=1) as server:
+    async with mlflow_server(workers=1, jobs=False) as server:
         await asyncio.to_thread(check_import, tracking, server.url, tmp_path)
 
 
