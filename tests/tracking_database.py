@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.points import Points
 from services.tracking.ports import Store
 from services.tracking.transaction_ports import Transaction
 from tessera_kit.config import DatabaseConfig
+from tessera_kit.store.sql import Database
 from tests import databases
 
-__all__ = ["append", "fresh_database", "fresh_postgres"]
+__all__ = ["STORES", "append", "fresh_database", "fresh_postgres", "opened_store"]
+
+STORES = ("memory", "sqlite", "postgresql")
+"""Parameters of a fixture that opens each store in turn."""
 
 
 async def fresh_database(folder: Path) -> DatabaseConfig:
@@ -23,6 +32,20 @@ async def fresh_database(folder: Path) -> DatabaseConfig:
 async def fresh_postgres(server_url: str) -> DatabaseConfig:
     """The migrated database on a PostgreSQL server, emptied."""
     return await databases.fresh_postgres(server_url, "tracking")
+
+
+@asynccontextmanager
+async def opened_store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Store]:
+    """The empty store that the fixture's parameter names, of `STORES`."""
+    if request.param == "memory":
+        yield InMemoryStore()
+        return
+    if request.param == "sqlite":
+        config = await fresh_database(folder)
+    else:
+        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
+    async with Database(config) as database:
+        yield SqlStore(database, InMemoryPoints())
 
 
 async def append(store: Store, points: Mapping[str, Points]) -> dict[str, LifecycleStage]:

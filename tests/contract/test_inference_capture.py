@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.inference.adapters.bundles import FileBundles
-from services.inference.adapters.memory import InMemoryBundles, InMemoryCapture
+from services.inference.adapters.memory import InMemoryBundles
+from services.inference.adapters.memory_rows import InMemoryCapture
 from services.inference.capture.spool import Spool
 from services.inference.errors import SpoolFull
 from services.inference.ports import Bundles, Capture

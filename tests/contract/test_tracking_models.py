@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
-from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.logged_model import (
@@ -21,21 +19,13 @@ from services.tracking.domain.logged_model import (
 )
 from services.tracking.domain.metrics import Point
 from services.tracking.ports import Store
-from tessera_kit.store.sql import Database
-from tests.tracking_database import fresh_database, fresh_postgres
+from tests.tracking_database import STORES, opened_store
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "memory":
-        yield InMemoryStore()
-        return
-    if request.param == "sqlite":
-        config = await fresh_database(tmp_path)
-    else:
-        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
-    async with Database(config) as database:
-        yield SqlStore(database, InMemoryPoints())
+    async with opened_store(request, tmp_path) as store:
+        yield store
 
 
 def experiment(name: str) -> Experiment:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
@@ -23,20 +23,13 @@ from services.tracking.ports import Store
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
-from tests.tracking_database import fresh_database, fresh_postgres
+from tests.tracking_database import STORES, opened_store
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "memory":
-        yield await with_experiments(InMemoryStore())
-        return
-    if request.param == "sqlite":
-        config = await fresh_database(tmp_path)
-    else:
-        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
-    async with Database(config) as database:
-        yield await with_experiments(SqlStore(database, InMemoryPoints()))
+    async with opened_store(request, tmp_path) as store:
+        yield await with_experiments(store)
 
 
 async def with_experiments(store: Store) -> Store:

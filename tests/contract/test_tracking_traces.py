@@ -11,9 +11,7 @@ import pytest
 from devstack import Stack
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.clickhouse.tables import Tables
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.memory_traces import InMemorySpans
-from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.search.evaluate import trace_values
 from services.tracking.domain.search.paging import position_after
@@ -33,24 +31,16 @@ from services.tracking.domain.traces.trace import Trace, TraceState
 from services.tracking.ports import SpanStore, Store, TraceKey, TraceQuery
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
-from tessera_kit.store.sql import Database
 from tests.helpers import unique_name
-from tests.tracking_database import fresh_database, fresh_postgres
+from tests.tracking_database import STORES, opened_store
 
 SECOND = 1_000_000
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "memory":
-        yield InMemoryStore()
-        return
-    if request.param == "sqlite":
-        config = await fresh_database(tmp_path)
-    else:
-        config = await fresh_postgres(request.getfixturevalue("postgres_url"))
-    async with Database(config) as database:
-        yield SqlStore(database, InMemoryPoints())
+    async with opened_store(request, tmp_path) as store:
+        yield store
 
 
 def a_trace(number: int = 1, **changes: object) -> Trace:

@@ -5,20 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from infra.grafana.boards import promql
-from infra.grafana.boards.model import (
-    Column,
-    Dashboard,
-    Kind,
-    Link,
-    Panel,
-    Prom,
-    PromVariable,
-    Row,
-    Shape,
-    Sql,
-    stat,
-    steps,
-)
+from infra.grafana.boards.model import Dashboard, Kind, Panel, Prom, PromVariable, Row, stat, steps
+from infra.grafana.boards.platform_trail import TRAIL
 from infra.grafana.boards.promql import SERVICE
 from tessera_kit.telemetry import names
 
@@ -32,7 +20,6 @@ _FAILED: Final = {
 }
 _TOPIC_AND_GROUP: Final = (names.MESSAGING_DESTINATION, names.MESSAGING_GROUP)
 _LEGEND_TOPIC_GROUP: Final = "{{messaging_destination_name}} → {{messaging_consumer_group_name}}"
-_SERVICES_SQL: Final = "match(ServiceName, '^(${service:pipe})$')"
 
 _NOW: Final = Row(
     "Now",
@@ -462,93 +449,6 @@ _PROCESSES: Final = Row(
     ),
 )
 
-_TRAIL: Final = Row(
-    "What went wrong lately",
-    (
-        Panel(
-            "Warnings and errors",
-            "Log records of severity WARNING and above, the latest first; open one for its trace.",
-            (
-                Sql(
-                    f"""
-                    SELECT
-                        Timestamp AS timestamp,
-                        concat(ServiceName, ': ', Body) AS body,
-                        SeverityText AS level,
-                        ServiceName AS service,
-                        ScopeName AS logger,
-                        TraceId AS trace_id
-                    FROM otel_logs
-                    WHERE $__timeFilter(TimestampTime) AND SeverityNumber >= 13
-                        AND {_SERVICES_SQL}
-                    ORDER BY Timestamp DESC
-                    LIMIT 200
-                    """,
-                    Shape.LOGS,
-                ),
-            ),
-            kind=Kind.LOGS,
-            width=24,
-            height=10,
-        ),
-        Panel(
-            "Slowest spans",
-            "The slowest calls and messages of the time range, of those that were recorded.",
-            (
-                Sql(
-                    f"""
-                    SELECT
-                        Timestamp AS time,
-                        ServiceName AS service,
-                        SpanName AS span,
-                        Duration / 1e9 AS duration,
-                        StatusCode AS status,
-                        TraceId AS trace
-                    FROM otel_traces
-                    WHERE $__timeFilter(Timestamp) AND {_SERVICES_SQL}
-                    ORDER BY Duration DESC
-                    LIMIT 50
-                    """,
-                ),
-            ),
-            kind=Kind.TABLE,
-            columns=(
-                Column("time", "dateTimeAsIso", 180),
-                Column("service", width=120),
-                Column("duration", "s", 100),
-                Column("status", width=80),
-                Column(
-                    "trace",
-                    link=Link(
-                        "Every span of this trace", "/d/tessera-trace?var-trace=${__value.raw}"
-                    ),
-                ),
-            ),
-            width=16,
-            height=10,
-        ),
-        Panel(
-            "Failed spans",
-            "Recorded calls and messages that failed, by service and name.",
-            (
-                Sql(
-                    f"""
-                    SELECT ServiceName AS service, SpanName AS span, count() AS failures
-                    FROM otel_traces
-                    WHERE $__timeFilter(Timestamp) AND StatusCode = 'Error' AND {_SERVICES_SQL}
-                    GROUP BY service, span
-                    ORDER BY failures DESC
-                    LIMIT 50
-                    """,
-                ),
-            ),
-            kind=Kind.TABLE,
-            columns=(Column("service", width=120), Column("failures", "short", 90)),
-            width=8,
-            height=10,
-        ),
-    ),
-)
 
 PLATFORM: Final = Dashboard(
     uid="tessera-platform",
@@ -559,5 +459,5 @@ PLATFORM: Final = Dashboard(
             SERVICE, "Service", f'label_values({promql.UP.name}{{job="tessera"}}, {SERVICE})'
         ),
     ),
-    rows=(_NOW, _CALL_ROW, _BUS, _WORK, _PROCESSES, _TRAIL),
+    rows=(_NOW, _CALL_ROW, _BUS, _WORK, _PROCESSES, TRAIL),
 )

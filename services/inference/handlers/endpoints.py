@@ -15,8 +15,8 @@ from services.inference.domain.endpoint import (
     EndpointConfig,
     EntityRequest,
     InferenceTable,
-    check_entities,
 )
+from services.inference.domain.entity_rules import check_entities
 from services.inference.domain.settings import EndpointSettings
 from services.inference.domain.signature import Signature
 from services.inference.domain.table import columns_of

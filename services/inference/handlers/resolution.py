@@ -11,9 +11,9 @@ from services.inference.domain.endpoint import (
     EndpointConfig,
     EntityRequest,
     ServedEntity,
-    check_entities,
     runtime_name,
 )
+from services.inference.domain.entity_rules import check_entities
 from services.inference.domain.pipeline import wire
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions, misfits
 from services.inference.domain.signature import MANIFEST, Signature, parse_manifest

@@ -26,7 +26,7 @@ from tessera_kit.rpc.server import RawBinding
 from tessera_kit.telemetry.metrics import Metrics
 from tests.helpers import eventually, unique_name
 from tests.integration.inference.streaming import config, count_to, endpoint, files
-from tests.unit.inference.test_inference_gateway import Gateway
+from tests.unit.inference.gateway import Gateway
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -13,8 +13,8 @@ import pytest
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 
+from .calls import new_experiment, new_run, refused
 from .conftest import Service
-from .test_tracking_runs import new_experiment, new_run, refused
 
 CHUNK = 1 << 20
 

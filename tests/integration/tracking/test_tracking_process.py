@@ -30,8 +30,8 @@ from tessera_kit.store.clickhouse_errors import ClickHouseUnavailable, TableNotF
 from tessera_kit.store.s3 import S3ObjectStore
 from tests.helpers import eventually, unique_name
 
+from .calls import metric
 from .test_tracking_artifacts import parts
-from .test_tracking_runs import metric
 
 Stub = rpc.TrackingServiceStub
 

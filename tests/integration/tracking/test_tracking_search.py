@@ -11,8 +11,8 @@ from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera_kit.rpc.identity import Principal
 
+from .calls import metric, new_experiment, new_run, refused
 from .conftest import Service
-from .test_tracking_runs import metric, new_experiment, new_run, refused
 
 
 async def found(service: Service, **fields: Any) -> list[str]:

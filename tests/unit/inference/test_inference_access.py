@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from tests.unit.inference.test_inference_gateway import Context, Gateway
+from tests.unit.inference.gateway import Context, Gateway
 
 Make = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.event import new_event
 from tessera_kit.errors import PermissionDenied
 from tessera_kit.ids import new_id
-from tests.unit.inference.test_inference_deployment import ADA, BOB, Control, entity
+from tests.unit.inference.control import ADA, BOB, Control, entity
 
 OLD, NEW = "delay-1", "delay-2"
 GUARDS = CanaryGuards(max_error_rate=0.1, min_requests=10, on_alert=True)

@@ -14,7 +14,8 @@ from google.protobuf.duration_pb2 import Duration
 from tritonclient.grpc import service_pb2
 
 from services.inference.convert.endpoints import entity_requests
-from services.inference.domain.endpoint import Device, InstanceGroup, WorkloadSize, check_entities
+from services.inference.domain.endpoint import Device, InstanceGroup, WorkloadSize
+from services.inference.domain.entity_rules import check_entities
 from services.inference.domain.sizing import sized
 from services.inference.errors import EntityBusy, InvalidConfig
 from services.inference.gateway.metrics import GatewayMetrics
@@ -25,8 +26,8 @@ from tessera.events.v1 import inference_events_pb2 as pb
 from tessera.inference.v1 import endpoint_pb2
 from tessera_kit.telemetry.metrics import Metrics
 from tests.helpers import eventually
-from tests.unit.inference.test_inference_deployment import ADA, entity
-from tests.unit.inference.test_inference_gateway import Aborted, Context
+from tests.unit.inference.control import ADA, entity
+from tests.unit.inference.gateway import Aborted, Context
 from tests.unit.inference.test_inference_swaps import Platform
 
 Make = Callable[..., Any]

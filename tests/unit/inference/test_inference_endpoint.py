@@ -16,15 +16,10 @@ from services.inference.domain.endpoint import (
     EntityRequest,
     InstanceGroup,
     UpdateState,
-    check_entities,
     runtime_name,
 )
-from services.inference.errors import (
-    EndpointNotReady,
-    InvalidConfig,
-    StaleEtag,
-    UpdateInProgress,
-)
+from services.inference.domain.entity_rules import check_entities
+from services.inference.errors import EndpointNotReady, InvalidConfig, StaleEtag, UpdateInProgress
 from tessera_kit.ids import new_id
 
 Make = Callable[..., Endpoint]

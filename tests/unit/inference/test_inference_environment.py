@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from services.inference.adapters.rows import config_row, config_value, endpoint_row
-from services.inference.domain.endpoint import Endpoint, UpdateState, check_entities
+from services.inference.domain.endpoint import Endpoint, UpdateState
+from services.inference.domain.entity_rules import check_entities
 from services.inference.domain.environment import SecretReference, secret_reference
 from services.inference.errors import InvalidConfig
 from services.inference.runtime.programs.environments import plain_environment, told_environment
-from tests.unit.inference.test_inference_deployment import ADA, Control, entity
+from tests.unit.inference.control import ADA, Control, entity
 
 VALUE = "s3cr3t-of-nobody-else"
 REFERENCE = "{{secrets/prod/db.password}}"

@@ -17,7 +17,7 @@ from services.inference.errors import (
 )
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import PermissionDenied
-from tests.unit.inference.test_inference_deployment import ADA, BOB, Control, entity
+from tests.unit.inference.control import ADA, BOB, Control, entity
 
 
 @pytest.fixture

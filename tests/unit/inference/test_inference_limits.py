@@ -20,7 +20,7 @@ from services.inference.gateway.limiter import RateLimiter
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.clock import ManualClock
 from tessera_kit.rpc.identity import Principal
-from tests.unit.inference.test_inference_gateway import Context, Gateway
+from tests.unit.inference.gateway import Context, Gateway
 
 Make = Callable[..., Any]
 ADA = Principal("ada", groups=frozenset({"team"}))

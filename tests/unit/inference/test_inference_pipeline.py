@@ -26,7 +26,7 @@ from services.inference.runtime.programs.process import ModelHangs, ProcessFaile
 from services.inference.runtime.programs.tensors import Call
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import NotFound, PermissionDenied
-from tests.unit.inference.test_inference_deployment import ADA, MODEL, Control, entity
+from tests.unit.inference.control import ADA, MODEL, Control, entity
 
 Manifest = dict[str, Any]
 WORDS, NET = "main.flights.words", "main.flights.net"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import InMemoryCapture
+from services.inference.adapters.memory_rows import InMemoryCapture
 from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
@@ -23,7 +23,7 @@ from services.inference.gateway.infer import REQUEST_ID_KEY, InferenceLimits
 from services.inference.gateway.streams import StreamLimits
 from tessera.events.v1 import inference_events_pb2 as pb
 from tests.helpers import eventually
-from tests.unit.inference.test_inference_gateway import Aborted, Context, Gateway
+from tests.unit.inference.gateway import Aborted, Context, Gateway
 
 Make = Callable[..., Any]
 

@@ -8,11 +8,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import (
-    InMemoryBudgets,
-    InMemoryCapture,
-    InMemoryProcess,
-)
+from services.inference.adapters.memory import InMemoryBudgets, InMemoryProcess
+from services.inference.adapters.memory_rows import InMemoryCapture
 from services.inference.domain.settings import EndpointSettings
 from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
 from services.inference.gateway.dispatch import Dispatcher
@@ -31,8 +28,8 @@ from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
 from tests.helpers import eventually
-from tests.unit.inference.test_inference_deployment import ADA, Control, entity
-from tests.unit.inference.test_inference_gateway import Context
+from tests.unit.inference.control import ADA, Control, entity
+from tests.unit.inference.gateway import Context
 
 Make = Callable[..., Any]
 WORKERS = 16

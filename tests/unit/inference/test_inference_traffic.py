@@ -15,7 +15,7 @@ from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.traffic import TrafficPolicy, check_policy
 from services.inference.errors import InvalidConfig, ModelFailed, RuntimeUnavailable
 from tessera.events.v1 import inference_events_pb2 as pb
-from tests.unit.inference.test_inference_gateway import Context, Gateway
+from tests.unit.inference.gateway import Context, Gateway
 
 Make = Callable[..., Any]
 FALLBACK_CODES = frozenset({8, 13, 14})
