@@ -13,4 +13,6 @@ case $suite in
     # What takes longest comes first, so that no process is left with it alone.
     all) paths=(tests/e2e tests/integration tests/contract tests/property tests/architecture tests/unit) ;;
 esac
+# Each process would compile all tests again.
+unset PYTHONDONTWRITEBYTECODE
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${paths[@]}" "$@"

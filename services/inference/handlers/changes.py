@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from weakref import WeakValueDictionary
 
 __all__ = ["Changes"]
 
@@ -12,7 +12,8 @@ class Changes:
     """A bell per endpoint, within this process."""
 
     def __init__(self) -> None:
-        self._bells: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        # Kept by those who listen, so that names nobody follows leave nothing.
+        self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def ring(self, name: str) -> None:
         """Wake everybody who waits for a change of the endpoint."""
@@ -20,10 +21,6 @@ class Changes:
         if bell is not None:
             bell.set()
 
-    async def wait(self, name: str, seconds: float) -> None:
-        """Return at the next change, or after some time, as another process may have made one."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._bells[name].wait()
-        except TimeoutError:
-            return
+    def bell(self, name: str) -> asyncio.Event:
+        """Rings at the endpoint's next change; taken before a look at it, none is missed."""
+        return self._bells.setdefault(name, asyncio.Event())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -329,20 +330,21 @@ class EndpointHandlers:
         """The endpoint at once and after every change, until it is deleted."""
         seen = ""
         while True:
-            waiting = asyncio.create_task(self._changes.wait(name, _WATCH_SECONDS))
+            bell = self._changes.bell(name)
             try:
                 endpoint = await self.get(caller, name)
-                if endpoint.etag != seen:
-                    seen = endpoint.etag
-                    yield endpoint
-                    continue
-                await waiting
             except EndpointNotFound:
                 if not seen:
                     raise
                 return
-            finally:
-                waiting.cancel()
+            if endpoint.etag != seen:
+                seen = endpoint.etag
+                yield endpoint
+                continue
+            # Another process may change it, whose bells are not heard here.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await bell.wait()
 
     async def delete(self, caller: Principal, name: str, etag: str) -> None:
         """Delete an endpoint; its inference table stays."""
