@@ -268,7 +268,8 @@ class PayloadStore(Protocol):
     async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
         """Write rows; they can be read when it returns.
 
-        A second insert with the same token is passed over. Values of tensors that do not fit the
+        A second insert with the same token is passed over, also where a killed database lost what
+        the first one wrote. Values of tensors that do not fit the
         typed columns are left out of these, and the row says so.
 
         Raises:

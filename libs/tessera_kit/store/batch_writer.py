@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from tessera_kit.bus.retry import RetryPolicy, is_retryable
 from tessera_kit.errors import Unavailable
-from tessera_kit.ids import new_id
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import counter, gauge, histogram
 
@@ -37,9 +36,8 @@ class RowSink(Protocol):
         rows: Sequence[Row],
         column_names: Sequence[str],
         database: str | None = None,
-        deduplication_token: str | None = None,
     ) -> None:
-        """Store rows, once per token; all are durable when it returns."""
+        """Store rows; all are durable when it returns."""
 
 
 class _Group(NamedTuple):
@@ -51,9 +49,11 @@ class BatchWriter:
     """Writes rows of one table in batches, in the order in which they were given.
 
     A batch is written when it has `max_rows`, or its first row waited for `max_seconds`. A failure
-    that may pass repeats the same batch under the same deduplication token, so rows are written
-    once. Any other failure halves the batch until the rows at fault stand alone: only their futures
-    fail. Memory is bounded: `put` waits while `max_pending` rows are in the writer.
+    that may pass repeats the batch, and the table has to fold rows that come twice. A token of
+    deduplication would not do instead: a server that was killed may know it and have lost the rows
+    (ClickHouse's MergeTree notes it first). Any other failure halves the batch until the rows at
+    fault stand alone: only their futures fail. Memory is bounded: `put` waits while `max_pending`
+    rows are in the writer.
 
     Args:
         sink: Where to write.
@@ -234,7 +234,6 @@ class BatchWriter:
 
     async def _insert(self, rows: Sequence[Row]) -> Exception | None:
         """Insert rows, again and again while failures may pass; returns the one that may not."""
-        token = new_id()
         attempts = 0
         began = time.monotonic()
         while True:
@@ -244,7 +243,6 @@ class BatchWriter:
                     rows,
                     self._column_names,
                     database=self._database,
-                    deduplication_token=token,
                 )
             except Exception as error:
                 attempts += 1

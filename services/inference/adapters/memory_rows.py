@@ -28,7 +28,9 @@ class InMemoryPayloads:
         self.fail_after_insert = False
         """Make the next insert happen and be reported as failed."""
         self.hide = False
-        """Pretend that no row is there, as for an insert that has not ended yet."""
+        """Pretend until the next insert that no row is there, as for one that has not ended yet."""
+        self.lose_insert = False
+        """Make the next insert fail with its token noted and its rows lost, as a killed server."""
         self._rows: dict[InferenceTable, list[Row]] = {}
         self._tokens: set[tuple[InferenceTable, str]] = set()
 
@@ -141,8 +143,12 @@ class InMemoryPayloads:
 
     async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
         """Write rows."""
+        self.hide = False
         if (table, token) not in self._tokens:
             self._tokens.add((table, token))
+            if self.lose_insert:
+                self.lose_insert = False
+                raise StoreUnavailable("the connection broke")
             self._rows.setdefault(table, []).extend(rows)
         if self.fail_after_insert:
             self.fail_after_insert = False

@@ -22,6 +22,7 @@ from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.event import Event, new_event
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.errors import InvalidArgument
+from tessera_kit.ids import new_id
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
 from tessera_kit.telemetry.propagation import recorded_cause
@@ -35,6 +36,8 @@ GROUP: Final = "inference-sink"
 """Consumer group of the sink."""
 _SOURCE: Final = "tessera/inference-sink"
 _RECORDS_PER_TURN: Final = 50
+_HEIR_SECONDS: Final = 60.0
+_MOST_DOUBTFUL: Final = 1000
 
 
 class PayloadSink:
@@ -44,6 +47,11 @@ class PayloadSink:
     shipper repeats what was not acknowledged. So before every insert the table is asked which of
     the batch's ids it has. A retried insert is told by its token as well, which covers an insert
     that is still running in the database when it is asked.
+
+    A database that was killed may know a token and not have its rows: ClickHouse's MergeTree notes
+    the token first. So where an earlier insert of a token may have been cut short, here or in the
+    process before this one, the table is asked afterwards too, and what it lacks goes again under
+    another token.
 
     Args:
         tables: Where each endpoint's rows go.
@@ -62,6 +70,10 @@ class PayloadSink:
         self._rows = metrics.counter(names.SINK_ROWS)
         self._lag = metrics.histogram(names.TABLE_LAG)
         self._duplicates = metrics.counter(names.BUS_DUPLICATES)
+        self._doubtful: dict[str, None] = {}
+        """Tokens of inserts that have begun and not returned, the oldest first."""
+        self._heir_until = time.monotonic() + _HEIR_SECONDS
+        """Until when tokens may be those of the process before this one."""
 
     async def handle(self, records: Sequence[ConsumedRecord]) -> None:
         """Write the records' rows; returns when all can be read, or are dead letters."""
@@ -109,10 +121,28 @@ class PayloadSink:
         token = _token(list(rows.values()))
         if new:
             began = time.time_ns()
-            await self._store.insert(table, new, token)
+            await self._insert(table, new, token)
             self._observe(new)
             _trace(table, new, began)
         return _rows_written(table, list(rows.values()), token)
+
+    async def _insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
+        doubtful = token in self._doubtful or time.monotonic() < self._heir_until
+        self._doubtful[token] = None
+        if len(self._doubtful) > _MOST_DOUBTFUL:
+            del self._doubtful[next(iter(self._doubtful))]
+        await self._store.insert(table, rows, token)
+        if doubtful:
+            present = await self._store.existing(table, [row.request_id for row in rows])
+            lost = [row for row in rows if row.request_id not in present]
+            if lost:
+                _log.warning(
+                    "%s: %d rows of an insert that was cut short are written again",
+                    table.full_name,
+                    len(lost),
+                )
+                await self._store.insert(table, lost, f"{token}/{new_id()}")
+        self._doubtful.pop(token, None)
 
     def _observe(self, rows: Sequence[Row]) -> None:
         now_us = time.time_ns() // 1000

@@ -148,7 +148,26 @@ async def test_an_insert_that_is_still_running_is_told_by_its_token(
     await sink.handle(records)
     store.hide = True
     await sink.handle(records)
-    store.hide = False
+    assert offsets(store.rows(TABLE)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["this-process", "the-one-before"])
+async def test_rows_that_a_killed_database_lost_are_written_again(
+    store: InMemoryPayloads,
+    bus: InMemoryBus,
+    make_payload: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    restarted: bool,
+) -> None:
+    monkeypatch.setattr(writer, "_HEIR_SECONDS", 60.0 if restarted else 0.0)
+    sink = PayloadSink(OneTable(), store, bus, Metrics())
+    records = [consumed(make_payload(), offset) for offset in range(3)]
+    store.lose_insert = True
+    with pytest.raises(StoreUnavailable):
+        await sink.handle(records)
+    if restarted:
+        sink = PayloadSink(OneTable(), store, bus, Metrics())
+    await sink.handle(records)
     assert offsets(store.rows(TABLE)) == [0, 1, 2]
 
 
