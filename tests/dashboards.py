@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import promql_parser
+
 from infra.grafana.boards import promql
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.names import Instrument, Metric
@@ -118,32 +120,36 @@ class Selector:
     labels: frozenset[str]
 
 
-_WORDS = frozenset({"by", "without", "or", "and", "unless", "on", "ignoring", "bool", "offset"})
-
-
 def selectors(expression: str) -> list[Selector]:
-    """The series that PromQL asks for, with the labels that it asks of them or groups them by."""
-    text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
-    text = re.sub(r"\[[^\]]*\]", "", text)
-    grouped: set[str] = set()
+    """The series that PromQL asks for, with the labels that it asks of them or groups them by.
 
-    def group(found: re.Match[str]) -> str:
-        grouped.update(name.strip() for name in found[1].split(","))
-        return ""
-
-    text = re.sub(r"\b(?:by|without|on|ignoring)\s*\(([^()]*)\)", group, text)
-    found = []
-    for match in re.finditer(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?!\s*\(|[\w:])(\{[^}]*\})?", text):
-        name, inside = match[1], match[2] or "{}"
-        if name in _WORDS or _inside_braces(text, match.start()):
-            continue
-        labels = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", inside)
-        found.append(Selector(name, frozenset(labels) | frozenset(grouped)))
-    return found
+    Raises:
+        ValueError: Prometheus would not take it: its grammar or its types are wrong.
+    """
+    return list(
+        _selectors(promql_parser.parse(with_durations(expression, "1m", "1h")), frozenset())
+    )
 
 
-def _inside_braces(text: str, position: int) -> bool:
-    return text.count("{", 0, position) > text.count("}", 0, position)
+def _selectors(node: promql_parser.Expr, labels: frozenset[str]) -> Iterator[Selector]:
+    match node:
+        case promql_parser.VectorSelector():
+            asked = {matcher.name for matcher in node.matchers.matchers}
+            yield Selector(node.name, labels | asked)
+        case promql_parser.MatrixSelector():
+            yield from _selectors(node.vector_selector, labels)
+        case promql_parser.AggregateExpr():
+            grouped = node.modifier.labels if node.modifier else ()
+            yield from _selectors(node.expr, labels | frozenset(grouped))
+        case promql_parser.BinaryExpr():
+            matched = node.modifier.matching if node.modifier else None
+            for side in (node.lhs, node.rhs):
+                yield from _selectors(side, labels | frozenset(matched.labels if matched else ()))
+        case promql_parser.Call():
+            for argument in node.args:
+                yield from _selectors(argument, labels)
+        case promql_parser.ParenExpr() | promql_parser.UnaryExpr() | promql_parser.SubqueryExpr():
+            yield from _selectors(node.expr, labels)
 
 
 def declared() -> dict[str, set[str]]:

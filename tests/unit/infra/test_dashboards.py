@@ -76,8 +76,7 @@ def test_every_series_and_label_is_declared(query: Any) -> None:
     assert found
     for selector in found:
         assert selector.name in known
-    labels = set[str]().union(*(known[selector.name] for selector in found)) | SCRAPED
-    assert set[str]().union(*(selector.labels for selector in found)) <= labels
+        assert selector.labels <= known[selector.name] | SCRAPED
 
 
 def test_every_metric_is_on_a_page() -> None:
@@ -150,5 +149,11 @@ def test_selectors_are_read_from_promql() -> None:
     grouped = frozenset({"a", "le"})
     assert selectors(expression) == [
         Selector("x_total", frozenset({"b", "d"}) | grouped),
-        Selector("z", grouped),
+        Selector("z", frozenset()),
     ]
+
+
+@pytest.mark.parametrize("expression", ["rate(x_total)", "sum(x_total", "x_total{a=b}", "x by (a)"])
+def test_what_prometheus_would_not_take_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        selectors(expression)
