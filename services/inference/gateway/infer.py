@@ -24,7 +24,7 @@ from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
-from services.inference.gateway.records import Exchange, make_head
+from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Route, RouteTable
 from services.inference.gateway.sequences import own_sequence
 from services.inference.gateway.status import failure_of, public_status
@@ -124,7 +124,7 @@ class InferenceHandler:
 
     async def _answer(self, exchange: Exchange, metadata: Metadata, timeout: float) -> bytes:
         request, route = await self.admit(exchange, metadata)
-        asyncio.get_running_loop().call_soon(make_head, exchange)
+        asyncio.get_running_loop().call_soon(self._recorder.prepare, exchange)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 

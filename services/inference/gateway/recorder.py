@@ -11,6 +11,7 @@ from services.inference.gateway.records import (
     answering_note_of,
     asking_note_of,
     begun_record_of,
+    make_head,
     record_of,
 )
 from services.inference.gateway.routing import RouteTable
@@ -34,6 +35,11 @@ class Recorder:
         self._metrics = metrics
         self._begun: set[str] = set()
 
+    def prepare(self, exchange: Exchange) -> None:
+        """Do what can be done of a record while the model computes, if the exchange is kept."""
+        if not _is_sampled_out(exchange):
+            make_head(exchange)
+
     def begin(self, exchange: Exchange) -> None:
         """Note an answer in parts before its model is asked; `keep` and `end` follow.
 
@@ -41,7 +47,7 @@ class Recorder:
             SpoolFull: There is no room; nothing was noted.
         """
         route = exchange.route
-        if route is None or (route.sampled < 1.0 and not _is_sampled(exchange, route.sampled)):
+        if route is None or _is_sampled_out(exchange):
             return
         try:
             self._capture.begin(exchange.request_id, begun_record_of(exchange))
@@ -80,7 +86,7 @@ class Recorder:
             SpoolFull: There is no room; nothing was kept.
         """
         route = exchange.route
-        if route is not None and route.sampled < 1.0 and not _is_sampled(exchange, route.sampled):
+        if _is_sampled_out(exchange):
             self._metrics.sampled_out.inc()
             return
         record = record_of(exchange, reply, status, message)
@@ -114,6 +120,9 @@ class Recorder:
             self._metrics.unlogged.inc()
 
 
-def _is_sampled(exchange: Exchange, fraction: float) -> bool:
-    """Whether a request is kept: by the random part of its id, which its mirrors have too."""
-    return int(exchange.request_id[24:36], 16) < fraction * (1 << 48)
+def _is_sampled_out(exchange: Exchange) -> bool:
+    """Whether a request is not kept: by the random part of its id, which its mirrors have too."""
+    route = exchange.route
+    if route is None or route.sampled >= 1.0:
+        return False
+    return int(exchange.request_id[24:36], 16) >= route.sampled * (1 << 48)

@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.catalog.servicers.bindings import bindings
 from tessera.catalog.v1 import authorization_service_pb2 as auth
-from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
 from tessera.catalog.v1 import catalog_pb2, model_pb2, securable_pb2
 from tessera.catalog.v1 import catalog_service_pb2 as tree
-from tessera.catalog.v1 import catalog_service_pb2_grpc as tree_rpc
-from tessera.catalog.v1 import lineage_service_pb2_grpc as lineage_rpc
 from tessera.catalog.v1 import model_service_pb2 as model
-from tessera.catalog.v1 import model_service_pb2_grpc as model_rpc
-from tessera.catalog.v1 import table_data_service_pb2_grpc as rows_rpc
-from tessera_kit.config import RpcConfig
-from tessera_kit.rpc.server import build_server
-from tests.catalog_world import World
 from tests.unit.catalog.doors import ADMIN, FLIGHTS, Doors, bearer, reference, refused
-
-
-@pytest.fixture
-async def doors(world: World) -> AsyncIterator[Doors]:
-    config = RpcConfig(listen="127.0.0.1:0", drain_seconds=0.1)
-    server = build_server(config, bindings(world.cases), authenticator=world.cases.tokens)
-    await server.start()
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        untyped: Any = channel
-        yield Doors(
-            world,
-            tree_rpc.CatalogServiceStub(untyped),
-            model_rpc.ModelServiceStub(untyped),
-            auth_rpc.AuthorizationServiceStub(untyped),
-            lineage_rpc.LineageServiceStub(untyped),
-            rows_rpc.TableDataServiceStub(untyped),
-        )
-    await server.stop()
 
 
 async def test_every_call_needs_a_token(doors: Doors) -> None:

@@ -1,4 +1,4 @@
-"""What inference's unit tests share: a small signature, endpoints of it, and requests to it."""
+"""What inference's unit tests share: a small signature, endpoints of it, requests, and its door."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from services.inference.adapters.wire.door import WireDoor
 from services.inference.domain.endpoint import (
     Endpoint,
     EndpointConfig,
@@ -18,6 +19,7 @@ from services.inference.domain.endpoint import (
     ServedEntity,
 )
 from services.inference.domain.signature import Signature, parse_manifest
+from tests.unit.inference.door_peer import LIMITS, EchoService, Peer, open_door, turns
 
 MANIFEST: dict[str, Any] = {
     "flavor": "torch_export",
@@ -96,3 +98,23 @@ def make_request() -> Callable[..., Any]:
         return request
 
     return make
+
+
+@pytest.fixture
+async def service() -> EchoService:
+    return EchoService()
+
+
+@pytest.fixture
+async def door(service: EchoService) -> Any:
+    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
+    yield door
+    await door.stop()
+
+
+@pytest.fixture
+async def peer(door: WireDoor) -> Any:
+    peer = Peer(door)
+    yield peer
+    peer.leave()
+    await turns()

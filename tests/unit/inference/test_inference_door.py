@@ -25,30 +25,8 @@ from tests.unit.inference.door_peer import (
     Peer,
     answer,
     body,
-    open_door,
     turns,
 )
-
-
-@pytest.fixture
-async def service() -> EchoService:
-    return EchoService()
-
-
-@pytest.fixture
-async def door(service: EchoService) -> Any:
-    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
-    yield door
-    await door.stop()
-
-
-@pytest.fixture
-async def peer(door: WireDoor) -> Any:
-    peer = Peer(door)
-    yield peer
-    peer.leave()
-    await turns()
-
 
 # What a server must take.
 

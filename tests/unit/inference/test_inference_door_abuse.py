@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,27 +27,6 @@ from tests.unit.inference.door_peer import (
     open_door,
     turns,
 )
-
-
-@pytest.fixture
-async def service() -> EchoService:
-    return EchoService()
-
-
-@pytest.fixture
-async def door(service: EchoService) -> Any:
-    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
-    yield door
-    await door.stop()
-
-
-@pytest.fixture
-async def peer(door: WireDoor) -> Any:
-    peer = Peer(door)
-    yield peer
-    peer.leave()
-    await turns()
-
 
 # Connections that are refused.
 

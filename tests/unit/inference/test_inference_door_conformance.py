@@ -123,18 +123,6 @@ class Caller:
 
 
 @pytest.fixture
-async def service() -> EchoService:
-    return EchoService()
-
-
-@pytest.fixture
-async def door(service: EchoService) -> Any:
-    door = open_door(service, limits=LIMITS, drain_seconds=0.1)
-    yield door
-    await door.stop()
-
-
-@pytest.fixture
 async def caller(door: WireDoor) -> Any:
     caller = Caller(door)
     await caller.exchange()

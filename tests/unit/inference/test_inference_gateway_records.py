@@ -14,6 +14,7 @@ from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.errors import ModelFailed, ModelNotLoaded
 from services.inference.gateway import records
 from services.inference.gateway.infer import REQUEST_ID_KEY
+from tessera_kit.ids import new_id
 from tessera_kit.telemetry import names
 from tests.helpers import Spans, eventually
 from tests.unit.inference.gateway import TRACE, Aborted, Context, Gateway, Make
@@ -120,6 +121,18 @@ async def test_an_unrecorded_request_tells_no_steps(
     spans = Spans()
     await Gateway(make_endpoint(), tracer=spans.tracer).infer(make_request(), Context())
     assert spans.ended() == {}
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_record_is_prepared_only_of_what_is_kept(
+    make_endpoint: Make, make_request: Make, fraction: float
+) -> None:
+    settings = EndpointSettings(sampling_fraction=fraction)
+    gateway = Gateway(replace(make_endpoint(), settings=settings))
+    exchange = records.Exchange(new_id(), make_request())
+    exchange.route = gateway.routes.find("flights")
+    gateway.recorder.prepare(exchange)
+    assert bool(exchange.head) is bool(fraction)
 
 
 async def test_a_share_of_the_requests_is_kept_with_its_mirrors(
