@@ -9,10 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
 from services.inference.adapters.wire import frames
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.adapters.wire.frames import frame
+from services.inference.adapters.wire.limits import WireLimits
 from tests.helpers import eventually
 from tests.unit.inference.door_peer import (
     COUNT,
@@ -25,6 +27,7 @@ from tests.unit.inference.door_peer import (
     Peer,
     answer,
     body,
+    open_door,
     turns,
 )
 
@@ -331,6 +334,27 @@ async def test_a_deadline_ends_the_call(peer: Peer, service: EchoService) -> Non
     late = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
     assert [got[stream]["grpc-status"] for stream in (1, 3)] == [late, late]
     assert service.running == 0
+
+
+def test_a_deadline_is_told_as_one_by_a_loop_whose_timers_are_early() -> None:
+    async def codes() -> set[str]:
+        door = open_door(EchoService(), limits=WireLimits(streams=400), drain_seconds=0.1)
+        peer = Peer(door)
+        told: dict[int, str] = {}
+        for number in range(400):
+            timeout = ("grpc-timeout", f"{1_000 + number * 37}u")
+            peer.send(peer.call(2 * number + 1, b"wait", timeout))
+
+        def all_ended() -> bool:
+            answers = peer.answers().items()
+            told.update({stream: got["grpc-status"] for stream, got in answers})
+            return len(told) == 400
+
+        await eventually(all_ended)
+        await door.stop()
+        return set(told.values())
+
+    assert uvloop.run(codes()) == {str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])}
 
 
 async def test_a_drain_lets_calls_end_and_takes_no_more(

@@ -97,7 +97,7 @@ class ServedCall:
         self.heard = 0.0
         self.request_ended = False
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
         self.begun = False
         """Whether the handler's task has run its first step."""
         self.initial = False

@@ -333,8 +333,13 @@ class Requests(Responses):
         call.timer = None
         if call.ended:
             return
+        # The timers of uvloop are up to a millisecond ahead of its clock.
+        call.deadline = self._loop.time()
         if call.task is None:
             self.finish(call, grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+        elif not call.begun:
+            # Its first step waits already; a task that is cancelled before it tells nobody.
+            call.timer = self._loop.call_soon(self._expire, call)
         else:
             # The handler sees that no time is left, and ends the call.
             self._door.cancel_call(self, call)
