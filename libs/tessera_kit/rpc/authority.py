@@ -28,6 +28,9 @@ class Authority(Authenticator, Protocol):
     `register` again with the same owner changes nothing; nor does `unregister` of what is unknown.
     """
 
+    generation: int
+    """Another number once answers that were given before may not hold any more."""
+
     async def require(
         self, principal: Principal, privilege: int, securable_type: int, name: str
     ) -> None:
@@ -86,6 +89,7 @@ class InMemoryAuthority:
     """
 
     def __init__(self) -> None:
+        self.generation = 0
         self._principals: dict[str, Principal] = {}
         self._owners: dict[tuple[int, str], str] = {}
         self._grants: set[tuple[str, int, int, str]] = set()
@@ -93,22 +97,26 @@ class InMemoryAuthority:
     def add_principal(self, principal: Principal, token: str) -> None:
         """Let the token stand for the principal."""
         self._principals[token] = principal
+        self.generation += 1
 
     def remove_token(self, token: str) -> None:
         """Let the token stand for nobody."""
         self._principals.pop(token, None)
+        self.generation += 1
 
     def grant(
         self, grantee: str, privileges: Iterable[int], securable_type: int, name: str
     ) -> None:
         """Give a principal or group privileges on an object."""
         self._grants.update((grantee, one, securable_type, name) for one in privileges)
+        self.generation += 1
 
     def revoke(
         self, grantee: str, privileges: Iterable[int], securable_type: int, name: str
     ) -> None:
         """Take privileges away; those that are not held are ignored."""
         self._grants.difference_update((grantee, one, securable_type, name) for one in privileges)
+        self.generation += 1
 
     def owner_of(self, securable_type: int, name: str) -> str | None:
         """Return who registered the object; None when it is not known."""
@@ -147,8 +155,10 @@ class InMemoryAuthority:
     async def register(self, securable_type: int, name: str, owner: str) -> None:
         """Record an object."""
         self._owners[securable_type, name] = owner
+        self.generation += 1
 
     async def unregister(self, securable_type: int, name: str) -> None:
         """Remove an object with its grants."""
         self._owners.pop((securable_type, name), None)
         self._grants = {grant for grant in self._grants if grant[2:] != (securable_type, name)}
+        self.generation += 1

@@ -66,6 +66,7 @@ class CatalogAuthority:
         clock: Clock | None = None,
         metrics: Metrics | None = None,
     ) -> None:
+        self.generation = 0
         self._stub = rpc.AuthorizationServiceStub(channel)
         self._clock = clock or SystemClock()
         asked = (metrics or process_metrics()).counter(names.AUTHORITY_REQUESTS)
@@ -120,7 +121,7 @@ class CatalogAuthority:
             await self._stub.RegisterSecurable(request)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
-        self._decisions.drop(lambda question: question[2:] == (securable_type, name))
+        self._forget(securable_type, name)
 
     async def unregister(self, securable_type: int, name: str) -> None:
         """Remove such an object with its grants."""
@@ -129,17 +130,23 @@ class CatalogAuthority:
             await self._stub.UnregisterSecurable(request)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
-        self._decisions.drop(lambda question: question[2:] == (securable_type, name))
+        self._forget(securable_type, name)
 
     def invalidate_all(self) -> None:
         """Forget every answer."""
+        self.generation += 1
         self._principals.drop()
         self._decisions.drop()
 
     def invalidate(self, principal: str) -> None:
         """Forget what one principal may do, and every token's principal."""
+        self.generation += 1
         self._principals.drop()
         self._decisions.drop(lambda question: question[0] == principal)
+
+    def _forget(self, securable_type: int, name: str) -> None:
+        self.generation += 1
+        self._decisions.drop(lambda question: question[2:] == (securable_type, name))
 
     async def _ask_principal(self, digest: bytes) -> Answer[Principal | None]:
         try:

@@ -29,6 +29,7 @@ _tracer = trace.get_tracer("tessera_kit.rpc")
 _FAILURES = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
+_SPARE = 4
 
 
 class ServerCalls:
@@ -54,10 +55,12 @@ class ServerCalls:
 class MethodCalls:
     """Records the calls of one method."""
 
-    __slots__ = ("_attributes", "_calls", "_durations", "_method")
+    __slots__ = ("_attributes", "_calls", "_durations", "_method", "_spare")
 
     def __init__(self, calls: ServerCalls, method: str, system: str) -> None:
         self._calls = calls
+        self._spare: list[tuple[Span, contexts.Context]] = []
+        """Spans of calls to come, so that making them does not keep a caller waiting."""
         self._method = method
         self._attributes = {names.RPC_SYSTEM: system, names.RPC_METHOD: method}
         self._durations: dict[str, Histogram] = {}
@@ -70,27 +73,19 @@ class MethodCalls:
                 remote = value
             elif key == "tracestate":
                 state = value
-        parent = None
+        tracer, parent = self._calls.tracer, None
         if isinstance(remote, str):
             parent = parse_traceparent(remote, state if isinstance(state, str) else None)
-        tracer = self._calls.tracer
         if parent is not None:
             span: Span = NonRecordingSpan(parent)
-            recorded = tracer is not None and parent.trace_flags.sampled
-            above = trace.set_span_in_context(span) if recorded else None
+            context = trace.set_span_in_context(span)
+            if tracer is not None and parent.trace_flags.sampled:
+                span, context = self._recorded(tracer, context)
+        elif tracer is not None and random.random() < self._calls.sample_ratio:  # noqa: S311
+            span, context = self._recorded(tracer, DECIDED)
         else:
-            recorded = random.random() < self._calls.sample_ratio  # noqa: S311 - no secret
-            span = (
-                trace.INVALID_SPAN
-                if recorded
-                else NonRecordingSpan(new_span_context(sampled=False))
-            )
-            above = DECIDED if recorded else None
-        if recorded and tracer is not None:
-            span = tracer.start_span(
-                self._method, above, SpanKind.SERVER, attributes=self._attributes
-            )
-        contexts.attach(trace.set_span_in_context(span))
+            span, context = self._spare.pop() if self._spare else _unrecorded()
+        contexts.attach(context)
         return perf_counter(), span
 
     def end(self, began: tuple[float, Span], code: str) -> None:
@@ -102,6 +97,12 @@ class MethodCalls:
         duration.observe(perf_counter() - started)
         if span.is_recording():
             _end(span, code, _FAILURES)
+        if len(self._spare) < _SPARE:
+            self._spare.append(_unrecorded())
+
+    def _recorded(self, tracer: Tracer, above: contexts.Context) -> tuple[Span, contexts.Context]:
+        span = tracer.start_span(self._method, above, SpanKind.SERVER, attributes=self._attributes)
+        return span, trace.set_span_in_context(span)
 
     def record_step(
         self,
@@ -173,6 +174,12 @@ class ClientMethod:
         duration.observe(perf_counter() - started)
         if span is not None and span.is_recording():
             _end(span, code, None)
+
+
+def _unrecorded() -> tuple[Span, contexts.Context]:
+    """A span that begins a trace which is not recorded, and the context where it is current."""
+    span = NonRecordingSpan(new_span_context(sampled=False))
+    return span, trace.set_span_in_context(span, contexts.Context())
 
 
 def _end(span: Span, code: str, failures: frozenset[str] | None) -> None:

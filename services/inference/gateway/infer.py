@@ -19,8 +19,8 @@ from services.inference.errors import (
     InvalidInference,
     TooManyInferences,
 )
-from services.inference.gateway.access import require_query
 from services.inference.gateway.dispatch import Dispatcher
+from services.inference.gateway.doorkeeper import Doorkeeper
 from services.inference.gateway.limiter import RateLimiter
 from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
@@ -31,8 +31,8 @@ from services.inference.gateway.status import failure_of, public_status
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.authority import Authority
-from tessera_kit.rpc.identity import bearer_token
 from tessera_kit.rpc.status import trailing_metadata_of
+from tessera_kit.tasks import in_next_turn
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls
 
@@ -97,7 +97,7 @@ class InferenceHandler:
         limits: InferenceLimits,
     ) -> None:
         self._routes = routes
-        self._authority = authority
+        self._doorkeeper = Doorkeeper(authority, routes)
         self._limiter = limiter
         self._dispatcher = dispatcher
         self._recorder = recorder
@@ -124,7 +124,7 @@ class InferenceHandler:
 
     async def _answer(self, exchange: Exchange, metadata: Metadata, timeout: float) -> bytes:
         request, route = await self.admit(exchange, metadata)
-        asyncio.get_running_loop().call_soon(self._recorder.prepare, exchange)
+        in_next_turn(self._recorder.prepare, exchange)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
@@ -156,7 +156,7 @@ class InferenceHandler:
         """
         self._in_flight -= 1
         if not self._ended:
-            asyncio.get_running_loop().call_later(0, self._count_ended)
+            in_next_turn(self._count_ended)
         self._ended.append((exchange, call, code))
 
     def enter(self, exchange: Exchange, span: Span) -> None:
@@ -243,15 +243,15 @@ class InferenceHandler:
             raise TooManyInferences(
                 "the gateway has as many requests in flight as it may", retry_after=_RETRY_SECONDS
             )
-        token = bearer_token(metadata)
-        principal = await self._authority.authenticate(token)
-        exchange.requester = principal.name
-        exchange.route = self._routes.get(name)
-        await require_query(self._authority, principal, name)
+        allowed = self._doorkeeper.known(exchange, metadata)
+        if allowed is None:
+            allowed = await self._doorkeeper.admit(exchange, metadata)
         exchange.authorised = True
         exchange.route = route = self._routes.find(name)
         if route.limits:
-            await self._limiter.admit(route.endpoint.endpoint_id, route.limits, principal, token)
+            await self._limiter.admit(
+                route.endpoint.endpoint_id, route.limits, allowed.principal, allowed.token
+            )
         return route
 
     async def ask(

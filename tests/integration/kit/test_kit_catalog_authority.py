@@ -158,12 +158,16 @@ async def test_a_decision_says_what_is_missing_and_is_dropped_on_a_change() -> N
         made.catalog.authority.grant("alice", [EXECUTE], ENDPOINT, "delays")
         with pytest.raises(AccessDenied):
             await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
+        generations = [made.authority.generation]
         made.authority.invalidate_all()
+        generations.append(made.authority.generation)
         for _ in range(3):
             await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
         assert made.catalog.calls == ["Decide", "Decide"]
         made.catalog.authority.revoke("alice", [EXECUTE], ENDPOINT, "delays")
         made.authority.invalidate("alice")
+        generations.append(made.authority.generation)
+        assert len(set(generations)) == 3
         with pytest.raises(AccessDenied):
             await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
 

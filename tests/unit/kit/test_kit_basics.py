@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from tessera_kit.clock import ManualClock, SystemClock
 from tessera_kit.config import (
@@ -25,6 +29,7 @@ from tessera_kit.config import (
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.ids import id_time_ms, new_etag, new_id
 from tessera_kit.names import check_name, join_name, parse_full_name
+from tessera_kit.tasks import in_next_turn
 
 
 def test_missing_variable_is_named() -> None:
@@ -198,3 +203,19 @@ def test_full_names() -> None:
     for bad in ("main.flights", "main..delays", "main.flights.", "main.flights.delays.x"):
         with pytest.raises(InvalidArgument):
             parse_full_name(bad, 3)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_the_next_turn_is_after_what_this_one_has_still_to_do(run: Callable[[Any], None]) -> None:
+    done: list[str] = []
+
+    async def turn() -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        in_next_turn(done.append, "later")
+        loop.call_soon(loop.call_soon, ended.set)
+        loop.call_soon(done.append, "soon")
+        await ended.wait()
+
+    run(turn())
+    assert done == ["soon", "later"]
