@@ -18,7 +18,7 @@ from services.catalog.handlers.requests import NO_REQUEST, RequestKey
 from tessera_kit.clock import ManualClock
 from tessera_kit.config import Secret
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 
 ADMIN_TOKEN = "tsr_0123456789abcdef_" + "a" * 43
 SERVICE_TOKEN = "tsr_fedcba9876543210_" + "b" * 43

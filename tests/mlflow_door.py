@@ -27,7 +27,7 @@ from tessera_kit.http.app import HttpApp
 from tessera_kit.http.routes import HttpRoute, RouteTable
 from tessera_kit.rpc.authority import Authority, InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.telemetry.setup import Telemetry
 
 ALICE, BOB = "alice-token", "bob-token"

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from services.monitoring.adapters.clickhouse.analytics import ClickHouseAnalytics
-from services.monitoring.adapters.memory.analytics import InMemoryAnalytics, Request
+from services.monitoring.adapters.memory.analytics import InMemoryAnalytics
 from services.monitoring.adapters.memory.catalog import InMemoryTableCatalog
+from services.monitoring.adapters.memory.rows import Request
 from services.monitoring.adapters.memory.store import InMemoryStore, InMemoryStreamStates
 from services.monitoring.app import Core, build_core
 from services.monitoring.domain.metric_tables import DRIFT_TABLE, PROFILE_TABLE, TableShape

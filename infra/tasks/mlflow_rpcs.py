@@ -19,7 +19,7 @@ from services.tracking.mlflow.protos import PREFIXES, Rpc, all_rpcs
 from services.tracking.mlflow.routes import mlflow_methods
 from services.tracking.webhook_ports import Hooks
 from tessera_kit.rpc.authority import InMemoryAuthority
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 
 README = Path(__file__).resolve().parents[2] / "services/tracking/README.md"
 BEGIN, END = "<!-- mlflow rpcs: begin -->\n", "<!-- mlflow rpcs: end -->\n"

@@ -48,9 +48,10 @@ from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
 from services.tracking.model_ports import ModelRegistry
-from services.tracking.ports import SpanStore, Store
+from services.tracking.ports import Store
 from services.tracking.run_pages import page_routes
 from services.tracking.servicers import TrackingServicer
+from services.tracking.trace_ports import SpanStore
 from services.tracking.webhook_ports import Hooks
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay

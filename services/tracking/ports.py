@@ -8,48 +8,35 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import pyarrow as pa
 
 from services.tracking.domain.buckets import Bucket, Steps
-from services.tracking.domain.evaluation import (
-    EvaluationDataset,
-    EvaluationRecord,
-    ScorerVersion,
-)
 from services.tracking.domain.experiment import Experiment
-from services.tracking.domain.lifecycle import LifecycleStage, Micros
+from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
-from services.tracking.domain.traces.metrics import DataPoint, Measure, MetricsQuery
-from services.tracking.domain.traces.span import Span
-from services.tracking.domain.traces.trace import Trace
+from services.tracking.evaluation_ports import EvaluationStore, ScorerStore
 from services.tracking.model_ports import ModelStore
 from services.tracking.review_ports import ReviewStore
+from services.tracking.trace_ports import TraceStore
 from services.tracking.transaction_ports import RequestKey, Transaction
 from services.tracking.webhook_ports import WebhookStore
 from tessera_kit.bus.event import Event
 
 __all__ = [
     "POINT_SCHEMA",
-    "EvaluationQuery",
-    "EvaluationStore",
     "ExperimentQuery",
     "ExperimentStore",
     "MetricStore",
     "PointArchive",
     "RunQuery",
     "RunStore",
-    "ScorerStore",
-    "SpanStore",
     "Store",
-    "TraceKey",
-    "TraceQuery",
-    "TraceStore",
     "View",
     "Work",
 ]
@@ -93,41 +80,6 @@ class RunQuery:
     limit: int
     after: Position | None = None
     """Where the page before ended."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceQuery:
-    """Which traces to find: by `order`, then the newest first."""
-
-    experiment_ids: Collection[str]
-    filter: Filter = ()
-    """Without conditions of spans, and without RLIKE: no database knows both."""
-    trace_ids: Collection[str] | None = None
-    """The only ones that may be found; None for all."""
-    order: tuple[OrderKey, ...] = ()
-    limit: int
-    after: Position | None = None
-    """Where the page before ended."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationQuery:
-    """Which evaluation data sets to find: by `order`, then the newest first."""
-
-    experiment_ids: Collection[str] = ()
-    """Only data sets for one of these; of any, or of none, when empty."""
-    filter: Filter = ()
-    order: tuple[OrderKey, ...] = ()
-    limit: int
-    after: Position | None = None
-    """Where the page before ended."""
-
-
-class TraceKey(NamedTuple):
-    """Says which trace of which experiment."""
-
-    experiment_id: str
-    trace_id: str
 
 
 class ExperimentStore(Protocol):
@@ -245,137 +197,6 @@ class PointArchive(Protocol):
         self, run_ids: Collection[str], keys: Collection[str]
     ) -> AsyncIterator[pa.RecordBatch]:
         """As `Store.export`, of what was added here."""
-
-
-class TraceStore(Protocol):
-    """Traces with their tags, metadata, links and assessments; their spans are in a `SpanStore`."""
-
-    async def homes(self, trace_ids: Collection[str]) -> dict[str, str]:
-        """Return the experiments of the traces that there are, by id."""
-
-    async def get(self, trace_ids: Collection[str]) -> dict[str, Trace]:
-        """Return the traces that there are, by id."""
-
-    async def lock(self, trace_ids: Collection[str]) -> dict[str, Trace]:
-        """As `get`; until the work ends nobody else locks these, the missing ones included.
-
-        Locks are taken in one order for all callers, so that no two of them wait for each other.
-        """
-
-    async def find(self, query: TraceQuery) -> list[Trace]:
-        """Return at most `query.limit` traces, in order."""
-
-    async def count(self, query: TraceQuery) -> int:
-        """Return how many traces match; the query's order, limit and place do not matter."""
-
-    async def measures(self, query: TraceQuery, asked: MetricsQuery) -> list[Measure]:
-        """Return what the traces that match, or what is said of them, add to figures.
-
-        Args:
-            query: Which traces; its order, limit and place do not matter.
-            asked: Which figures; checked, and of TRACES or ASSESSMENTS. Its conditions of traces
-                are passed over.
-        """
-
-    async def oldest(self, experiment_id: str, *, until: Micros, limit: int) -> list[str]:
-        """Return the ids of an experiment's traces that began by a time, the oldest first."""
-
-    async def put(self, traces: Sequence[Trace]) -> None:
-        """Store the new state of locked traces; each id occurs once."""
-
-    async def delete(self, trace_ids: Collection[str]) -> None:
-        """Forget locked traces and all that is said of them."""
-
-
-class SpanStore(Protocol):
-    """Spans, append-only. One that comes again takes the place of the earlier one."""
-
-    async def add(self, spans: Mapping[str, Sequence[Span]]) -> None:
-        """Store spans by their experiment; durable when it returns, and seen by every later read.
-
-        Raises:
-            StoreBusy: Some may be stored, some not; adding them again is safe.
-        """
-
-    async def of(self, traces: Sequence[TraceKey]) -> dict[str, list[Span]]:
-        """Return the spans of traces by trace id, the earliest first; none where there are none."""
-
-    async def matching(self, traces: Sequence[TraceKey], conditions: Filter) -> set[str]:
-        """Return the ids of those traces that have what conditions of spans ask for.
-
-        Conditions of the whole text of spans may each be met by another span; all others must be
-        met by one span together.
-        """
-
-    async def candidates(
-        self, experiment_ids: Collection[str], conditions: Filter, *, limit: int
-    ) -> set[str] | None:
-        """As `matching`, of all traces of experiments; None when more than `limit` match."""
-
-    async def aggregate(
-        self,
-        experiment_ids: Collection[str],
-        query: MetricsQuery,
-        traces: Sequence[TraceKey] | None,
-    ) -> list[DataPoint]:
-        """Return figures of the spans of experiments, by time and dimensions.
-
-        Args:
-            experiment_ids: Whose spans.
-            query: Which figures; checked, and of SPANS. Its conditions of traces are passed over.
-            traces: The only traces whose spans count; None for all.
-        """
-
-    async def delete(self, traces: Sequence[TraceKey]) -> None:
-        """Forget the spans of traces."""
-
-
-class EvaluationStore(Protocol):
-    """Evaluation data sets and their records."""
-
-    async def get(self, dataset_id: str) -> EvaluationDataset | None:
-        """Return the data set; None when there is none."""
-
-    async def lock(self, dataset_id: str) -> EvaluationDataset | None:
-        """As `get`; until the work ends nobody else locks it."""
-
-    async def find(self, query: EvaluationQuery) -> list[EvaluationDataset]:
-        """Return at most `query.limit` data sets, in order."""
-
-    async def put(self, dataset: EvaluationDataset) -> None:
-        """Store a new data set, or the new state of a locked one; its records stay."""
-
-    async def delete(self, dataset_id: str) -> None:
-        """Forget a data set and its records."""
-
-    async def records_of(
-        self, dataset_id: str, hashes: Collection[str]
-    ) -> dict[str, EvaluationRecord]:
-        """Return the records that have certain inputs, by the hash of their inputs."""
-
-    async def put_records(self, dataset_id: str, records: Mapping[str, EvaluationRecord]) -> None:
-        """Store records of a locked data set, by the hash of their inputs; equal ones replace."""
-
-    async def records(
-        self, dataset_id: str, *, after: tuple[Micros, str] | None, limit: int
-    ) -> list[EvaluationRecord]:
-        """Return at most `limit` records by their creation and id, behind such a place."""
-
-    async def delete_records(self, dataset_id: str, record_ids: Collection[str]) -> int:
-        """Forget records; return how many there were."""
-
-
-class ScorerStore(Protocol):
-    """Versions of scorers."""
-
-    async def of(self, experiment_ids: Collection[str], name: str | None) -> list[ScorerVersion]:
-        """Return versions, of one name or of all, by experiment, name and version."""
-
-    async def add(self, scorer: ScorerVersion) -> None:
-        """Store a new version; its experiment is locked."""
-
-    async def delete(self, experiment_id: str, name: str, version: int | None) -> int:
-        """Forget a version, or all; return how many there were."""
 
 
 class View(Protocol):

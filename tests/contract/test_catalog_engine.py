@@ -22,7 +22,8 @@ from services.catalog.errors import FilesUnreadable, StorageUnavailable
 from services.catalog.ports import ExternalSource, ManagedSource, TableEngine
 from tessera_kit.config import ClickHouseConfig, S3Config, Secret
 from tessera_kit.store.clickhouse import ClickHouse
-from tessera_kit.store.objects import InMemoryObjectStore, ObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
+from tessera_kit.store.objects import ObjectStore
 from tessera_kit.store.s3 import S3ObjectStore
 from tests.helpers import eventually, unique_name
 

@@ -17,10 +17,10 @@ from yarl import URL
 from devstack import Stack
 from tessera_kit.config import S3Config
 from tessera_kit.errors import InvalidArgument, OutOfRange
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.object_files import download_file, upload_file
 from tessera_kit.store.objects import (
     PART_BYTES,
-    InMemoryObjectStore,
     InvalidKey,
     ObjectNotFound,
     ObjectStore,

@@ -19,7 +19,8 @@ from services.tracking.domain.evaluation import (
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EVALUATION_DATASETS
-from services.tracking.ports import EvaluationQuery, Store
+from services.tracking.evaluation_ports import EvaluationQuery
+from services.tracking.ports import Store
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres
 

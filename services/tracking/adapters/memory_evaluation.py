@@ -14,7 +14,7 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.search.evaluate import dataset_values
-from services.tracking.ports import EvaluationQuery
+from services.tracking.evaluation_ports import EvaluationQuery
 
 __all__ = ["InMemoryEvaluation", "InMemoryScorers"]
 

@@ -10,7 +10,9 @@ from typing import Any
 from services.tracking.domain.search.evaluate import Values, matches
 from services.tracking.domain.search.paging import Position, position_after
 from services.tracking.domain.search.syntax import OrderKey
-from services.tracking.ports import EvaluationQuery, ExperimentQuery, RunQuery, TraceQuery
+from services.tracking.evaluation_ports import EvaluationQuery
+from services.tracking.ports import ExperimentQuery, RunQuery
+from services.tracking.trace_ports import TraceQuery
 
 __all__ = ["Item", "page_of"]
 

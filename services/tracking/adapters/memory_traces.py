@@ -23,7 +23,7 @@ from services.tracking.domain.traces.metrics import (
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
 from services.tracking.domain.traces.trace import Trace
-from services.tracking.ports import TraceKey, TraceQuery
+from services.tracking.trace_ports import TraceKey, TraceQuery
 
 __all__ = ["InMemorySpans", "InMemoryTraces"]
 

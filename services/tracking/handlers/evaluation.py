@@ -26,9 +26,10 @@ from services.tracking.errors import (
     ExperimentNotFound,
     InvalidValue,
 )
+from services.tracking.evaluation_ports import EvaluationQuery
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.search import foreign_token, position_of_token, scope_of, token_of
-from services.tracking.ports import EvaluationQuery, Store
+from services.tracking.ports import Store
 from tessera_kit.clock import Clock
 from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.ids import new_id

@@ -19,7 +19,8 @@ from services.tracking.handlers.search import (
     scope_of,
     token_of,
 )
-from services.tracking.ports import SpanStore, Store, TraceKey, TraceQuery
+from services.tracking.ports import Store
+from services.tracking.trace_ports import SpanStore, TraceKey, TraceQuery
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.pages import decode_page_token
 

@@ -26,7 +26,7 @@ from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.server import RpcServer, build_server
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database
 

@@ -40,7 +40,7 @@ from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.server import build_server
 from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 from tests.catalog_world import ADMIN_TOKEN, SERVICE_TOKEN, World, let_pass
 from tests.helpers import unique_name

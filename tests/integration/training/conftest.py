@@ -41,8 +41,8 @@ from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.client import open_channel
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.server import build_server
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.migrate import migrate
-from tessera_kit.store.objects import InMemoryObjectStore
 from tessera_kit.store.sql import Database
 
 ANN_TOKEN = "ann-token"

@@ -13,7 +13,8 @@ from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.bus.envelope import Record
 from tessera_kit.bus.memory import InMemoryBus
 from tessera_kit.ids import new_id
-from tessera_kit.store.objects import InMemoryObjectStore, ObjectStoreUnavailable
+from tessera_kit.store.memory_objects import InMemoryObjectStore
+from tessera_kit.store.objects import ObjectStoreUnavailable
 
 
 class FlakyObjects(InMemoryObjectStore):

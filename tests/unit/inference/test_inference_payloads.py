@@ -21,7 +21,8 @@ from tessera_kit.clock import ManualClock
 from tessera_kit.errors import PermissionDenied
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.store.objects import InMemoryObjectStore, ObjectStoreUnavailable
+from tessera_kit.store.memory_objects import InMemoryObjectStore
+from tessera_kit.store.objects import ObjectStoreUnavailable
 from tessera_kit.telemetry.metrics import Metrics
 from tests.contract.test_inference_endpoints import make_endpoint
 from tests.helpers import eventually

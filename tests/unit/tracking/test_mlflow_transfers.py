@@ -12,7 +12,7 @@ from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.domain.artifacts import ArtifactRoot
 from services.tracking.handlers.upload_sweep import UploadSweep
 from tessera_kit.clock import ManualClock
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tests.mlflow_door import BOB, Answer, Door
 
 PARTS = "/api/2.0/mlflow-artifacts/mpu"

@@ -30,7 +30,7 @@ from tessera.catalog.v1 import securable_pb2 as securable
 from tessera_kit.clock import ManualClock
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.store.objects import InMemoryObjectStore
+from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tests.helpers import eventually
 
 ANN = Principal("ann")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from services.monitoring.adapters.memory import statistics
+from services.monitoring.adapters.memory.rows import (
+    Request,
+    Row,
+    event_us,
+    json_type,
+    request_rows,
+    samples_of,
+    slots,
+    table_values,
+)
 from services.monitoring.adapters.memory.statistics import Sample
-from services.monitoring.domain.columns import Column, ColumnKind, ColumnPlace, RowSchema
+from services.monitoring.domain.columns import RowSchema
 from services.monitoring.domain.metrics import METRICS, TABLE_COLUMN, DriftType
 from services.monitoring.domain.monitor import (
     InferenceProfile,
@@ -38,38 +47,7 @@ from services.monitoring.ports import (
     WindowResult,
 )
 
-__all__ = ["InMemoryAnalytics", "Request"]
-
-Value = float | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A row of an inference table."""
-
-    tessera_request_id: str
-    request_time: datetime
-    inputs: Mapping[str, Sequence[Any]]
-    outputs: Mapping[str, Sequence[Any]]
-    client_request_id: str = ""
-    status_code: int = 0
-    endpoint: str = "endpoint"
-    model_name: str = "main.models.model"
-    model_version: int = 1
-    served_entity_id: str = "model-1"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a watched table, read as a schema says."""
-
-    start_us: int
-    event_us: int
-    values: tuple[Value, ...]
-    slices: tuple[str, ...]
-    request: Request | None = None
-    is_alone: bool = True
-    prediction: float | None = None
+__all__ = ["InMemoryAnalytics"]
 
 
 @dataclass(slots=True)
@@ -110,7 +88,7 @@ class InMemoryAnalytics:
         for request in self._requests(monitor.source, ranges):
             for part, body in (("input", request.inputs), ("output", request.outputs)):
                 for key, values in body.items():
-                    types[part, key].update(map(_json_type, values))
+                    types[part, key].update(map(json_type, values))
         found = [(part, key, sorted(seen)) for (part, key), seen in sorted(types.items())]
         return inference_schema(monitor, known, found, baseline)
 
@@ -125,12 +103,12 @@ class InMemoryAnalytics:
                 f"the baseline {baseline.table_full_name} has none of the watched columns"
             )
         rows = [
-            _Row(0, 0, *_table_values(row, schema))
+            Row(0, 0, *table_values(row, schema))
             for row in self.rows[baseline.physical][: baseline.sample_rows]
         ]
         self._kept[monitor.id].baseline = {
             (key, value, column): sample
-            for (_, key, value, column), sample in _samples(rows, schema).items()
+            for (_, key, value, column), sample in samples_of(rows, schema).items()
         }
         return tuple(column.name for column in schema.slices)
 
@@ -178,7 +156,7 @@ class InMemoryAnalytics:
             for row in self._rows(monitor, schema, None, jobs[0].start_us)
             if row.start_us in by_start
         ]
-        samples = _samples(rows, schema)
+        samples = samples_of(rows, schema)
         kept.samples |= samples
         for (start, key, value, column), sample in samples.items():
             self._keep(monitor, by_start[start], (column, key, value), statistics.profile(sample))
@@ -214,9 +192,9 @@ class InMemoryAnalytics:
         every = list(self._rows(monitor, schema, None, jobs[0].start_us))
         for job in jobs:
             rows = [row for row in every if row.start_us == job.start_us]
-            groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+            groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
             for row in rows:
-                for slot in _slots(row, schema):
+                for slot in slots(row, schema):
                     groups[slot].append(row)
             whole: Mapping[str, float] = {}
             for (key, value), members in groups.items():
@@ -333,7 +311,7 @@ class InMemoryAnalytics:
             }
             self._keep(monitor, job, (TABLE_COLUMN, *slot), found, drift)
 
-    def _quality(self, monitor: Monitor, rows: Sequence[_Row]) -> Mapping[str, float]:
+    def _quality(self, monitor: Monitor, rows: Sequence[Row]) -> Mapping[str, float]:
         profile = monitor.inference
         if profile is None:
             return {}
@@ -346,7 +324,7 @@ class InMemoryAnalytics:
             return statistics.regression_quality(judged)
         return statistics.binary_quality(judged, profile.decision_threshold)
 
-    def _label(self, row: _Row) -> float | None:
+    def _label(self, row: Row) -> float | None:
         request = row.request
         if request is None or not row.is_alone:
             return None
@@ -371,127 +349,20 @@ class InMemoryAnalytics:
         schema: RowSchema,
         ranges: Sequence[RequestRange] | None,
         snapshot_us: int = 0,
-    ) -> Iterable[_Row]:
+    ) -> Iterable[Row]:
         profile = monitor.profile
         if isinstance(profile, InferenceProfile):
             for request in self._requests(monitor.source, ranges):
-                yield from _request_rows(request, schema, microseconds(profile.granularity))
+                yield from request_rows(request, schema, microseconds(profile.granularity))
             return
         for row in self.rows[monitor.source]:
             if isinstance(profile, SnapshotProfile):
-                yield _Row(snapshot_us, snapshot_us, *_table_values(row, schema))
+                yield Row(snapshot_us, snapshot_us, *table_values(row, schema))
                 continue
-            time = _event_us(row[profile.timestamp_column])
+            time = event_us(row[profile.timestamp_column])
             if time is not None:
                 start = window_start(time, microseconds(profile.granularity))
-                yield _Row(start, time, *_table_values(row, schema))
-
-
-def _request_rows(request: Request, schema: RowSchema, granularity_us: int) -> Iterable[_Row]:
-    bodies = {ColumnPlace.INPUT: request.inputs, ColumnPlace.OUTPUT: request.outputs}
-
-    def read(column: Column, index: int) -> Value:
-        values = bodies[column.place].get(column.name, ())
-        value = values[index] if index < len(values) else None
-        return _as_kind(value, column.kind)
-
-    count = max((len(bodies[c.place].get(c.name, ())) for c in schema.columns), default=1)
-    for index in range(count):
-        time: int | None = microseconds(request.request_time)
-        if schema.timestamp is not None:
-            values = request.inputs.get(schema.timestamp.name, ())
-            time = _event_us(values[index] if index < len(values) else None)
-        if time is None:
-            continue
-        prediction = None if schema.prediction is None else read(schema.prediction, index)
-        yield _Row(
-            window_start(time, granularity_us),
-            time,
-            tuple(read(column, index) for column in schema.columns),
-            tuple(
-                str(getattr(request, column.name))
-                if column.place is ColumnPlace.TABLE
-                else str(read(column, index) or "")
-                for column in schema.slices
-            ),
-            request,
-            count == 1,
-            None if prediction is None else float(prediction),
-        )
-
-
-def _table_values(
-    row: Mapping[str, Any], schema: RowSchema
-) -> tuple[tuple[Value, ...], tuple[str, ...]]:
-    return (
-        tuple(_as_kind(row.get(column.name), column.kind) for column in schema.columns),
-        tuple(_as_text(row.get(column.name)) or "" for column in schema.slices),
-    )
-
-
-def _as_kind(value: Any, kind: ColumnKind) -> Value:
-    if value is None:
-        return None
-    return float(value) if kind is ColumnKind.NUMERIC else _as_text(value)
-
-
-def _as_text(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return None if value is None else str(value)
-
-
-def _json_type(value: Any) -> str:
-    match value:
-        case None:
-            return "Null"
-        case bool():
-            return "Bool"
-        case int():
-            return "Int64"
-        case float():
-            return "Double"
-        case "NaN" | "Infinity" | "-Infinity":
-            return "Double"
-        case str():
-            return "String"
-    return "Array"
-
-
-def _event_us(value: Any) -> int | None:
-    match value:
-        case datetime():
-            return microseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
-        case str():
-            try:
-                return _event_us(datetime.fromisoformat(value))
-            except ValueError:
-                return None
-        case int() | float():
-            size = abs(value)
-            if not math.isfinite(size) or size > 9e18:
-                return None
-            scale = 1e6 if size < 1e11 else 1e3 if size < 1e14 else 1.0 if size < 1e17 else 1e-3
-            return round(value * scale)
-    return None
-
-
-def _slots(row: _Row, schema: RowSchema) -> Iterable[tuple[str, str]]:
-    yield "", ""
-    for column, value in zip(schema.slices, row.slices, strict=True):
-        yield column.name, value
-
-
-def _samples(rows: Iterable[_Row], schema: RowSchema) -> dict[tuple[int, str, str, str], Sample]:
-    gathered: dict[tuple[int, str, str, str], list[Value]] = defaultdict(list)
-    kinds = {column.name: column.kind is ColumnKind.NUMERIC for column in schema.columns}
-    for row in rows:
-        for key, value in _slots(row, schema):
-            for column, cell in zip(schema.columns, row.values, strict=True):
-                gathered[row.start_us, key, value, column.name].append(cell)
-    return {place: Sample(kinds[place[3]], values) for place, values in gathered.items()}
+                yield Row(start, time, *table_values(row, schema))
 
 
 def _of_slot(samples: Mapping[Any, Sample], slot: tuple[Any, ...]) -> dict[str, Sample]:
