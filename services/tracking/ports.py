@@ -5,7 +5,7 @@ Each port has a twin in memory (`adapters.memory`), and one contract test over b
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -121,8 +121,8 @@ class RunStore(Protocol):
     async def info(self, run_id: str) -> RunInfo | None:
         """Return the run itself; None when there is none."""
 
-    async def find(self, query: RunQuery) -> list[Run]:
-        """Return at most `query.limit` runs, in order."""
+    def find(self, query: RunQuery) -> AsyncGenerator[Run, None]:
+        """Yield at most `query.limit` runs, in order; few are in memory at a time."""
 
     async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
         """Return at most `limit` data sets that runs of experiments used, each once, in order.

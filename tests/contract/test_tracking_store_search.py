@@ -36,7 +36,7 @@ async def find(store: Store, text: str = "", *order: str, limit: int = 100) -> l
         limit=limit,
     )
     async with store.read() as view:
-        return [one.info.run_id for one in await view.runs.find(query)]
+        return [one.info.run_id async for one in view.runs.find(query)]
 
 
 async def test_any_stage_can_be_asked_for(store: Store) -> None:
@@ -48,7 +48,8 @@ async def test_any_stage_can_be_asked_for(store: Store) -> None:
     await store.transact(lambda work: work.add_runs(staged))
     async with store.read() as view:
         experiments = await view.experiments.find(ExperimentQuery(stage=None, limit=9))
-        runs = await view.runs.find(RunQuery(experiment_ids=["e1"], stage=None, limit=9))
+        query = RunQuery(experiment_ids=["e1"], stage=None, limit=9)
+        runs = [one async for one in view.runs.find(query)]
     assert [one.experiment_id for one in experiments] == ["e2", "e1"]
     assert [one.info.run_id for one in runs] == ["r2", "r1"]
 
@@ -173,7 +174,7 @@ async def test_orders_and_pages(searched: Store, order: list[str], expected: str
     query = RunQuery(experiment_ids=["e1", "e2"], order=parse_order_by(order, RUNS), limit=1)
     seen: list[str] = []
     async with searched.read() as view:
-        while page := await view.runs.find(query):
+        while page := [one async for one in view.runs.find(query)]:
             [one] = page
             seen.append(one.info.run_id)
             after = position_after(
@@ -184,9 +185,11 @@ async def test_orders_and_pages(searched: Store, order: list[str], expected: str
 
 
 async def test_only_the_asked_experiments_and_stage_are_searched(searched: Store) -> None:
+    async def found(*experiment_ids: str, stage: LifecycleStage) -> list[str]:
+        query = RunQuery(experiment_ids=experiment_ids, stage=stage, limit=9)
+        return [one.info.run_id async for one in view.runs.find(query)]
+
     async with searched.read() as view:
-        one = await view.runs.find(RunQuery(experiment_ids=["e2"], limit=9))
-        assert [found.info.run_id for found in one] == ["r3"]
-        deleted = RunQuery(experiment_ids=["e1"], stage=LifecycleStage.DELETED, limit=9)
-        assert [found.info.run_id for found in await view.runs.find(deleted)] == ["r4"]
-        assert await view.runs.find(RunQuery(experiment_ids=[], limit=9)) == []
+        assert await found("e2", stage=LifecycleStage.ACTIVE) == ["r3"]
+        assert await found("e1", stage=LifecycleStage.DELETED) == ["r4"]
+        assert await found(stage=LifecycleStage.ACTIVE) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
@@ -223,14 +223,15 @@ class _Runs:
         run = self._all.get(run_id)
         return None if run is None else run.info
 
-    async def find(self, query: RunQuery) -> list[Run]:
+    async def find(self, query: RunQuery) -> AsyncGenerator[Run, None]:
         items = [
             Item(run_values(run), run.info.started_at, run.info.run_id, run)
             for run in self._all.values()
             if run.info.experiment_id in query.experiment_ids
             and query.stage in {None, run.info.stage}
         ]
-        return [item.thing for item in page_of(items, query)]
+        for item in page_of(items, query):
+            yield item.thing
 
     async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
         used = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,7 +43,6 @@ _LONGEST_TOKEN: Final = 2048
 _ROUNDS: Final = 10
 # A message holds 64 MiB; texts take up to 4 bytes per character.
 _PAGE_BYTES: Final = 8 << 20
-_SLICE: Final = 101
 _MOST_DATASETS: Final = 1000
 
 
@@ -163,21 +163,16 @@ class Search:
             return await view.runs.datasets(readable, limit=_MOST_DATASETS)
 
     async def _run_page(self, query: RunQuery, size: int) -> tuple[list[Run], bool]:
-        """Return up to `size` runs and whether more follow; read in slices, to bound memory."""
+        """Return up to `size` runs and whether more follow."""
         page: list[Run] = []
         weight = 0
-        async with self._store.read() as view:
-            while True:
-                limit = min(_SLICE, size + 1 - len(page))
-                found = await view.runs.find(replace(query, limit=limit))
-                for run in found:
-                    weight += _weight(run)
-                    if len(page) == size or (page and weight > _PAGE_BYTES):
-                        return page, True
-                    page.append(run)
-                if len(found) < limit:
-                    return page, False
-                query = replace(query, after=_run_place(found[-1], query.order))
+        async with self._store.read() as view, aclosing(view.runs.find(query)) as found:
+            async for run in found:
+                weight += _weight(run)
+                if len(page) == size or (page and weight > _PAGE_BYTES):
+                    return page, True
+                page.append(run)
+        return page, False
 
     async def _run_position(
         self, token: str, scope: str, order: Sequence[OrderKey], readable: Collection[str]

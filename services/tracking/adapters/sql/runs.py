@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.metrics import point_of
-from services.tracking.adapters.sql.search import RunSearch
+from services.tracking.adapters.sql.run_numbers import Narrowing, RunNumbers
 from services.tracking.adapters.sql.tables import (
     LATEST_METRICS,
     RUN_INPUTS,
@@ -24,8 +24,8 @@ from services.tracking.ports import RunQuery
 
 __all__ = ["SqlRuns", "run_row"]
 
-# SQLite takes at most 32,766 parameters in a statement, and plans long lists no better.
-_LIST = 500
+# Runs whose data is read at once: a page of 100, and what tells that there are more.
+_SLICE = 101
 
 
 class SqlRuns:
@@ -34,11 +34,15 @@ class SqlRuns:
     Args:
         session: The transaction.
         numbers: Filled with the numbers of the runs that the session locked, by run id.
+        narrowing: When searches look at candidates.
     """
 
-    def __init__(self, session: AsyncSession, numbers: dict[str, int]) -> None:
+    def __init__(
+        self, session: AsyncSession, numbers: dict[str, int], narrowing: Narrowing
+    ) -> None:
         self._session = session
         self._numbers = numbers
+        self._narrowing = narrowing
 
     async def get(self, run_id: str) -> Run | None:
         """Return the run with all that was logged; None when there is none."""
@@ -50,17 +54,15 @@ class SqlRuns:
         row = (await self._session.execute(_SELECT.where(RUNS.c.run_id == run_id))).first()
         return None if row is None else _info(row)
 
-    async def find(self, query: RunQuery) -> list[Run]:
-        """Return runs in order."""
-        search = RunSearch(self._session.get_bind().dialect.name)
-        # Numbers only: whole rows would travel through the sort of all that match.
-        found = search.statement(sa.select(RUNS.c.run_no), query)
-        numbers = (await self._session.scalars(found)).all()
-        rows: dict[int, Any] = {}
-        for at in range(0, len(numbers), _LIST):
-            part = _SELECT.where(RUNS.c.run_no.in_(numbers[at : at + _LIST]))
-            rows.update((row.run_no, row) for row in await self._session.execute(part))
-        return await self._with_data([rows[number] for number in numbers])
+    async def find(self, query: RunQuery) -> AsyncGenerator[Run, None]:
+        """Yield runs in order; what they hold is read in slices, as it goes on."""
+        numbers = await RunNumbers(self._session, self._narrowing).find(query)
+        for at in range(0, len(numbers), _SLICE):
+            some = numbers[at : at + _SLICE]
+            found = await self._session.execute(_SELECT.where(RUNS.c.run_no.in_(some)))
+            rows = {row.run_no: row for row in found}
+            for run in await self._with_data([rows[number] for number in some]):
+                yield run
 
     async def datasets(self, experiment_ids: Collection[str], *, limit: int) -> list[DatasetUse]:
         """Return data sets that runs of experiments used, each once, in order."""
@@ -112,12 +114,9 @@ class SqlRuns:
         removed = await self._session.execute(sa.delete(RUN_TAGS).where(*own).returning(sa.true()))
         return removed.first() is not None
 
-    async def _rows_of(self, table: sa.Table, run_numbers: Sequence[int]) -> list[Any]:
-        rows: list[Any] = []
-        for at in range(0, len(run_numbers), _LIST):
-            statement = sa.select(table).where(table.c.run_no.in_(run_numbers[at : at + _LIST]))
-            rows += await self._session.execute(statement.order_by(*list(table.c)[1:]))
-        return rows
+    async def _rows_of(self, table: sa.Table, run_numbers: Sequence[int]) -> Sequence[Any]:
+        statement = sa.select(table).where(table.c.run_no.in_(run_numbers))
+        return (await self._session.execute(statement.order_by(*list(table.c)[1:]))).all()
 
     async def _with_data(self, rows: Sequence[Any]) -> list[Run]:
         numbers = [row.run_no for row in rows]
@@ -141,7 +140,7 @@ class SqlRuns:
             for row, no in zip(rows, numbers, strict=True)
         ]
 
-    async def _metrics_of(self, run_numbers: Sequence[int]) -> list[Any]:
+    async def _metrics_of(self, run_numbers: Sequence[int]) -> Sequence[Any]:
         latest = LATEST_METRICS.c
         columns = (
             latest.run_no,
@@ -153,11 +152,8 @@ class SqlRuns:
             latest.is_nan,
             latest.value,
         )
-        rows: list[Any] = []
-        for at in range(0, len(run_numbers), _LIST):
-            statement = sa.select(*columns).where(latest.run_no.in_(run_numbers[at : at + _LIST]))
-            rows += await self._session.execute(statement.order_by(latest.key))
-        return rows
+        statement = sa.select(*columns).where(latest.run_no.in_(run_numbers))
+        return (await self._session.execute(statement.order_by(latest.key))).all()
 
 
 _SELECT = sa.select(RUNS)

@@ -30,7 +30,14 @@ from services.tracking.domain.search.syntax import (
 )
 from services.tracking.ports import ExperimentQuery, RunQuery
 
-__all__ = ["Condition", "ExperimentSearch", "RunSearch", "Search", "compares"]
+__all__ = [
+    "Condition",
+    "ExperimentSearch",
+    "RunSearch",
+    "Search",
+    "compares",
+    "number_compares",
+]
 
 Condition = sa.ColumnElement[bool]
 """What a WHERE holds."""
@@ -44,6 +51,8 @@ class _Key:
     """0 for a value, 1 for NaN, 2 for none."""
     value: sa.ColumnElement[Any]
     descending: bool
+    always: bool = False
+    """Whether there is a value always: then the order need not say its rank, and an index may."""
 
 
 class Search:
@@ -83,7 +92,8 @@ class Search:
             statement = statement.where(self._behind(keys, after))
         columns: list[Any] = []
         for key in keys:
-            columns += [key.rank, key.value.desc() if key.descending else key.value.asc()]
+            columns += [] if key.always else [key.rank]
+            columns.append(key.value.desc() if key.descending else key.value.asc())
         return statement.order_by(*columns, self.time.desc(), self.id.desc()).limit(limit)
 
     # Conditions
@@ -97,7 +107,7 @@ class Search:
                 return _time_compares(column, comparison.operator, comparison.value)
             return self._text_compares(column, comparison)
         if field.kind is FieldKind.METRIC:
-            return self._exists(LATEST_METRICS, field, _number_compares(comparison))
+            return self._exists(LATEST_METRICS, field, number_compares(comparison))
         if field.kind is FieldKind.DATASET:
             compares = self._text_compares(RUN_INPUTS.c[field.key], comparison)
             return sa.exists().where(RUN_INPUTS.c.run_no == self.parent, compares)
@@ -137,6 +147,8 @@ class Search:
         field = key.field
         if field.kind is FieldKind.ATTRIBUTE:
             column: sa.ColumnElement[Any] = self.attributes[field.key]
+            if not getattr(column, "nullable", True):
+                return statement, _Key(sa.literal(0), column, key.descending, always=True)
             return statement, _Key(_missing(column), column, key.descending)
         table = LATEST_METRICS if field.kind is FieldKind.METRIC else self.pairs[field.kind]
         one = table.alias()
@@ -161,7 +173,16 @@ class Search:
         later.append(sa.and_(*equal, self.time < after.time))
         equal.append(self.time == after.time)
         later.append(sa.and_(*equal, self.id < after.id))
-        return sa.or_(*later)
+        return sa.and_(self._not_before(keys, after), sa.or_(*later))
+
+    def _not_before(self, keys: Sequence[_Key], after: Position) -> Condition:
+        """Say by the first column of the order alone where rows stand, so that an index may."""
+        if not keys:
+            return self.time <= after.time
+        rank, value = after.places[0]
+        if rank or not keys[0].always:
+            return sa.true()
+        return keys[0].value <= value if keys[0].descending else keys[0].value >= value
 
 
 class RunSearch(Search):
@@ -188,15 +209,17 @@ class RunSearch(Search):
     def statement(self, select: sa.Select[Any], query: RunQuery) -> sa.Select[Any]:
         """Return `select` of the runs that a query finds."""
         return self._page(
-            select.where(
-                RUNS.c.experiment_id.in_(sorted(query.experiment_ids)),
-                *_in_stage(RUNS.c.stage, query),
-            ),
+            select.where(*self.scope(query)),
             conditions=query.filter,
             order=query.order,
             after=query.after,
             limit=query.limit,
         )
+
+    def scope(self, query: RunQuery) -> tuple[Condition, ...]:
+        """Return what is true of the runs that a query asks about, whatever its filter."""
+        experiments = RUNS.c.experiment_id.in_(sorted(query.experiment_ids))
+        return experiments, *_in_stage(RUNS.c.stage, query)
 
 
 class ExperimentSearch(Search):
@@ -250,8 +273,11 @@ def compares(column: sa.ColumnElement[Any], comparison: Comparison) -> Condition
     return _COMPARE[comparison.operator](column, comparison.value)
 
 
-def _number_compares(comparison: Comparison) -> Condition:
-    """Compare a metric; NaN, kept as a flag beside 0, differs from all and compares to none."""
+def number_compares(comparison: Comparison) -> Condition:
+    """Return the comparison of a metric's row.
+
+    NaN, kept as a flag beside 0, differs from all and compares to none.
+    """
     value, is_nan = LATEST_METRICS.c.value, LATEST_METRICS.c.is_nan
     compared = compares(value, comparison)
     if comparison.operator is Operator.NOT_EQUAL:

@@ -18,6 +18,7 @@ from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.models import SqlModels
 from services.tracking.adapters.sql.reviews import SqlReviews
+from services.tracking.adapters.sql.run_numbers import Narrowing
 from services.tracking.adapters.sql.runs import SqlRuns
 from services.tracking.adapters.sql.tables import REQUESTS
 from services.tracking.adapters.sql.traces import SqlTraces
@@ -42,24 +43,28 @@ class SqlStore:
     Args:
         database: The database; its tables are made by the service's migrations.
         archive: Where points are carried; `carrier` does it, and must be run.
+        narrowing: When searches look at few runs; they find the same.
     """
 
-    def __init__(self, database: Database, archive: PointArchive) -> None:
+    def __init__(
+        self, database: Database, archive: PointArchive, narrowing: Narrowing | None = None
+    ) -> None:
         self._database = database
         self._archive = archive
+        self._narrowing = narrowing or Narrowing()
         self.carrier = PointCarrier(database, archive)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlView]:
         """Look at the store in a read-only transaction."""
         async with self._database.sessions() as session:
-            yield SqlView(session, self._archive)
+            yield SqlView(session, self._archive, self._narrowing)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlWork]:
         """Begin a transaction."""
         async with UnitOfWork(self._database) as unit:
-            yield SqlWork(unit, self._archive)
+            yield SqlWork(unit, self._archive, self._narrowing)
 
     async def transact(self, task: Callable[[Transaction], T]) -> T:
         """Run a task in the database's thread, in one transaction; return what it returns.
@@ -110,11 +115,11 @@ class SqlStore:
 class SqlView:
     """A look at the store through a session."""
 
-    def __init__(self, session: AsyncSession, archive: PointArchive) -> None:
+    def __init__(self, session: AsyncSession, archive: PointArchive, narrowing: Narrowing) -> None:
         self._session = session
         numbers: dict[str, int] = {}
         self.experiments = SqlExperiments(session)
-        self.runs = SqlRuns(session, numbers)
+        self.runs = SqlRuns(session, numbers, narrowing)
         self.metrics = SqlMetrics(session, archive)
         self.traces = SqlTraces(session)
         self.evaluation = SqlEvaluation(session)
@@ -136,8 +141,8 @@ class SqlView:
 class SqlWork(SqlView):
     """A transaction."""
 
-    def __init__(self, unit: UnitOfWork, archive: PointArchive) -> None:
-        super().__init__(unit.session, archive)
+    def __init__(self, unit: UnitOfWork, archive: PointArchive, narrowing: Narrowing) -> None:
+        super().__init__(unit.session, archive, narrowing)
         self._unit = unit
 
     async def claim(self, request: RequestKey, resource_id: str) -> str | None:
