@@ -371,6 +371,15 @@ class TableEngine(Protocol):
     async def count(self, source: RowSource, query: RowQuery) -> int:
         """How many rows fulfil the query's predicates. Raises as `read`."""
 
+    async def version(self, source: RowSource) -> str:
+        """32 characters that name the content: equal while nothing was written, then others.
+
+        Merges and restarts leave it; a table that was made anew has another one.
+
+        Raises:
+            FilesUnreadable, StorageUnavailable
+        """
+
     async def insert(
         self, physical: PhysicalTable, columns: Sequence[str], block: bytes, *, token: str
     ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from services.tracking.convert import run_message, timestamp_message
@@ -49,11 +50,11 @@ def inputs_observed(
     run_id: str, inputs: Iterable[DatasetInput], *, principal: str, now: Micros
 ) -> Event | None:
     """Return the event that a run used tables; None when none of its inputs is a table's name."""
-    tables = sorted({one.name for one in inputs if _is_table_name(one.name)})
-    if not tables:
+    versions = {one.name: one.digest for one in inputs if _is_table_name(one.name)}
+    if not versions:
         return None
-    sources = [_node(_Kind.LINEAGE_NODE_TYPE_TABLE, table) for table in tables]
-    return _observed(sources, _run(run_id), principal=principal, now=now)
+    sources = [_node(_Kind.LINEAGE_NODE_TYPE_TABLE, table) for table in sorted(versions)]
+    return _observed(sources, _run(run_id), principal=principal, now=now, versions=versions)
 
 
 def model_logged(model: LoggedModel, *, principal: str, now: Micros) -> list[Event]:
@@ -130,16 +131,24 @@ def _observed(
     *,
     principal: str,
     now: Micros,
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> Event:
     at = timestamp_message(now)
     edges = [
-        lineage_pb.LineageEdge(source=one, target=target, observed_at=at, principal=principal)
+        lineage_pb.LineageEdge(
+            source=one,
+            target=target,
+            observed_at=at,
+            principal=principal,
+            source_version=versions.get(one.name, ""),
+        )
         for one in sources
     ]
     kind = _Kind.Name(target.type).removeprefix("LINEAGE_NODE_TYPE_")
     # The same edges are the same fact, however often they are told.
-    nodes = [f"{one.type}:{one.name}" for one in (target, *sources)]
-    identity = hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:32]
+    facts = [f"{one.type}:{one.name}" for one in (target, *sources)]
+    facts += [f"{name}@{version}" for name, version in sorted(versions.items()) if version]
+    identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
     return new_event(
         catalog_events_pb2.LineageObserved(edges=edges),
         source=SOURCE,

@@ -223,6 +223,10 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
         message=attempt.message,
         resumed_from_step=attempt.resumed_from_step,
         git_commit=attempt.git_commit,
+        input_tables=[
+            job_pb2.InputTable(full_name=table.full_name, version=table.version)
+            for table in attempt.input_tables
+        ],
     )
 
 

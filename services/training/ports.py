@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.training.domain.chore import Chore
-from services.training.domain.job import Job, JobState, Source
+from services.training.domain.job import InputTable, Job, JobState, Source
 from services.training.domain.life import AttemptResult, EndCause
 from services.training.domain.trigger import FiringOutcome, Trigger, TriggerEvent
 from tessera_kit.bus.event import Event
@@ -317,6 +317,9 @@ class Catalog(Protocol):
     async def model_version(self, model_name: str, version: int) -> ModelVersionFacts | None:
         """A model version; None when there is none."""
 
+    async def table_version(self, full_name: str) -> str:
+        """What names a table's content as it is now; empty when there is none to be read."""
+
 
 class Tracking(Protocol):
     """The tracking service, called with the submitter's token."""
@@ -326,6 +329,9 @@ class Tracking(Protocol):
 
     async def note_commit(self, token: Secret, job: Job, commit: str) -> None:
         """Tag the job's run with the Git commit that its code is of; again changes nothing."""
+
+    async def note_inputs(self, token: Secret, job: Job, tables: Sequence[InputTable]) -> None:
+        """Log the tables as inputs of the job's run; again changes nothing."""
 
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end; so be it if the run is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class Bench:
     engine: TableEngine
     objects: ObjectStore
     database: str = field(default_factory=lambda: unique_name("tessera"))
+    clickhouse: ClickHouse | None = None
 
     async def put_parquet(self, location: str, key: str, rows: pa.Table) -> None:
         if isinstance(self.engine, InMemoryTableEngine):
@@ -158,6 +160,20 @@ class EngineContract:
             await bench.engine.drop_database(source.physical.database)
         await bench.engine.drop(source.physical)
 
+    async def test_every_write_makes_another_version(self, bench: Bench) -> None:
+        # Over months, so that there are several parts.
+        source, engine = await bench.table(TableLayout(("id",), "at")), bench.engine
+        versions = [await engine.version(source)]
+        for token, start in (("a", 0), ("b", 40), ("c", 0)):
+            await bench.insert(source, start, start + 40, token)
+            versions.append(await engine.version(source))
+        await bench.insert(source, 0, 40, "a")
+        assert await engine.version(source) == versions[-1]
+        await engine.create(source.physical, TableDefinition(COLUMNS, TableLayout(("id",), "at")))
+        versions.append(await engine.version(source))
+        assert len(set(versions)) == len(versions)
+        assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in versions)
+
     async def test_files_are_read_in_place(self, bench: Bench) -> None:
         folder = unique_name()
         location = f"external/{folder}/*.parquet"
@@ -169,6 +185,10 @@ class EngineContract:
         assert [column.name for column in columns] == ["id"]
         source = ExternalSource(location, columns)
         assert await bench.ids(source, predicate("id", Operator.GREATER, 1.0)) == [2, 3]
+        before = await bench.engine.version(source)
+        assert await bench.engine.version(source) == before
+        await bench.put_parquet(location, f"external/{folder}/one.parquet", rows.slice(1))
+        assert await bench.engine.version(source) not in ("", before)
 
 
 class TestMemory(EngineContract):
@@ -186,9 +206,24 @@ class TestClickHouse(EngineContract):
         settings = EngineSettings(f"{s3.endpoint}/{s3.bucket}", s3.access_key, s3.secret_key)
         config = ClickHouseConfig.from_env(stack.environment, database="default")
         async with ClickHouse(config) as clickhouse, S3ObjectStore(s3) as objects:
-            bench = Bench(ClickHouseTableEngine(clickhouse, settings), objects)
+            engine = ClickHouseTableEngine(clickhouse, settings)
+            bench = Bench(engine, objects, clickhouse=clickhouse)
             yield bench
             await clickhouse.command(f"DROP DATABASE IF EXISTS {bench.database} SYNC")
+
+    async def test_a_merge_leaves_the_version_and_a_mutation_does_not(self, bench: Bench) -> None:
+        assert bench.clickhouse is not None
+        for layout in (TableLayout(("id",)), TableLayout(("id",), "", "at")):
+            source = await bench.table(layout)
+            for token in "abc":
+                await bench.insert(source, 0, 5, token)
+            table = f"{source.physical.database}.{source.physical.table}"
+            before = await bench.engine.version(source)
+            await bench.clickhouse.command(f"OPTIMIZE TABLE {table} FINAL")
+            assert await bench.engine.version(source) == before
+            change = f"ALTER TABLE {table} UPDATE note = 'x' WHERE id = 3"
+            await bench.clickhouse.command(change, settings={"mutations_sync": 1})
+            assert await bench.engine.version(source) != before
 
     async def test_rows_replace_each_other(self, bench: Bench) -> None:
         source = await bench.table(TableLayout(("id",), "", "at"))

@@ -114,15 +114,16 @@ class TestLineage:
         table = LineageNode(NodeType.TABLE, "a.b.c")
         late = NOW + timedelta(hours=1)
         async with store.write() as tx:
-            await tx.lineage.put([LineageEdge(table, run, late, "ada")])
-            await tx.lineage.put([LineageEdge(table, run, NOW, "bob")])
+            await tx.lineage.put([LineageEdge(table, run, NOW, "eve", "v1")])
+            await tx.lineage.put([LineageEdge(table, run, late, "ada", "v2")])
+            await tx.lineage.put([LineageEdge(table, run, NOW, "bob", "v0")])
             await tx.lineage.put([LineageEdge(table, other, NOW, "")])
             await tx.lineage.put([])
             await tx.commit()
         async with store.read() as tx:
             out = await tx.lineage.touching([table], upstream=False, limit=9)
             assert out == [
-                LineageEdge(table, run, late, "ada"),
+                LineageEdge(table, run, late, "ada", "v2"),
                 LineageEdge(table, other, NOW, ""),
             ]
             assert await tx.lineage.touching([table], upstream=True, limit=9) == []

@@ -34,6 +34,7 @@ from services.training.domain.job import (
     Checkpoint,
     FileSource,
     GitSource,
+    InputTable,
     Job,
     JobSpec,
     JobState,
@@ -150,9 +151,10 @@ def full_job() -> Job:
         "a.b.m",
         {"team": "ops"},
     )
+    read = InputTable("a.b.c", "0123")
     attempts = (
         Attempt(1, JobState.FAILED, NOW, NOW, -9, "gone", 0, "f" * 40, "token-1", (0, 1)),
-        Attempt(2, JobState.RUNNING, NOW, token_id="token-2"),
+        Attempt(2, JobState.RUNNING, NOW, token_id="token-2", input_tables=(read,)),
     )
     return Job(
         new_id(),

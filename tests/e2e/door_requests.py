@@ -144,6 +144,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "TableDataService/ReadTable": TABLE,
     "TableDataService/AppendRows": {"header": TABLE},
     "TableDataService/CountRows": TABLE,
+    "TableDataService/GetTableVersion": TABLE,
     "TrackingService/CreateExperiment": {"experiment": {"name": "{new}"}},
     "TrackingService/GetExperiment": EXPERIMENT,
     "TrackingService/UpdateExperiment": {

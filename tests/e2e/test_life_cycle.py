@@ -318,8 +318,10 @@ async def an_answer_is_explained(story: Story, job: job_pb2.Job) -> None:
     model = found.model
     assert (model.model_name, model.model_version, model.job_id) == (story.model, 2, job.job_id)
     assert (model.run.run_id, model.run.git_commit) == (job.run_id, COMMIT)
-    tables = [(table.full_name, table.context) for table in model.tables]
-    assert tables == [(story.table, "training")]
+    version = await story.client.tables.version(story.table)
+    assert job.attempts[0].input_tables[0].version == version
+    tables = [(table.full_name, table.version, table.context) for table in model.tables]
+    assert tables == [(story.table, version, "training")]
     own = await story.client.inference.explain_request(
         client_request_id="explained", endpoint=story.name
     )

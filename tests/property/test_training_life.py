@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from services.training.domain.job import (
     Checkpoint,
+    InputTable,
     Job,
     JobSpec,
     JobState,
@@ -30,6 +31,7 @@ from services.training.domain.life import (
     CodeFetched,
     EndCause,
     Happening,
+    InputsSeen,
     ProgressTold,
     RunCreated,
     TimeUp,
@@ -52,6 +54,7 @@ happenings: st.SearchStrategy[Happening] = st.one_of(
     st.builds(RunCreated, st.sampled_from(["run-1", "run-2"])),
     st.builds(AttemptPrepared, numbers, st.uuids().map(str)),
     st.builds(CodeFetched, numbers, st.sampled_from(["", "commit-1", "commit-2"])),
+    st.builds(InputsSeen, numbers, st.sampled_from([(), (InputTable("a.b.c", "v1"),)])),
     st.builds(AttemptRunning, numbers, times),
     st.builds(AttemptEnded, numbers, times, results, st.floats(0, 1)),
     st.builds(CancelRequested, times, st.just("somebody")),

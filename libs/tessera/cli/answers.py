@@ -245,6 +245,7 @@ def _add_model(tree: Tree, model: Mapping[str, Any]) -> None:
     if model["job_id"]:
         making.add(f"job {escape(model['job_id'])}")
     for table in model["tables"]:
-        about = ", ".join(filter(None, (table["context"], table["version"])))
+        version = f"version {table['version']}" if table["version"] else ""
+        about = ", ".join(filter(None, (table["context"], version)))
         named = f"table [bold]{escape(table['full_name'])}[/bold]"
         making.add(named + (f" ({escape(about)})" if about else ""))

@@ -13,6 +13,7 @@ from tessera.catalog.v1 import lineage_service_pb2 as lineage
 __all__ = ["edge_from_proto", "edge_to_proto", "node_from_proto", "node_to_proto"]
 
 _LONGEST_PRINCIPAL = 128
+_LONGEST_VERSION = 64
 
 
 def node_from_proto(node: lineage.LineageNode, field: str) -> LineageNode:
@@ -42,12 +43,15 @@ def edge_from_proto(edge: lineage.LineageEdge, field: str, default: datetime) ->
     if len(edge.principal) > _LONGEST_PRINCIPAL:
         text = f"must have at most {_LONGEST_PRINCIPAL} characters"
         raise of_field(InvalidEdge, f"{field}.principal", text)
+    if len(edge.source_version) > _LONGEST_VERSION:
+        text = f"must have at most {_LONGEST_VERSION} characters"
+        raise of_field(InvalidEdge, f"{field}.source_version", text)
     try:
         observed_at = moment(edge.observed_at) if edge.HasField("observed_at") else default
     except (ValueError, OverflowError):
         text = "must be a time of the years 1 to 9999"
         raise of_field(InvalidEdge, f"{field}.observed_at", text) from None
-    return LineageEdge(source, target, observed_at, edge.principal)
+    return LineageEdge(source, target, observed_at, edge.principal, edge.source_version)
 
 
 def edge_to_proto(edge: LineageEdge) -> lineage.LineageEdge:
@@ -57,4 +61,5 @@ def edge_to_proto(edge: LineageEdge) -> lineage.LineageEdge:
         target=node_to_proto(edge.target),
         observed_at=timestamp(edge.observed_at),
         principal=edge.principal,
+        source_version=edge.source_version,
     )

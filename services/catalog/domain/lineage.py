@@ -104,3 +104,5 @@ class LineageEdge:
     target: LineageNode
     observed_at: datetime
     principal: str = ""
+    source_version: str = ""
+    """Which version of the source was used; empty when it is not known."""

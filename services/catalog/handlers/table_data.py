@@ -52,6 +52,16 @@ class TableData:
         source, checked = await self._source(caller, key, query)
         return await self._engine.count(source, checked)
 
+    async def version(self, caller: Principal, key: SecurableKey) -> str:
+        """Name the content of a table as it is now.
+
+        Raises:
+            SecurableNotFound, PrivilegeMissing: The caller may not read the table.
+            FilesUnreadable, StorageUnavailable: From the engine.
+        """
+        source, _ = await self._source(caller, key, RowQuery())
+        return await self._engine.version(source)
+
     async def _source(
         self, caller: Principal, key: SecurableKey, query: RowQuery
     ) -> tuple[RowSource, RowQuery]:

@@ -64,6 +64,13 @@ class TableDataServicer(rpc.TableDataServiceServicer):
         )
         return pb.CountRowsResponse(row_count=count)
 
+    async def GetTableVersion(
+        self, request: pb.GetTableVersionRequest, context: Any
+    ) -> pb.GetTableVersionResponse:
+        """Name the content of a table."""
+        version = await self._table_data.version(current_principal(), _key(request.full_name))
+        return pb.GetTableVersionResponse(version=version)
+
 
 async def _pieces(messages: AsyncIterator[pb.AppendRowsRequest]) -> AsyncIterator[bytes]:
     async for message in messages:

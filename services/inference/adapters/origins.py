@@ -64,7 +64,7 @@ class GrpcLineage:
                 request, metadata=await self._acting.metadata(principal)
             )
         return [
-            LineageStep(_node(edge.source), _node(edge.target))
+            LineageStep(_node(edge.source), _node(edge.target), edge.source_version)
             for edge in found.edges
             if _is_known(edge.source) and _is_known(edge.target)
         ]

@@ -56,6 +56,8 @@ class LineageStep:
 
     source: LineageNode
     target: LineageNode
+    source_version: str = ""
+    """Which version of the source was used; empty when lineage does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class UsedTable:
 
     full_name: str
     version: str = ""
-    """What the run says of its content: a version, or a hash of the rows."""
+    """What the run or lineage says of its content: a version, or a hash of the rows."""
     context: str = ""
     """What for, as `training`."""
 
@@ -136,7 +138,7 @@ class Origins:
     runs: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
     logged_models: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
+    tables: tuple[UsedTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +181,18 @@ def origins_of(version: LineageNode, steps: Iterable[LineageStep]) -> Origins:
     Runs, jobs and logged models are followed; tables end the walk, as what lies behind them (an
     endpoint's inference table that a later model is trained on, say) is another model's story.
     """
-    sources: dict[LineageNode, list[LineageNode]] = {}
+    into: dict[LineageNode, list[LineageStep]] = {}
     for step in steps:
-        sources.setdefault(step.target, []).append(step.source)
-    found: dict[LineageNode, None] = {}
+        into.setdefault(step.target, []).append(step)
+    found: dict[LineageNode, str] = {}
     frontier = [version]
     while frontier:
-        reached = [source for node in frontier for source in sources.get(node, ())]
-        new = [node for node in dict.fromkeys(reached) if node not in found and node != version]
-        found.update(dict.fromkeys(new))
+        reached: dict[LineageNode, str] = {}
+        for node in frontier:
+            for step in into.get(node, ()):
+                reached[step.source] = reached.get(step.source) or step.source_version
+        new = {node: told for node, told in reached.items() if node not in {*found, version}}
+        found.update(new)
         frontier = [node for node in new if node.kind in _WALKED]
 
     def names(kind: NodeKind) -> tuple[str, ...]:
@@ -197,7 +202,11 @@ def origins_of(version: LineageNode, steps: Iterable[LineageStep]) -> Origins:
         runs=names(NodeKind.RUN),
         jobs=names(NodeKind.JOB),
         logged_models=names(NodeKind.LOGGED_MODEL),
-        tables=names(NodeKind.TABLE),
+        tables=tuple(
+            UsedTable(node.name, told)
+            for node, told in found.items()
+            if node.kind is NodeKind.TABLE
+        ),
     )
 
 
@@ -205,5 +214,5 @@ def tables_of(origins: Origins, run: RunFacts | None) -> tuple[UsedTable, ...]:
     """The tables of a model's making, by name: what its run says of them, and lineage's others."""
     told: Sequence[UsedTable] = run.tables if run is not None else ()
     known = {table.full_name for table in told}
-    others = [UsedTable(name) for name in origins.tables if name not in known]
+    others = [table for table in origins.tables if table.full_name not in known]
     return tuple(sorted({*told, *others}, key=lambda one: (one.full_name, one.context)))

@@ -14,12 +14,16 @@ from tessera.catalog.v1 import (
     authorization_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    table_data_service_pb2,
+    table_data_service_pb2_grpc,
 )
 from tessera_kit.config import Secret
 
 __all__ = ["GrpcCatalog"]
 
 _LONGEST = timedelta(days=730)
+# The job finds out by itself that a table is gone or its files are unreadable, and may do without.
+_NO_CONTENT = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
 
 class GrpcCatalog:
@@ -27,6 +31,7 @@ class GrpcCatalog:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._authorization = authorization_service_pb2_grpc.AuthorizationServiceStub(channel)
+        self._rows = table_data_service_pb2_grpc.TableDataServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
 
     async def issue_token(self, principal: str, lifetime: timedelta, comment: str) -> IssuedToken:
@@ -54,3 +59,10 @@ class GrpcCatalog:
             found = await self._models.GetModelVersion(request)
             return ModelVersionFacts(found.model_version.run_id)
         return None
+
+    async def table_version(self, full_name: str) -> str:
+        """What names a table's content as it is now; empty when there is none to be read."""
+        request = table_data_service_pb2.GetTableVersionRequest(full_name=full_name)
+        with raised_here("catalog", ignore=_NO_CONTENT):
+            return (await self._rows.GetTableVersion(request)).version
+        return ""

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.training.adapters.remote import raised_here
 from services.training.convert import timestamp
-from services.training.domain.job import GitSource, Job, JobState
+from services.training.domain.job import GitSource, InputTable, Job, JobState
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.config import Secret
 from tessera_kit.errors import AlreadyExists, NotFound
@@ -71,6 +71,20 @@ class GrpcTracking:
         with raised_here("tracking"):
             await self._stub.LogBatch(request, metadata=_caller(token), timeout=_CALL_SECONDS)
 
+    async def note_inputs(self, token: Secret, job: Job, tables: Sequence[InputTable]) -> None:
+        """Log the tables as inputs of the job's run; again changes nothing."""
+        request = tracking_service_pb2.LogBatchRequest(
+            run_id=job.run_id,
+            inputs=[
+                tracking_pb2.DatasetInput(
+                    name=table.full_name, digest=table.version, context="training"
+                )
+                for table in tables
+            ],
+        )
+        with raised_here("tracking"):
+            await self._stub.LogBatch(request, metadata=_caller(token), timeout=_CALL_SECONDS)
+
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end; so be it if the run is gone."""
         run = tracking_pb2.Run(
@@ -106,16 +120,12 @@ class GrpcTracking:
         return found.experiment.experiment_id
 
     async def _describe(self, caller: Metadata, run_id: str, job: Job) -> None:
-        """Copy the job's tags and inputs to its run; again changes nothing."""
-        if not job.spec.tags and not job.spec.input_tables:
+        """Copy the job's tags to its run; again changes nothing."""
+        if not job.spec.tags:
             return
         request = tracking_service_pb2.LogBatchRequest(
             run_id=run_id,
             tags=[tracking_pb2.Tag(key=key, value=value) for key, value in job.spec.tags.items()],
-            inputs=[
-                tracking_pb2.DatasetInput(name=table, context="training")
-                for table in job.spec.input_tables
-            ],
         )
         with raised_here("tracking"):
             await self._stub.LogBatch(request, metadata=caller, timeout=_CALL_SECONDS)

@@ -176,6 +176,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class InputTable:
+    """A table that a job reads, as an attempt found it."""
+
+    full_name: str
+    """Its three-part name."""
+    version: str = ""
+    """Names its content, by the catalog; empty when that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try to run a job."""
 
@@ -199,6 +209,8 @@ class Attempt:
     """Id of the token that its processes hold; empty before there is one."""
     gpus: tuple[int, ...] = ()
     """Indexes of the GPUs that it holds."""
+    input_tables: tuple[InputTable, ...] = ()
+    """The tables that it reads, as they were when its processes were about to be started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,15 @@ import enum
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from services.training.domain.job import Attempt, Checkpoint, Job, JobState, Progress, RetryPolicy
+from services.training.domain.job import (
+    Attempt,
+    Checkpoint,
+    InputTable,
+    Job,
+    JobState,
+    Progress,
+    RetryPolicy,
+)
 
 __all__ = [
     "MAX_LOSSES",
@@ -33,6 +41,7 @@ __all__ = [
     "CodeFetched",
     "EndCause",
     "Happening",
+    "InputsSeen",
     "ProgressTold",
     "RunCreated",
     "TimeUp",
@@ -110,6 +119,14 @@ class CodeFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class InputsSeen:
+    """What the attempt is about to read is known."""
+
+    number: int
+    tables: tuple[InputTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRunning:
     """The attempt's processes run."""
 
@@ -170,6 +187,7 @@ Happening = (
     | RunCreated
     | AttemptPrepared
     | CodeFetched
+    | InputsSeen
     | AttemptRunning
     | AttemptEnded
     | CancelRequested
@@ -326,16 +344,8 @@ def _told(job: Job, happening: Happening) -> Job:
     match happening:
         case RunCreated(run_id):
             return job if job.run_id else replace(job, run_id=run_id)
-        case AttemptPrepared(number, token_id):
-            attempt = _under_way(job, number)
-            if attempt is None or attempt.token_id:
-                return job
-            return _with_attempt(job, replace(attempt, token_id=token_id))
-        case CodeFetched(number, git_commit):
-            attempt = _under_way(job, number)
-            if attempt is None or attempt.git_commit == git_commit:
-                return job
-            return _with_attempt(job, replace(attempt, git_commit=git_commit))
+        case AttemptPrepared() | CodeFetched() | InputsSeen():
+            return _learn(job, happening)
         case ProgressTold(progress):
             return job if progress == job.progress else replace(job, progress=progress)
         case CheckpointSaved(checkpoint):
@@ -347,6 +357,20 @@ def _told(job: Job, happening: Happening) -> Job:
             same = version == job.output_model_version
             return job if same else replace(job, output_model_version=version)
     return job
+
+
+def _learn(job: Job, happening: AttemptPrepared | CodeFetched | InputsSeen) -> Job:
+    attempt = _under_way(job, happening.number)
+    if attempt is None:
+        return job
+    match happening:
+        case AttemptPrepared(_, token_id):
+            learnt = attempt if attempt.token_id else replace(attempt, token_id=token_id)
+        case CodeFetched(_, git_commit):
+            learnt = replace(attempt, git_commit=git_commit)
+        case InputsSeen(_, tables):
+            learnt = replace(attempt, input_tables=tables)
+    return job if learnt == attempt else _with_attempt(job, learnt)
 
 
 def _under_way(job: Job, number: int) -> Attempt | None:

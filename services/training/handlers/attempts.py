@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from services.training.domain.job import Job, JobState
+from services.training.domain.job import InputTable, Job, JobState
 from services.training.domain.life import (
     AttemptEnded,
     AttemptPrepared,
@@ -22,6 +22,7 @@ from services.training.domain.life import (
     AttemptRunning,
     CodeFetched,
     EndCause,
+    InputsSeen,
     RunCreated,
 )
 from services.training.errors import SourceRefused, SourceUnavailable
@@ -203,6 +204,14 @@ class AttemptConductor:
         await self._changes.apply(key.job_id, CodeFetched(key.number, code.git_commit))
         if code.git_commit:
             await self._tracking.note_commit(token.secret, job, code.git_commit)
+        if job.spec.input_tables:
+            # As late as can be: what is written meanwhile, the job may or may not read.
+            versions = await asyncio.gather(
+                *map(self._catalog.table_version, job.spec.input_tables)
+            )
+            tables = tuple(map(InputTable, job.spec.input_tables, versions))
+            job = await self._changes.apply(key.job_id, InputsSeen(key.number, tables))
+            await self._tracking.note_inputs(token.secret, job, tables)
         return self._plan(key, job, code, token.secret, left)
 
     def _plan(

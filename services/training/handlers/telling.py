@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.training import convert
 from services.training.domain.chore import Chore, ChoreKind
-from services.training.domain.job import Job, JobState
+from services.training.domain.job import InputTable, Job, JobState
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.events.v1 import catalog_events_pb2, training_events_pb2
 from tessera.training.v1 import job_pb2
@@ -31,7 +31,10 @@ def events_of(before: Job, after: Job) -> Iterator[Event]:
     if started is not None:
         yield _told(after, f"attempt.{started}", _attempt_started(after))
     if after.run_id != before.run_id:
-        yield _lineage(after, "run", _run_edges(after))
+        job_node = _node(lineage.LINEAGE_NODE_TYPE_JOB, after.job_id)
+        yield _lineage(after, "run", [_edge(after, job_node, _run_node(after))])
+    if (attempt := after.attempt) is not None and _newly_seen(before, after):
+        yield _lineage(after, f"tables.{attempt.number}", _table_edges(after, attempt.input_tables))
     if after.checkpoint != before.checkpoint and after.checkpoint is not None:
         checkpoint = after.checkpoint
         data = training_events_pb2.JobCheckpointSaved(
@@ -118,18 +121,34 @@ def _node(kind: lineage.LineageNodeType.ValueType, name: str) -> lineage.Lineage
     return lineage.LineageNode(type=kind, name=name)
 
 
-def _run_edges(job: Job) -> list[lineage.LineageEdge]:
-    run = _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id)
-    sources = [_node(lineage.LINEAGE_NODE_TYPE_JOB, job.job_id)]
-    sources += [_node(lineage.LINEAGE_NODE_TYPE_TABLE, name) for name in job.spec.input_tables]
-    return [_edge(job, source, run) for source in sources]
+def _run_node(job: Job) -> lineage.LineageNode:
+    return _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id)
+
+
+def _newly_seen(before: Job, after: Job) -> bool:
+    """Whether an attempt came to know its input tables, and they are not as the last one's."""
+    attempt, old = after.attempt, before.attempt
+    if attempt is None or old is None or not attempt.input_tables or old.input_tables:
+        return False
+    earlier = [one.input_tables for one in after.attempts[:-1] if one.input_tables]
+    return not earlier or earlier[-1] != attempt.input_tables
+
+
+def _table_edges(job: Job, tables: Sequence[InputTable]) -> list[lineage.LineageEdge]:
+    edges = []
+    for table in tables:
+        source = _node(lineage.LINEAGE_NODE_TYPE_TABLE, table.full_name)
+        edge = _edge(job, source, _run_node(job))
+        edge.source_version = table.version
+        edges.append(edge)
+    return edges
 
 
 def _version_edge(job: Job) -> lineage.LineageEdge:
     version = f"{job.spec.output_model}/{job.output_model_version}"
     return _edge(
         job,
-        _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id),
+        _run_node(job),
         _node(lineage.LINEAGE_NODE_TYPE_MODEL_VERSION, version),
     )
 

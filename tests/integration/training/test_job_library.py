@@ -120,7 +120,8 @@ async def test_a_job_reads_logs_and_registers_one_version_even_when_it_is_killed
         "rows": "50",
     }
     assert {"loss", "mse", "step"} == {metric.key for metric in run.metrics}
-    assert [one.name for one in run.inputs] == [table]
+    version = await client.tables.version(table)
+    assert [(one.name, one.digest) for one in run.inputs] == [(table, version)]
     created_by = (await client.access.who_am_i()).name
     assert (run.created_by, job.submitted_by) == (created_by, created_by)
 

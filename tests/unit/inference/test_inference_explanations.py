@@ -74,7 +74,7 @@ STEPS = [
     step(RUN_NODE, VERSION),
     step(JOB, RUN_NODE),
     step(ROWS, RUN_NODE),
-    step(node("TABLE", "a.b.more"), RUN_NODE),
+    LineageStep(node("TABLE", "a.b.more"), RUN_NODE, "v7"),
     # What the table came from is another model's story.
     step(node("ENDPOINT", "old"), ROWS),
     step(node("MODEL_VERSION", f"{MODEL}/1"), node("ENDPOINT", "old")),
@@ -158,7 +158,7 @@ async def test_an_answer_is_led_back_to_run_commit_and_tables() -> None:
         assert not model.run.HasField("ended_at")
         assert list(model.logged_model_ids) == ["lm-1"]
         tables = [(one.full_name, one.version, one.context) for one in model.tables]
-        assert tables == [("a.b.more", "", ""), ("a.b.rows", "v3", "training")]
+        assert tables == [("a.b.more", "v7", ""), ("a.b.rows", "v3", "training")]
         assert not message.gaps
         assert message.duration.ToMilliseconds() == 2
 
@@ -251,7 +251,8 @@ async def test_a_callers_own_id_counts_when_it_is_unique() -> None:
 def test_only_the_making_of_a_version_belongs_to_it() -> None:
     found = origins_of(VERSION, STEPS)
     assert (found.runs, found.jobs) == (("run-1",), ("job-1",))
-    assert (found.logged_models, found.tables) == (("lm-1",), ("a.b.rows", "a.b.more"))
+    assert found.logged_models == ("lm-1",)
+    assert found.tables == (UsedTable("a.b.rows"), UsedTable("a.b.more", "v7"))
 
 
 NODES = st.builds(LineageNode, st.sampled_from(list(NodeKind)), st.sampled_from("abc"))
@@ -267,7 +268,7 @@ def test_any_graph_is_walked_once(steps: list[LineageStep], version: LineageNode
         (NodeKind.RUN, found.runs),
         (NodeKind.JOB, found.jobs),
         (NodeKind.LOGGED_MODEL, found.logged_models),
-        (NodeKind.TABLE, found.tables),
+        (NodeKind.TABLE, tuple(table.full_name for table in found.tables)),
     ):
         assert len(set(names)) == len(names)
         assert {LineageNode(kind, name) for name in names} <= sources

@@ -8,7 +8,14 @@ from datetime import timedelta
 
 import pytest
 
-from services.training.domain.job import FileSource, GitSource, JobState, Resources, RetryPolicy
+from services.training.domain.job import (
+    FileSource,
+    GitSource,
+    InputTable,
+    JobState,
+    Resources,
+    RetryPolicy,
+)
 from services.training.domain.life import AttemptResult, EndCause
 from services.training.errors import SourceRefused
 from services.training.ports import AttemptKey
@@ -22,6 +29,7 @@ from tests.unit.training.conftest import ANN, BOB, World, spec
 
 GOOD = AttemptResult(EndCause.EXITED, 0)
 BAD = AttemptResult(EndCause.EXITED, 1, "process 0 ended with exit code 1")
+TABLE = lineage.LINEAGE_NODE_TYPE_TABLE
 RETRIES = RetryPolicy(2, timedelta(seconds=10), timedelta(seconds=60))
 
 
@@ -29,6 +37,7 @@ async def test_a_job_runs_and_everything_is_told_once(world: World) -> None:
     world.authority.grant(
         "ann", [securable.PRIVILEGE_SELECT], securable.SECURABLE_TYPE_TABLE, "main.a.flights"
     )
+    world.catalog.tables["main.a.flights"] = "v1"
     job = await world.service.jobs.submit(ANN, spec(input_tables=("main.a.flights",)))
     key = await world.runs(job)
     plan = world.processes.plans[key]
@@ -41,13 +50,40 @@ async def test_a_job_runs_and_everything_is_told_once(world: World) -> None:
     assert len(world.told(training_events_pb2.JobSubmitted)) == 1
     assert len(world.told(training_events_pb2.JobAttemptStarted)) == 1
     assert len(world.told(training_events_pb2.JobEnded)) == 1
-    (seen,) = world.told(catalog_events_pb2.LineageObserved)
-    assert isinstance(seen, catalog_events_pb2.LineageObserved)
-    assert {(edge.source.type, edge.source.name) for edge in seen.edges} == {
-        (lineage.LINEAGE_NODE_TYPE_JOB, job.job_id),
-        (lineage.LINEAGE_NODE_TYPE_TABLE, "main.a.flights"),
-    }
-    assert {edge.target.name for edge in seen.edges} == {job.run_id}
+    assert edges_into(world, job.run_id) == [
+        (lineage.LINEAGE_NODE_TYPE_JOB, job.job_id, ""),
+        (lineage.LINEAGE_NODE_TYPE_TABLE, "main.a.flights", "v1"),
+    ]
+    assert job.attempts[0].input_tables == (InputTable("main.a.flights", "v1"),)
+    assert world.tracking.inputs[job.run_id] == [InputTable("main.a.flights", "v1")]
+
+
+def edges_into(world: World, run_id: str) -> list[tuple[int, str, str]]:
+    """Kind, name and version of what a run was told to be made from, in order."""
+    return [
+        (edge.source.type, edge.source.name, edge.source_version)
+        for seen in world.told(catalog_events_pb2.LineageObserved)
+        for edge in seen.edges  # type: ignore[attr-defined]
+        if edge.target.name == run_id
+    ]
+
+
+async def test_each_attempt_records_its_tables_as_it_found_them(world: World) -> None:
+    name = "main.a.flights"
+    world.authority.grant("ann", [securable.PRIVILEGE_SELECT], securable.SECURABLE_TYPE_TABLE, name)
+    job = await world.service.jobs.submit(ANN, spec(input_tables=(name,), retry=RETRIES))
+    for number, version in ((1, ""), (2, "v1"), (3, "v1")):
+        if version:
+            world.catalog.tables[name] = version
+        world.processes.end(await world.runs(job, number), BAD)
+        job = await world.reaches(
+            job, JobState.FAILED if number == 3 else JobState.WAITING_FOR_RETRY
+        )
+        world.pass_time(20)
+    found = [one.input_tables for one in job.attempts]
+    assert found == [(InputTable(name, version),) for version in ("", "v1", "v1")]
+    told = [version for kind, _, version in edges_into(world, job.run_id) if kind == TABLE]
+    assert told == ["", "v1"]
 
 
 async def test_events_pass_the_door_of_the_bus_and_hold_no_secrets_or_code(world: World) -> None:

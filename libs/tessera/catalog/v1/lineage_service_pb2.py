@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tessera/catalog/v1/lineage_service.proto\x12\x12tessera.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"d\n\x0bLineageNode\x12<\n\x04type\x18\x01 \x01(\x0e\x32#.tessera.catalog.v1.LineageNodeTypeB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\x80\x04\"\xc3\x01\n\x0bLineageEdge\x12\x37\n\x06source\x18\x01 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12\x37\n\x06target\x18\x02 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12/\n\x0bobserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x04 \x01(\t\"\xb9\x01\n\x11GetLineageRequest\x12\x35\n\x04node\x18\x01 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12\x42\n\tdirection\x18\x02 \x01(\x0e\x32$.tessera.catalog.v1.LineageDirectionB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12)\n\tmax_depth\x18\x03 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\"W\n\x12GetLineageResponse\x12.\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.tessera.catalog.v1.LineageEdge\x12\x11\n\ttruncated\x18\x02 \x01(\x08*\xad\x02\n\x0fLineageNodeType\x12!\n\x1dLINEAGE_NODE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LINEAGE_NODE_TYPE_TABLE\x10\x01\x12\x1c\n\x18LINEAGE_NODE_TYPE_VOLUME\x10\x02\x12\x19\n\x15LINEAGE_NODE_TYPE_JOB\x10\x03\x12\x19\n\x15LINEAGE_NODE_TYPE_RUN\x10\x04\x12#\n\x1fLINEAGE_NODE_TYPE_MODEL_VERSION\x10\x05\x12\x1e\n\x1aLINEAGE_NODE_TYPE_ENDPOINT\x10\x06\x12\x1d\n\x19LINEAGE_NODE_TYPE_MONITOR\x10\x07\x12\"\n\x1eLINEAGE_NODE_TYPE_LOGGED_MODEL\x10\x08*\x93\x01\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02\x12\x1a\n\x16LINEAGE_DIRECTION_BOTH\x10\x03\x32m\n\x0eLineageService\x12[\n\nGetLineage\x12%.tessera.catalog.v1.GetLineageRequest\x1a&.tessera.catalog.v1.GetLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tessera/catalog/v1/lineage_service.proto\x12\x12tessera.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btessera/type/v1/rules.proto\"d\n\x0bLineageNode\x12<\n\x04type\x18\x01 \x01(\x0e\x32#.tessera.catalog.v1.LineageNodeTypeB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12\x17\n\x04name\x18\x02 \x01(\tB\t\x8a\xb5\x18\x05\x08\x01\x18\x80\x04\"\xe3\x01\n\x0bLineageEdge\x12\x37\n\x06source\x18\x01 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12\x37\n\x06target\x18\x02 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12/\n\x0bobserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x1e\n\x0esource_version\x18\x05 \x01(\tB\x06\x8a\xb5\x18\x02\x18@\"\xb9\x01\n\x11GetLineageRequest\x12\x35\n\x04node\x18\x01 \x01(\x0b\x32\x1f.tessera.catalog.v1.LineageNodeB\x06\x8a\xb5\x18\x02\x08\x01\x12\x42\n\tdirection\x18\x02 \x01(\x0e\x32$.tessera.catalog.v1.LineageDirectionB\t\x8a\xb5\x18\x05x\x01\x80\x01\x01\x12)\n\tmax_depth\x18\x03 \x01(\x05\x42\x16\x8a\xb5\x18\x12Q\x00\x00\x00\x00\x00\x00\x00\x00Y\x00\x00\x00\x00\x00\x00Y@\"W\n\x12GetLineageResponse\x12.\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.tessera.catalog.v1.LineageEdge\x12\x11\n\ttruncated\x18\x02 \x01(\x08*\xad\x02\n\x0fLineageNodeType\x12!\n\x1dLINEAGE_NODE_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LINEAGE_NODE_TYPE_TABLE\x10\x01\x12\x1c\n\x18LINEAGE_NODE_TYPE_VOLUME\x10\x02\x12\x19\n\x15LINEAGE_NODE_TYPE_JOB\x10\x03\x12\x19\n\x15LINEAGE_NODE_TYPE_RUN\x10\x04\x12#\n\x1fLINEAGE_NODE_TYPE_MODEL_VERSION\x10\x05\x12\x1e\n\x1aLINEAGE_NODE_TYPE_ENDPOINT\x10\x06\x12\x1d\n\x19LINEAGE_NODE_TYPE_MONITOR\x10\x07\x12\"\n\x1eLINEAGE_NODE_TYPE_LOGGED_MODEL\x10\x08*\x93\x01\n\x10LineageDirection\x12!\n\x1dLINEAGE_DIRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLINEAGE_DIRECTION_UPSTREAM\x10\x01\x12 \n\x1cLINEAGE_DIRECTION_DOWNSTREAM\x10\x02\x12\x1a\n\x16LINEAGE_DIRECTION_BOTH\x10\x03\x32m\n\x0eLineageService\x12[\n\nGetLineage\x12%.tessera.catalog.v1.GetLineageRequest\x1a&.tessera.catalog.v1.GetLineageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGEEDGE'].fields_by_name['source']._serialized_options = b'\212\265\030\002\010\001'
   _globals['_LINEAGEEDGE'].fields_by_name['target']._loaded_options = None
   _globals['_LINEAGEEDGE'].fields_by_name['target']._serialized_options = b'\212\265\030\002\010\001'
+  _globals['_LINEAGEEDGE'].fields_by_name['source_version']._loaded_options = None
+  _globals['_LINEAGEEDGE'].fields_by_name['source_version']._serialized_options = b'\212\265\030\002\030@'
   _globals['_GETLINEAGEREQUEST'].fields_by_name['node']._loaded_options = None
   _globals['_GETLINEAGEREQUEST'].fields_by_name['node']._serialized_options = b'\212\265\030\002\010\001'
   _globals['_GETLINEAGEREQUEST'].fields_by_name['direction']._loaded_options = None
   _globals['_GETLINEAGEREQUEST'].fields_by_name['direction']._serialized_options = b'\212\265\030\005x\001\200\001\001'
   _globals['_GETLINEAGEREQUEST'].fields_by_name['max_depth']._loaded_options = None
   _globals['_GETLINEAGEREQUEST'].fields_by_name['max_depth']._serialized_options = b'\212\265\030\022Q\000\000\000\000\000\000\000\000Y\000\000\000\000\000\000Y@'
-  _globals['_LINEAGENODETYPE']._serialized_start=704
-  _globals['_LINEAGENODETYPE']._serialized_end=1005
-  _globals['_LINEAGEDIRECTION']._serialized_start=1008
-  _globals['_LINEAGEDIRECTION']._serialized_end=1155
+  _globals['_LINEAGENODETYPE']._serialized_start=736
+  _globals['_LINEAGENODETYPE']._serialized_end=1037
+  _globals['_LINEAGEDIRECTION']._serialized_start=1040
+  _globals['_LINEAGEDIRECTION']._serialized_end=1187
   _globals['_LINEAGENODE']._serialized_start=126
   _globals['_LINEAGENODE']._serialized_end=226
   _globals['_LINEAGEEDGE']._serialized_start=229
-  _globals['_LINEAGEEDGE']._serialized_end=424
-  _globals['_GETLINEAGEREQUEST']._serialized_start=427
-  _globals['_GETLINEAGEREQUEST']._serialized_end=612
-  _globals['_GETLINEAGERESPONSE']._serialized_start=614
-  _globals['_GETLINEAGERESPONSE']._serialized_end=701
-  _globals['_LINEAGESERVICE']._serialized_start=1157
-  _globals['_LINEAGESERVICE']._serialized_end=1266
+  _globals['_LINEAGEEDGE']._serialized_end=456
+  _globals['_GETLINEAGEREQUEST']._serialized_start=459
+  _globals['_GETLINEAGEREQUEST']._serialized_end=644
+  _globals['_GETLINEAGERESPONSE']._serialized_start=646
+  _globals['_GETLINEAGERESPONSE']._serialized_end=733
+  _globals['_LINEAGESERVICE']._serialized_start=1189
+  _globals['_LINEAGESERVICE']._serialized_end=1298
 # @@protoc_insertion_point(module_scope)

@@ -132,8 +132,11 @@ class LineageEdge(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
     """The principal on whose behalf it happened."""
+    source_version: _builtins.str
+    """Which version of the source was used, for a table the one that TableDataService tells; empty when it is not known. The latest one when the step happened again."""
     @_builtins.property
     def source(self) -> Global___LineageNode:
         """What was used."""
@@ -153,10 +156,11 @@ class LineageEdge(_message.Message):
         target: Global___LineageNode | None = ...,
         observed_at: _timestamp_pb2.Timestamp | None = ...,
         principal: _builtins.str = ...,
+        source_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at", "source", b"source", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at", "principal", b"principal", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at", "principal", b"principal", "source", b"source", "source_version", b"source_version", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,11 @@ class TableDataServiceStub:
                 request_serializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsRequest.SerializeToString,
                 response_deserializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsResponse.FromString,
                 _registered_method=True)
+        self.GetTableVersion = channel.unary_unary(
+                '/tessera.catalog.v1.TableDataService/GetTableVersion',
+                request_serializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionRequest.SerializeToString,
+                response_deserializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionResponse.FromString,
+                _registered_method=True)
 
 
 class TableDataServiceServicer:
@@ -77,6 +82,13 @@ class TableDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTableVersion(self, request, context):
+        """Tells which version of a table's content there is now. Needs SELECT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TableDataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_TableDataServiceServicer_to_server(servicer, server):
                     servicer.CountRows,
                     request_deserializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsRequest.FromString,
                     response_serializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsResponse.SerializeToString,
+            ),
+            'GetTableVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTableVersion,
+                    request_deserializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionRequest.FromString,
+                    response_serializer=tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class TableDataService:
             '/tessera.catalog.v1.TableDataService/CountRows',
             tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsRequest.SerializeToString,
             tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.CountRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTableVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.catalog.v1.TableDataService/GetTableVersion',
+            tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionRequest.SerializeToString,
+            tessera_dot_catalog_dot_v1_dot_table__data__service__pb2.GetTableVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

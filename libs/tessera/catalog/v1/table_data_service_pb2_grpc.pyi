@@ -22,6 +22,8 @@ class TableDataServiceStub:
     """Appends rows to a managed table. Needs MODIFY. The first message names the table, the others carry one Arrow IPC stream."""
     CountRows: _aio.UnaryUnaryMultiCallable[_table_data_service_pb2.CountRowsRequest, _table_data_service_pb2.CountRowsResponse]
     """Counts the rows that match. Needs SELECT."""
+    GetTableVersion: _aio.UnaryUnaryMultiCallable[_table_data_service_pb2.GetTableVersionRequest, _table_data_service_pb2.GetTableVersionResponse]
+    """Tells which version of a table's content there is now. Needs SELECT."""
 
 class TableDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves rows in and out of tables as Arrow IPC streams, under grants."""
@@ -49,5 +51,13 @@ class TableDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_table_data_service_pb2.CountRowsRequest, _abc.Awaitable[_table_data_service_pb2.CountRowsResponse]],
     ) -> _abc.Awaitable[_table_data_service_pb2.CountRowsResponse]:
         """Counts the rows that match. Needs SELECT."""
+
+    @_abc_1.abstractmethod
+    def GetTableVersion(
+        self,
+        request: _table_data_service_pb2.GetTableVersionRequest,
+        context: _aio.ServicerContext[_table_data_service_pb2.GetTableVersionRequest, _abc.Awaitable[_table_data_service_pb2.GetTableVersionResponse]],
+    ) -> _abc.Awaitable[_table_data_service_pb2.GetTableVersionResponse]:
+        """Tells which version of a table's content there is now. Needs SELECT."""
 
 def add_TableDataServiceServicer_to_server(servicer: TableDataServiceServicer, server: _aio.Server) -> None: ...

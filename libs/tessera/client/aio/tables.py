@@ -87,6 +87,14 @@ class AsyncTables:
         request = data.CountRowsRequest(full_name=full_name, predicates=predicates(where))
         return (await call(self._stub.CountRows, request)).row_count
 
+    async def version(self, full_name: str) -> str:
+        """Names the content of a table as it is now: 32 characters, others after every write.
+
+        Jobs record the versions of their input tables; `inference.explain_request` tells them.
+        """
+        request = data.GetTableVersionRequest(full_name=full_name)
+        return (await call(self._stub.GetTableVersion, request)).version
+
 
 class _Pipe:
     """A file-like object that Arrow writes to and that is emptied between batches."""

@@ -76,3 +76,10 @@ class Tables:
     def count(self, full_name: str, *, where: Iterable[Condition] = ()) -> int:
         """Counts the rows for which all conditions hold."""
         return self._portal.run(self._wrapped.count(full_name, where=where))
+
+    def version(self, full_name: str) -> str:
+        """Names the content of a table as it is now: 32 characters, others after every write.
+
+        Jobs record the versions of their input tables; `inference.explain_request` tells them.
+        """
+        return self._portal.run(self._wrapped.version(full_name))

@@ -283,7 +283,7 @@ class TrainingTable(_message.Message):
     full_name: _builtins.str
     """The table's full name."""
     version: _builtins.str
-    """What the run says of the table's content: a version, or a hash of the rows. Empty when it says nothing."""
+    """Which content was read: of training jobs the table's version, which TableDataService's GetTableVersion tells as long as it is still the same; of other runs what they say, as a hash of the rows. Empty when nothing tells."""
     context: _builtins.str
     """What the run used it for, as "training"; empty when it does not say."""
     def __init__(

@@ -483,6 +483,7 @@ class Attempt(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RESUMED_FROM_STEP_FIELD_NUMBER: _builtins.int
     GIT_COMMIT_FIELD_NUMBER: _builtins.int
+    INPUT_TABLES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The attempt's number, from 1."""
     state: Global___JobState.ValueType
@@ -503,6 +504,10 @@ class Attempt(_message.Message):
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended; absent while it runs."""
 
+    @_builtins.property
+    def input_tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputTable]:
+        """The input tables as they were when its processes were about to be started."""
+
     def __init__(
         self,
         *,
@@ -514,14 +519,41 @@ class Attempt(_message.Message):
         message: _builtins.str = ...,
         resumed_from_step: _builtins.int = ...,
         git_commit: _builtins.str = ...,
+        input_tables: _abc.Iterable[Global___InputTable] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "exit_code", b"exit_code", "git_commit", b"git_commit", "message", b"message", "number", b"number", "resumed_from_step", b"resumed_from_step", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "exit_code", b"exit_code", "git_commit", b"git_commit", "input_tables", b"input_tables", "message", b"message", "number", b"number", "resumed_from_step", b"resumed_from_step", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class InputTable(_message.Message):
+    """A table that a job reads, as an attempt found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    full_name: _builtins.str
+    """The table's full name."""
+    version: _builtins.str
+    """Its version, as TableDataService tells it; empty when it could not be read."""
+    def __init__(
+        self,
+        *,
+        full_name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full_name", b"full_name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputTable: _TypeAlias = InputTable  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):

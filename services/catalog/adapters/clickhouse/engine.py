@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from services.catalog.adapters.clickhouse.ddl import create_table
 from services.catalog.adapters.clickhouse.select import (
     Statement,
     count_rows,
+    file_facts,
+    part_facts,
     select_rows,
     structure,
 )
@@ -127,6 +131,20 @@ class ClickHouseTableEngine:
                 statement.sql, statement.parameters, self._reading()
             )
         return int(result.rows[0][0])
+
+    async def version(self, source: RowSource) -> str:
+        """Name the content by what identifies its parts or files."""
+        match source:
+            case ManagedSource():
+                statement = part_facts(source)
+            case ExternalSource():
+                statement = file_facts(self._files(source.location, source.columns))
+        with _translated(of_files=isinstance(source, ExternalSource)):
+            result = await self._clickhouse.query(
+                statement.sql, statement.parameters, self._reading()
+            )
+        facts = json.dumps(result.rows, separators=(",", ":"))
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
     async def insert(
         self, physical: PhysicalTable, columns: Sequence[str], block: bytes, *, token: str

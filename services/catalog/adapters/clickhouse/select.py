@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from services.catalog.domain.column_types import ColumnType, parse_type, quote_literal
 from services.catalog.domain.details import Column
 from services.catalog.domain.rows import Operator, Predicate, RowQuery
-from services.catalog.ports import RowSource
+from services.catalog.ports import ManagedSource, RowSource
 from tessera_kit.store.clickhouse import quote_identifier
 
-__all__ = ["Statement", "count_rows", "readable", "select_rows"]
+__all__ = ["Statement", "count_rows", "file_facts", "part_facts", "readable", "select_rows"]
 
 _SIGNS: Mapping[Operator, str] = {
     Operator.EQUAL: "=",
@@ -79,6 +79,37 @@ def count_rows(source: RowSource, query: RowQuery, origin: Statement) -> Stateme
     )
     _where(statement, query, types)
     return statement
+
+
+def part_facts(source: ManagedSource) -> Statement:
+    """The SELECT of what changes with every write to a table, and with nothing else.
+
+    Each insert takes the next block number of its partition, a merge keeps the greatest of its
+    parts', and a mutation adds its own number to their names. Rows leave by retention alone, but
+    where rows replace each other, which merges do as they come. The id is that of one making.
+    """
+    return Statement(
+        "SELECT toString(tables.uuid), parts.places FROM system.tables AS tables LEFT JOIN ("
+        "SELECT arraySort(groupArray((partition_id, block, held, mutation))) AS places FROM ("
+        "SELECT partition_id, max(max_block_number) AS block, sum(rows) * {held:UInt8} AS held, "
+        r"max(toUInt64OrZero(extract(name, '^[^_]+_\\d+_\\d+_\\d+_(\\d+)$'))) AS mutation "
+        "FROM system.parts WHERE active AND database = {database:String} "
+        "AND table = {table:String} GROUP BY partition_id)) AS parts ON 1 = 1 "
+        "WHERE tables.database = {database:String} AND tables.name = {table:String}",
+        {
+            "database": source.physical.database,
+            "table": source.physical.table,
+            "held": int(not source.final),
+        },
+    )
+
+
+def file_facts(origin: Statement) -> Statement:
+    """The SELECT of what identifies the files of a location, their rows unread."""
+    return Statement(
+        f"SELECT _path, any(_etag), any(_size) FROM {origin.sql} GROUP BY _path ORDER BY _path",  # noqa: S608
+        dict(origin.parameters),
+    )
 
 
 def structure(columns: tuple[Column, ...]) -> str:

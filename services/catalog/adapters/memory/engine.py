@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from services.catalog.domain.rows import Operator, Predicate, RowQuery
 from services.catalog.domain.tables import TableDefinition
 from services.catalog.errors import FilesUnreadable, StorageUnavailable
 from services.catalog.ports import ExternalSource, ManagedSource, RowSource
+from tessera_kit.ids import new_id
 
 __all__ = ["InMemoryTableEngine"]
 
@@ -40,6 +42,7 @@ class InMemoryTableEngine:
         """External locations, with what is to be read there."""
         self._definitions: dict[PhysicalTable, TableDefinition] = {}
         self._tokens: set[tuple[PhysicalTable, str]] = set()
+        self._writes: dict[PhysicalTable, tuple[str, ...]] = {}
 
     async def create(self, physical: PhysicalTable, definition: TableDefinition) -> None:
         """Make an empty table."""
@@ -47,6 +50,7 @@ class InMemoryTableEngine:
         await self.drop(physical)
         self.tables[physical] = None
         self._definitions[physical] = definition
+        self._writes[physical] = (new_id(),)
 
     async def drop(self, physical: PhysicalTable) -> None:
         """Drop a table."""
@@ -90,6 +94,16 @@ class InMemoryTableEngine:
         self._check()
         return int(self._selected(source, query).num_rows)
 
+    async def version(self, source: RowSource) -> str:
+        """Name the content by the writes of a table, or by the rows of files."""
+        self._check()
+        match source:
+            case ManagedSource():
+                facts = repr(self._writes.get(source.physical, ()))
+            case ExternalSource():
+                facts = repr(self._selected(source, RowQuery()).to_pydict())
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
     async def insert(
         self, physical: PhysicalTable, columns: Sequence[str], block: bytes, *, token: str
     ) -> None:
@@ -101,6 +115,7 @@ class InMemoryTableEngine:
         before = self.tables[physical]
         self.tables[physical] = rows if before is None else pa.concat_tables([before, rows])
         self._tokens.add((physical, token))
+        self._writes[physical] += (token,)
 
     def _selected(self, source: RowSource, query: RowQuery) -> pa.Table:
         match source:

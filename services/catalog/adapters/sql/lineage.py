@@ -34,7 +34,11 @@ class SqlLineage:
         new = insert.excluded
         statement = insert.on_conflict_do_update(
             index_elements=["source", "target"],
-            set_={"observed_at": new.observed_at, "principal": new.principal},
+            set_={
+                "observed_at": new.observed_at,
+                "principal": new.principal,
+                "source_version": new.source_version,
+            },
             where=EDGES.c.observed_at < new.observed_at,
         )
         rows = [
@@ -43,6 +47,7 @@ class SqlLineage:
                 "target": _text(edge.target),
                 "observed_at": micros(edge.observed_at),
                 "principal": edge.principal,
+                "source_version": edge.source_version,
             }
             for edge in edges
         ]
@@ -146,4 +151,10 @@ def _node(text: str) -> LineageNode:
 
 
 def _edge(row: sa.Row[Any]) -> LineageEdge:
-    return LineageEdge(_node(row.source), _node(row.target), moment(row.observed_at), row.principal)
+    return LineageEdge(
+        _node(row.source),
+        _node(row.target),
+        moment(row.observed_at),
+        row.principal,
+        row.source_version,
+    )

@@ -201,6 +201,7 @@ EDGES = sa.Table(
     sa.Column("target", ordered(560), primary_key=True),
     sa.Column("observed_at", sa.BigInteger, nullable=False),
     sa.Column("principal", sa.String(128), nullable=False),
+    sa.Column("source_version", sa.String(64), nullable=False, server_default=""),
     sa.Index("ix_lineage_edges_target", "target", "observed_at"),
     sa.Index("ix_lineage_edges_source", "source", "observed_at"),
 )

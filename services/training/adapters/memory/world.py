@@ -7,7 +7,14 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.training.domain.job import FileSource, GitSource, Job, JobState, Source
+from services.training.domain.job import (
+    FileSource,
+    GitSource,
+    InputTable,
+    Job,
+    JobState,
+    Source,
+)
 from services.training.domain.life import AttemptResult, EndCause
 from services.training.ports import (
     AttemptKey,
@@ -39,6 +46,8 @@ class InMemoryCatalog:
         """Ids of all tokens, good or revoked."""
         self.versions: dict[tuple[str, int], ModelVersionFacts] = {}
         """Model versions by name and number."""
+        self.tables: dict[str, str] = {}
+        """The version of each table, by full name."""
 
     async def issue_token(self, principal: str, lifetime: timedelta, comment: str) -> IssuedToken:
         """Make a token on behalf of a principal."""
@@ -55,6 +64,10 @@ class InMemoryCatalog:
         """A model version; None when there is none."""
         return self.versions.get((model_name, version))
 
+    async def table_version(self, full_name: str) -> str:
+        """What names a table's content as it is now; empty when there is none."""
+        return self.tables.get(full_name, "")
+
 
 class InMemoryTracking:
     """Twin of `ports.Tracking`."""
@@ -64,6 +77,8 @@ class InMemoryTracking:
         """The final state of each run, None while it is under way."""
         self.commits: dict[str, str] = {}
         """The Git commit of each run that has one."""
+        self.inputs: defaultdict[str, list[InputTable]] = defaultdict(list)
+        """The inputs of each run, in the order that they were noted."""
         self._by_job: dict[str, str] = {}
 
     async def create_run(self, token: Secret, job: Job) -> str:
@@ -75,6 +90,11 @@ class InMemoryTracking:
     async def note_commit(self, token: Secret, job: Job, commit: str) -> None:
         """Tag the job's run with the Git commit that its code is of."""
         self.commits[job.run_id] = commit
+
+    async def note_inputs(self, token: Secret, job: Job, tables: Sequence[InputTable]) -> None:
+        """Log the tables as inputs of the job's run."""
+        known = self.inputs[job.run_id]
+        known.extend(table for table in tables if table not in known)
 
     async def end_run(self, token: Secret, job: Job) -> None:
         """Give the run of a final job its status and end."""

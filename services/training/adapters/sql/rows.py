@@ -11,7 +11,7 @@ from sqlalchemy.engine import RowMapping
 
 from services.training import convert
 from services.training.domain.chore import Chore, ChoreKind
-from services.training.domain.job import Attempt, Checkpoint, Job, JobState
+from services.training.domain.job import Attempt, Checkpoint, InputTable, Job, JobState
 from services.training.domain.trigger import Trigger, TriggerEvent
 from tessera.training.v1 import job_pb2
 
@@ -107,6 +107,7 @@ def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
     values["started_at"] = micros(attempt.started_at)
     values["ended_at"] = micros(attempt.ended_at)
     values["gpus"] = list(attempt.gpus)
+    values["input_tables"] = [(one.full_name, one.version) for one in attempt.input_tables]
     return values
 
 
@@ -118,6 +119,8 @@ def _attempt_value(values: dict[str, Any]) -> Attempt:
             "started_at": moment(values["started_at"]),
             "ended_at": moment(values["ended_at"]),
             "gpus": tuple(values["gpus"]),
+            # Attempts of before inputs were kept have none.
+            "input_tables": tuple(InputTable(*one) for one in values.get("input_tables", ())),
         }
     )
 
