@@ -113,9 +113,57 @@ class Service:
     """The work beside the doors."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What the control plane and the gateway share."""
+
+    config: Config
+    outside: Outside
+    routes: RouteTable
+    changes: Changes
+    deployer: Deployer
+    metrics: GatewayMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """The control plane."""
+
+    server: RpcServer
+    canaries: Canaries
+    background: tuple[BackgroundTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    """The gateway: its two doors answer by the same handlers."""
+
+    server: Server
+    http: Server
+    background: tuple[BackgroundTask, ...]
+
+
 def build_service(config: Config, outside: Outside) -> Service:
     """Bind the doors; call it where an event loop runs."""
-    telemetry = active_telemetry()
+    core = _core(config, outside)
+    control, gateway = _control(core), _gateway(core)
+    payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
+    shipper = SpoolShipper(outside.spool, payloads, active_telemetry().metrics)
+    return Service(
+        control=control.server,
+        gateway=gateway.server,
+        gateway_http=gateway.http,
+        deployer=core.deployer,
+        canaries=control.canaries,
+        background=(
+            *control.background,
+            *gateway.background,
+            BackgroundTask("shipper", shipper.run),
+        ),
+    )
+
+
+def _core(config: Config, outside: Outside) -> _Core:
     routes, changes = RouteTable(), Changes()
     deployer = Deployer(
         endpoints=outside.endpoints,
@@ -128,89 +176,79 @@ def build_service(config: Config, outside: Outside) -> Service:
         clock=outside.clock,
         interval_seconds=config.reconcile_seconds,
     )
-    handlers = EndpointHandlers(
+    metrics = GatewayMetrics(active_telemetry().metrics)
+    return _Core(config, outside, routes, changes, deployer, metrics)
+
+
+def _control(core: _Core) -> _Control:
+    outside, deployer = core.outside, core.deployer
+    endpoints = EndpointHandlers(
         endpoints=outside.endpoints,
         tables=outside.tables,
         reader=outside.reader,
         resolver=Resolver(outside.models, outside.authority),
         deployer=deployer,
         authority=outside.authority,
-        changes=changes,
+        changes=core.changes,
         clock=outside.clock,
     )
     canaries = Canaries(
-        handlers=handlers,
+        handlers=endpoints,
         endpoints=outside.endpoints,
         reader=outside.reader,
         deployer=deployer,
         clock=outside.clock,
     )
-    metrics = GatewayMetrics(telemetry.metrics)
     elastic = Elastic(
-        routes=routes,
+        routes=core.routes,
         models=outside.runtime_models,
         deployer=deployer,
-        metrics=metrics,
-        idle_seconds=config.idle_seconds,
+        metrics=core.metrics,
+        idle_seconds=core.config.idle_seconds,
     )
-    recorder = Recorder(outside.spool, routes, metrics)
-    shadows = Shadows(outside.runtime, recorder, metrics)
-    hold = RuntimeHold()
-    watch = MemoryWatch(
-        process=outside.process,
-        models=outside.runtime_models,
-        routes=routes,
-        hold=hold,
-        deployer=deployer,
-        bound=config.runtime_growth_bytes,
+    servicer = InferenceServicer(
+        endpoints, canaries, elastic, _payloads(outside), _explanations(outside)
     )
-    limiter = RateLimiter(outside.budgets, outside.clock)
-    dispatcher = Dispatcher(
-        routes, outside.runtime, shadows, hold, metrics, deployer.suspect, deployer.follow
+    binding = Binding(
+        rpc.add_InferenceServiceServicer_to_server,
+        servicer,
+        "tessera.inference.v1.InferenceService",
     )
-    limits = InferenceLimits(
-        max_in_flight=config.gateway.max_in_flight,
-        longest_seconds=config.gateway_rpc.unary_deadline_seconds,
+    return _Control(
+        build_server(core.config.rpc, [binding], authenticator=outside.authority),
+        canaries,
+        (
+            BackgroundTask("deployer", deployer.run),
+            BackgroundTask("idle entities", elastic.run),
+            BackgroundTask("canaries", canaries.run),
+            BackgroundTask("bodies", _body_sweep(core).run),
+        ),
     )
-    infer = InferenceHandler(
-        routes,
-        authority=outside.authority,
-        limiter=limiter,
-        dispatcher=dispatcher,
-        recorder=recorder,
-        calls=telemetry.server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
-        metrics=metrics,
-        limits=limits,
-    )
-    streams = StreamHandler(
-        infer,
-        dispatcher,
-        recorder,
-        limits,
-        StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds),
-    )
-    descriptions = Descriptions(routes, outside.authority, version("tessera-ml"))
-    protocol = InferenceProtocol(descriptions, infer, streams)
-    bodies = Payloads(
+
+
+def _payloads(outside: Outside) -> Payloads:
+    return Payloads(
         tables=outside.places,
         reader=outside.reader,
         objects=outside.objects,
         authority=outside.authority,
     )
-    sweep = BodySweep(
+
+
+def _body_sweep(core: _Core) -> BodySweep:
+    outside = core.outside
+    return BodySweep(
         tables=outside.places,
         reader=outside.reader,
         objects=outside.objects,
         clock=outside.clock,
-        metrics=telemetry.metrics,
-        interval_seconds=config.body_sweep_seconds,
+        metrics=active_telemetry().metrics,
+        interval_seconds=core.config.body_sweep_seconds,
     )
-    predictions = PredictionHandler(
-        infer,
-        telemetry.server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
-        most=config.gateway_rpc.max_message_bytes,
-    )
-    explanations = Explanations(
+
+
+def _explanations(outside: Outside) -> Explanations:
+    return Explanations(
         tables=outside.places,
         endpoints=outside.endpoints,
         reader=outside.reader,
@@ -220,44 +258,86 @@ def build_service(config: Config, outside: Outside) -> Service:
         authority=outside.authority,
         clock=outside.clock,
     )
-    control = Binding(
-        rpc.add_InferenceServiceServicer_to_server,
-        InferenceServicer(handlers, canaries, elastic, bodies, explanations),
-        "tessera.inference.v1.InferenceService",
-    )
-    payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
-    shipper = SpoolShipper(outside.spool, payloads, telemetry.metrics)
-    return Service(
-        control=build_server(config.rpc, [control], authenticator=outside.authority),
-        gateway=outside.open_door(
-            config.gateway_rpc,
-            [
-                RawBinding(protocol, SERVICE_NAME),
-                RawBinding(PredictionProtocol(predictions), PREDICTION_SERVICE),
-            ],
-        ),
-        gateway_http=build_http_server(
-            config.gateway_http,
-            gateway_routes(
-                infer,
-                descriptions,
-                max_body_bytes=config.gateway_http.max_body_bytes,
-                max_message_bytes=config.gateway_rpc.max_message_bytes,
-                seconds=config.gateway_http.deadline_seconds,
-            ),
-            authenticator=outside.authority,
-            render=oip_error,
-        ),
+
+
+def _gateway(core: _Core) -> _Gateway:
+    config, outside, routes, deployer = core.config, core.outside, core.routes, core.deployer
+    hold = RuntimeHold()
+    watch = MemoryWatch(
+        process=outside.process,
+        models=outside.runtime_models,
+        routes=routes,
+        hold=hold,
         deployer=deployer,
-        canaries=canaries,
-        background=(
-            BackgroundTask("deployer", deployer.run),
-            BackgroundTask("idle entities", elastic.run),
+        bound=config.runtime_growth_bytes,
+    )
+    recorder = Recorder(outside.spool, routes, core.metrics)
+    shadows = Shadows(outside.runtime, recorder, core.metrics)
+    limiter = RateLimiter(outside.budgets, outside.clock)
+    dispatcher = Dispatcher(
+        routes, outside.runtime, shadows, hold, core.metrics, deployer.suspect, deployer.follow
+    )
+    limits = InferenceLimits(
+        max_in_flight=config.gateway.max_in_flight,
+        longest_seconds=config.gateway_rpc.unary_deadline_seconds,
+    )
+    infer = _infer(core, limits, limiter, dispatcher, recorder)
+    streams = StreamHandler(
+        infer,
+        dispatcher,
+        recorder,
+        limits,
+        StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds),
+    )
+    predictions = PredictionHandler(
+        infer,
+        active_telemetry().server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
+        most=config.gateway_rpc.max_message_bytes,
+    )
+    descriptions = Descriptions(routes, outside.authority, version("tessera-ml"))
+    bindings = [
+        RawBinding(InferenceProtocol(descriptions, infer, streams), SERVICE_NAME),
+        RawBinding(PredictionProtocol(predictions), PREDICTION_SERVICE),
+    ]
+    return _Gateway(
+        outside.open_door(config.gateway_rpc, bindings),
+        _http_door(core, infer, descriptions),
+        (
             BackgroundTask("shadows", shadows.run),
-            BackgroundTask("canaries", canaries.run),
             BackgroundTask("rate limits", limiter.run),
             BackgroundTask("runtime memory", watch.run),
-            BackgroundTask("shipper", shipper.run),
-            BackgroundTask("bodies", sweep.run),
         ),
+    )
+
+
+def _infer(
+    core: _Core,
+    limits: InferenceLimits,
+    limiter: RateLimiter,
+    dispatcher: Dispatcher,
+    recorder: Recorder,
+) -> InferenceHandler:
+    return InferenceHandler(
+        core.routes,
+        authority=core.outside.authority,
+        limiter=limiter,
+        dispatcher=dispatcher,
+        recorder=recorder,
+        calls=active_telemetry().server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
+        metrics=core.metrics,
+        limits=limits,
+    )
+
+
+def _http_door(core: _Core, infer: InferenceHandler, descriptions: Descriptions) -> Server:
+    config = core.config
+    routes = gateway_routes(
+        infer,
+        descriptions,
+        max_body_bytes=config.gateway_http.max_body_bytes,
+        max_message_bytes=config.gateway_rpc.max_message_bytes,
+        seconds=config.gateway_http.deadline_seconds,
+    )
+    return build_http_server(
+        config.gateway_http, routes, authenticator=core.outside.authority, render=oip_error
     )
