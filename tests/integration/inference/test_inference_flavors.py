@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import safetensors.numpy
 import torch
 import tritonclient.grpc.aio as triton
 
-from devstack import Stack
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import ModelNotServable
@@ -30,20 +29,6 @@ X = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
 CARRIER = {"name": "carrier", "datatype": "BYTES", "shape": [-1, 1]}
 SCORES = {"name": "scores", "datatype": "FP32", "shape": [-1, 2]}
 ECHO = {"name": "echo", "datatype": "BYTES", "shape": [-1, 1]}
-
-
-@pytest.fixture(scope="module")
-async def models(stack: Stack) -> AsyncIterator[TritonModels]:
-    models = TritonModels(stack.urls["triton_grpc"])
-    yield models
-    await models.close()
-
-
-@pytest.fixture(scope="module")
-async def client(stack: Stack) -> AsyncIterator[triton.InferenceServerClient]:
-    client = triton.InferenceServerClient(stack.urls["triton_grpc"])
-    yield client
-    await client.close()
 
 
 async def load(models: TritonModels, manifest: Any, sources: Mapping[str, bytes]) -> str:

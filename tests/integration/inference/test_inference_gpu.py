@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import warnings
-from collections.abc import AsyncIterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from services.inference.runtime.bundle import make_bundle
 from tests.helpers import eventually, unique_name
 
 if TYPE_CHECKING:
-    from devstack import Stack
+    pass
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -152,20 +151,6 @@ def used_bytes() -> int:
     """Memory of the GPU that all processes use."""
     free, total = torch.cuda.mem_get_info()
     return total - free
-
-
-@pytest.fixture(scope="module")
-async def models(stack: Stack) -> AsyncIterator[TritonModels]:
-    models = TritonModels(stack.urls["triton_grpc"])
-    yield models
-    await models.close()
-
-
-@pytest.fixture(scope="module")
-async def runtime(stack: Stack) -> AsyncIterator[TritonWire]:
-    runtime = TritonWire(stack.urls["triton_grpc"], max_message_bytes=64 << 20)
-    yield runtime
-    await runtime.close()
 
 
 @pytest.mark.parametrize(

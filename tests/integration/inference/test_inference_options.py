@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -37,20 +36,6 @@ MANIFEST = {
     ],
 }
 EXAMPLE = {"inputs": {"x": [[1, 2, 3, 4], [5, 6, 7, 8]], "carrier": ["AA", "ü"]}}
-
-
-@pytest.fixture(scope="module")
-async def models(stack: Stack) -> AsyncIterator[TritonModels]:
-    models = TritonModels(stack.urls["triton_grpc"])
-    yield models
-    await models.close()
-
-
-@pytest.fixture(scope="module")
-async def client(stack: Stack) -> AsyncIterator[triton.InferenceServerClient]:
-    client = triton.InferenceServerClient(stack.urls["triton_grpc"])
-    yield client
-    await client.close()
 
 
 async def load(models: TritonModels, options: RuntimeOptions) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from devstack import Stack
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.domain.signature import parse_manifest
@@ -28,20 +27,6 @@ from tests.integration.inference.models import exported, manifest, scripted
 from tests.integration.inference.requests import expected
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-async def models(stack: Stack) -> AsyncIterator[TritonModels]:
-    models = TritonModels(stack.urls["triton_grpc"])
-    yield models
-    await models.close()
-
-
-@pytest.fixture(scope="module")
-async def runtime(stack: Stack) -> AsyncIterator[TritonWire]:
-    runtime = TritonWire(stack.urls["triton_grpc"], max_message_bytes=64 << 20)
-    yield runtime
-    await runtime.close()
 
 
 async def load(models: TritonModels, content: bytes, **changes: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,7 +14,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from devstack import Stack
 from tessera_kit.bus import batches
 from tessera_kit.bus.batches import BatchConsumer
 from tessera_kit.bus.envelope import ConsumedRecord, from_record
@@ -34,17 +32,6 @@ soon = partial(eventually, timeout=40)
 @pytest.fixture
 def topic() -> Topic:
     return Topic(f"test.{unique_name()}.v1", 3, 1, (Int64Value,), "the number")
-
-
-@pytest.fixture
-def registry(topic: Topic) -> TopicRegistry:
-    return TopicRegistry([topic])
-
-
-@pytest.fixture
-def kafka(stack: Stack) -> KafkaConfig:
-    # A group is formed in half of a session, and misses a killed member after a whole one.
-    return replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
 
 
 @pytest.fixture

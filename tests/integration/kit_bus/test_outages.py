@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -42,17 +41,6 @@ EFFECTS = crashing_consumer.EFFECTS.to_metadata(METADATA)
 @pytest.fixture
 def topic() -> Topic:
     return Topic(f"test.{unique_name()}.v1", 2, 1, (Int64Value, StringValue), "the number")
-
-
-@pytest.fixture
-def registry(topic: Topic) -> TopicRegistry:
-    return TopicRegistry([topic])
-
-
-@pytest.fixture
-def kafka(stack: Stack) -> KafkaConfig:
-    # A group is formed in half of a session, and misses a killed member after a whole one.
-    return replace(KafkaConfig.from_env(stack.environment), session_seconds=2.0)
 
 
 @pytest.fixture
