@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from infra.tasks.kept import keep
 from services.tracking.adapters.memory import InMemoryStore
 from services.tracking.adapters.memory_traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
@@ -27,18 +28,8 @@ BEGIN, END = "<!-- mlflow rpcs: begin -->\n", "<!-- mlflow rpcs: end -->\n"
 
 def main(arguments: list[str]) -> int:
     """Writes the table, or checks that it is current; returns the exit status."""
-    text = README.read_text()
-    current = with_table(text)
-    if arguments == ["generate"]:
-        README.write_text(current)
-        return 0
-    if arguments == ["check"]:
-        if text == current:
-            return 0
-        sys.stderr.write(f"{README} is not current; run {Path(__file__).name} generate\n")
-        return 1
-    sys.stderr.write(f"{__doc__}\n")
-    return 2
+    made = {README: with_table(README.read_text())}
+    return keep(arguments, made, "infra/tasks/mlflow_rpcs.py")
 
 
 def with_table(text: str) -> str:

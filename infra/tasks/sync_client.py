@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from infra.tasks.kept import keep
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "libs/tessera/client/aio"
 TARGET = ROOT / "libs/tessera/client/sync"
@@ -31,21 +33,7 @@ MODULES = (
 def main(arguments: list[str]) -> int:
     """Writes the modules, or checks that they are current; returns the exit status."""
     made = {TARGET / f"{name}.py": _formatted(_module(SOURCE / f"{name}.py")) for name in MODULES}
-    if arguments == ["generate"]:
-        for path, text in made.items():
-            path.write_text(text)
-        return 0
-    if arguments == ["check"]:
-        stale = [
-            path for path, text in made.items() if not path.exists() or path.read_text() != text
-        ]
-        for path in stale:
-            sys.stderr.write(
-                f"{path.relative_to(ROOT)} is stale; run infra/tasks/sync_client.py generate\n"
-            )
-        return 1 if stale else 0
-    sys.stderr.write("usage: sync_client.py generate | check\n")
-    return 2
+    return keep(arguments, made, "infra/tasks/sync_client.py")
 
 
 def _formatted(text: str) -> str:
