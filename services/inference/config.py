@@ -71,7 +71,7 @@ class GatewayConfig:
         env = Env.of(source)
         config = cls(
             max_in_flight=env.integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512),
-            largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 4 << 20),
+            largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 1 << 20),
         )
         if config.max_in_flight < 1:
             raise ConfigError("TESSERA_INFERENCE_MAX_IN_FLIGHT must be at least 1")

@@ -23,13 +23,13 @@ from rich.console import Console
 
 from devstack import Stack, attach, start_local
 from tessera import AsyncClient
-from tests.benchmarks import bus, gateway, memory, stack, table, tracking
+from tests.benchmarks import bus, gateway, matrix, memory, stack, table, tracking
 from tests.benchmarks.results import Report
 from tests.benchmarks.screen import show
-from tests.e2e.world import CATALOG, Served, serve_model, settings_of
+from tests.e2e.world import remove_served, serve_model, settings_of
 
 GROUPS = ("stack", "gateway", "table", "tracking", "bus")
-LONG = ("memory",)
+LONG = ("memory", "matrix")
 """Groups that take minutes, and are measured when they are named."""
 _VERSIONED = (
     *("tessera-ml", "grpcio", "aiokafka", "torch", "nvidia-pytriton", "chdb-core"),
@@ -41,7 +41,7 @@ _OUTPUT = Path(".tessera/bench.json")
 async def bench(
     groups: frozenset[str], choice: str, console: Console, parts: Collection[str] = ()
 ) -> Report:
-    """Runs the groups on one stack, one after another; of tracking, only some parts if given."""
+    """Runs the groups on one stack, one after another; of those with parts, only some if given."""
     report = Report(_surroundings(choice))
     with console.status("starting the stack ...") as status:
 
@@ -67,9 +67,14 @@ async def bench(
             if groups & {"gateway", "table", "memory"}:
                 async with AsyncClient(settings_of(running)) as client:
                     await _with_model(running, client, groups, report, timed, tell)
+            if "matrix" in groups:
+                async with timed("matrix"), AsyncClient(settings_of(running)) as client:
+                    chosen = [part for part in parts if part in matrix.PARTS]
+                    await matrix.measure(running, client, report, tell, chosen)
             if "tracking" in groups:
                 async with timed("tracking"):
-                    await tracking.measure(running, report, tell, parts)
+                    chosen = [part for part in parts if part in tracking.PARTS]
+                    await tracking.measure(running, report, tell, chosen)
             if "bus" in groups:
                 async with timed("bus"):
                     await bus.measure(running, report, tell)
@@ -101,14 +106,7 @@ async def _with_model(
                 async with timed(group):
                     await measure()
     finally:
-        await _remove(client, served)
-
-
-async def _remove(client: AsyncClient, served: Served) -> None:
-    await client.inference.delete_endpoint(served.endpoint)
-    await client.catalog.delete_schema(served.schema, force=True)
-    if not await client.catalog.list_schemas(CATALOG):
-        await client.catalog.delete_catalog(CATALOG)
+        await remove_served(client, served)
 
 
 @asynccontextmanager
@@ -161,8 +159,8 @@ def main() -> None:
         "--part",
         action="append",
         default=[],
-        choices=tracking.PARTS,
-        help="measure this part of tracking alone; may be given several times",
+        choices=(*tracking.PARTS, *matrix.PARTS),
+        help="measure this part of tracking or matrix alone; may be given several times",
     )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the JSON goes")
     arguments = parser.parse_args()

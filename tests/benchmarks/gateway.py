@@ -25,7 +25,7 @@ IN_FLIGHT = (1, 8, 32)
 ROUNDS = 5
 WINDOW_SECONDS = 1.5
 WARM_UP_SECONDS = 1.0
-_ALL_ROWS_SECONDS = 60.0
+ALL_ROWS_SECONDS = 60.0
 
 Progress = Callable[[str], None]
 Settle = Callable[[Iterable[Window]], Awaitable[int]]
@@ -85,7 +85,7 @@ async def measure(
     warm: list[Window] = []
 
     async def settle(windows: Iterable[Window]) -> int:
-        return await _rows(client, served.endpoint, since, _answers((*warm, *windows)))
+        return await rows_written(client, served.endpoint, since, answers((*warm, *windows)))
 
     async with load_generator() as load:
         warm.append(await load.run(gateway, 8, WARM_UP_SECONDS))
@@ -97,7 +97,7 @@ async def measure(
     asked = [
         window for (side, _), found in windows.items() if side == "gateway" for window in found
     ]
-    answered = _answers((*warm, *asked))
+    answered = answers((*warm, *asked))
     rows = await settle(asked)
     report.details["gateway"] = {
         f"{side}@{in_flight}": [
@@ -148,11 +148,18 @@ async def _rounds(
     return windows
 
 
-def _answers(windows: Iterable[Window]) -> int:
+def answers(windows: Iterable[Window]) -> int:
+    """Requests that were answered in windows."""
     return sum(window.requests for window in windows)
 
 
-async def _rows(client: AsyncClient, endpoint: str, since: datetime, answered: int) -> int:
+async def rows_written(
+    client: AsyncClient,
+    endpoint: str,
+    since: datetime,
+    answered: int,
+    seconds: float = ALL_ROWS_SECONDS,
+) -> int:
     """Waits until the table holds a row per answer; returns how many it holds."""
 
     async def written() -> int:
@@ -160,7 +167,7 @@ async def _rows(client: AsyncClient, endpoint: str, since: datetime, answered: i
         assert found.row_count >= answered, f"{found.row_count} of {answered} rows"
         return found.row_count
 
-    return await eventually(written, timeout=_ALL_ROWS_SECONDS, interval=0.5)
+    return await eventually(written, timeout=seconds, interval=0.5)
 
 
 def _figures(in_flight: int, gateway: list[Window], direct: list[Window]) -> list[Figure]:

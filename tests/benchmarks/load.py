@@ -1,4 +1,4 @@
-"""The load generator: a process of its own that calls ModelInfer with the same raw bytes.
+"""The load generator: a process of its own that asks by gRPC or HTTP with the same raw bytes.
 
 It reads one JSON object per line, a window to run, and answers each with one line. Whoever it asks
 gets the same bytes from the same code, so that two servers can be compared.
@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -19,10 +19,14 @@ from typing import Any
 import grpc
 import uvloop
 
+from tests.benchmarks.http_caller import HttpCaller
 from tests.benchmarks.results import quantile
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _LAST_CALL_SECONDS = 30.0
+_LARGEST_ANSWER = 64 << 20
+ENDLESS = 1_000_000
+"""More requests than a window has time for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,12 @@ class Target:
     token: str = ""
     model: str = ""
     """The model's name there, for a generator that makes its requests itself."""
+    path: str = ""
+    """Where the request is posted; by gRPC, to ModelInfer, when empty."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of the post."""
+    counted_at: str = ""
+    """The server's gRPC door, where what it answered is counted; its address when empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class Window:
     p50_ms: float
     p99_ms: float
     first_failure: str = ""
+    steady: bool = True
+    """False when a generator that looks for agreeing spans of time found none."""
 
     @property
     def per_second(self) -> float:
@@ -63,7 +75,7 @@ class LoadProcess:
         self._process = process
 
     async def run(
-        self, target: Target, in_flight: int, seconds: float, max_requests: int = 1_000_000
+        self, target: Target, in_flight: int, seconds: float, max_requests: int = ENDLESS
     ) -> Window:
         """Keeps `in_flight` requests on their way for `seconds`, or until all are sent."""
         assert self._process.stdin and self._process.stdout
@@ -71,6 +83,8 @@ class LoadProcess:
             "address": target.address,
             "request": base64.b64encode(target.request).decode(),
             "token": target.token,
+            "path": target.path,
+            "headers": target.headers,
             "in_flight": in_flight,
             "seconds": seconds,
             "max_requests": max_requests,
@@ -101,31 +115,90 @@ async def load_process() -> AsyncIterator[LoadProcess]:
         await process.wait()
 
 
-async def _window(order: dict[str, Any], channels: dict[str, grpc.aio.Channel]) -> Window:
-    address = order["address"]
-    if address not in channels:
-        channels[address] = grpc.aio.insecure_channel(address)
-    call: Any = channels[address].unary_unary(_METHOD)
-    request = base64.b64decode(order["request"])
-    metadata = (("authorization", f"Bearer {order['token']}"),) if order["token"] else ()
+Ask = Callable[[], Awaitable[str]]
+"""Asks once; what went wrong, or nothing."""
+
+
+class _Servers:
+    """Connections to the servers that windows have asked, kept from one window to the next."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._callers: dict[str, list[HttpCaller]] = {}
+
+    def asks(self, order: dict[str, Any]) -> list[Ask]:
+        """One way to ask for each request in flight."""
+        if order["path"]:
+            return self._by_http(order)
+        return [self._by_grpc(order)] * order["in_flight"]
+
+    async def close(self) -> None:
+        """Close them."""
+        for channel in self._channels.values():
+            await channel.close()
+        for callers in self._callers.values():
+            for caller in callers:
+                caller.close()
+
+    def _by_grpc(self, order: dict[str, Any]) -> Ask:
+        address = order["address"]
+        if address not in self._channels:
+            options = [
+                ("grpc.max_receive_message_length", _LARGEST_ANSWER),
+                ("grpc.max_send_message_length", _LARGEST_ANSWER),
+            ]
+            self._channels[address] = grpc.aio.insecure_channel(address, options)
+        call: Any = self._channels[address].unary_unary(_METHOD)
+        request = base64.b64decode(order["request"])
+        token = order["token"]
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+
+        async def ask() -> str:
+            try:
+                await call(request, metadata=metadata, timeout=_LAST_CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                return f"{error.code().name}: {error.details()}"
+            return ""
+
+        return ask
+
+    def _by_http(self, order: dict[str, Any]) -> list[Ask]:
+        callers = self._callers.setdefault(order["address"], [])
+        while len(callers) < order["in_flight"]:
+            callers.append(HttpCaller(order["address"]))
+        headers = [tuple(header) for header in order["headers"]]
+        if order["token"]:
+            headers.append(("authorization", f"Bearer {order['token']}"))
+        request = HttpCaller.post(order["path"], headers, base64.b64decode(order["request"]))
+
+        def asking(caller: HttpCaller) -> Ask:
+            async def ask() -> str:
+                async with asyncio.timeout(_LAST_CALL_SECONDS):
+                    status, body = await caller.ask(request)
+                return "" if status == 200 else f"{status}: {body[:200]!r}"
+
+            return ask
+
+        return [asking(caller) for caller in callers[: order["in_flight"]]]
+
+
+async def _window(order: dict[str, Any], asks: list[Ask]) -> Window:
     latencies: list[float] = []
     failures: list[str] = []
     left = order["max_requests"]
     began = perf_counter()
     end = began + order["seconds"]
 
-    async def worker() -> None:
+    async def worker(ask: Ask) -> None:
         nonlocal left
         while left > 0 and (started := perf_counter()) < end:
             left -= 1
-            try:
-                await call(request, metadata=metadata, timeout=_LAST_CALL_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                failures.append(f"{error.code().name}: {error.details()}")
+            if failure := await ask():
+                failures.append(failure)
             else:
                 latencies.append((perf_counter() - started) * 1e3)
 
-    await asyncio.gather(*(worker() for _ in range(order["in_flight"])))
+    await asyncio.gather(*(worker(ask) for ask in asks))
     return Window(
         in_flight=order["in_flight"],
         requests=len(latencies),
@@ -139,13 +212,13 @@ async def _window(order: dict[str, Any], channels: dict[str, grpc.aio.Channel]) 
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    channels: dict[str, grpc.aio.Channel] = {}
+    servers = _Servers()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        window = await _window(json.loads(line), channels)
+        order = json.loads(line)
+        window = await _window(order, servers.asks(order))
         sys.stdout.write(json.dumps(asdict(window)) + "\n")
         sys.stdout.flush()
-    for channel in channels.values():
-        await channel.close()
+    await servers.close()
 
 
 if __name__ == "__main__":

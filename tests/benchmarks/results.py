@@ -22,15 +22,27 @@ class Figure:
     peer_name: str = ""
     higher_is_better: bool = True
     note: str = ""
+    calibration: float | None = None
+    """The same of something known, which tells what this machine makes of it."""
+    calibration_name: str = ""
 
     @property
     def ratio(self) -> float | None:
         """The value as a share of the peer's."""
         return self.value / self.peer if self.peer else None
 
+    @property
+    def calibration_ratio(self) -> float | None:
+        """The calibration as a share of the peer's."""
+        return self.calibration / self.peer if self.calibration and self.peer else None
+
     def as_json(self) -> dict[str, Any]:
-        """The figure with its ratio."""
-        return {**asdict(self), "ratio": self.ratio}
+        """The figure with its ratios."""
+        return {
+            **asdict(self),
+            "ratio": self.ratio,
+            "calibration_ratio": self.calibration_ratio,
+        }
 
 
 @dataclass(slots=True)

@@ -54,7 +54,15 @@ def show(report: Report, console: Console) -> None:
 
 def _remark(figure: Figure) -> str:
     beside = f"beside: {figure.peer_name}" if figure.peer_name else ""
-    return "; ".join(filter(None, (beside, figure.note)))
+    return "; ".join(filter(None, (beside, _calibration(figure), figure.note)))
+
+
+def _calibration(figure: Figure) -> str:
+    if figure.calibration is None:
+        return ""
+    ratio = figure.calibration_ratio
+    share = "" if ratio is None else f", {ratio:.2f}x"
+    return f"{figure.calibration_name}: {_number(figure.calibration)} {figure.unit}{share}"
 
 
 def _number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from devstack import Stack
@@ -53,17 +54,33 @@ async def new_schema(client: AsyncClient, prefix: str = "e2e") -> str:
 
 async def serve_model(client: AsyncClient, *biases: float, prefix: str = "e2e") -> Served:
     """Registers a version of the model per bias and serves the first at an endpoint of its own."""
+    versions = [models.version_files(bias) for bias in biases or (0.0,)]
+    return await serve_versions(client, versions, prefix)
+
+
+async def serve_versions(
+    client: AsyncClient, versions: Iterable[dict[str, bytes]], prefix: str
+) -> Served:
+    """Registers versions of a model and serves the first at an endpoint of its own."""
     schema = await new_schema(client, prefix)
     model = f"{schema}.scorer"
     await client.models.create(model)
-    for bias in biases or (0.0,):
-        await client.models.create_version(model, models.version_files(bias))
+    for files in versions:
+        await client.models.create_version(model, files)
     name = unique_name(prefix)
     endpoint = await client.inference.create_endpoint(
         name, [entity(model, 1, 100)], table_schema=schema
     )
     await client.inference.wait_ready(name, timeout=READY_SECONDS)
     return Served(schema, model, name, endpoint.inference_table_full_name)
+
+
+async def remove_served(client: AsyncClient, served: Served) -> None:
+    """Takes away what was served, and the catalog when nothing else is in it."""
+    await client.inference.delete_endpoint(served.endpoint)
+    await client.catalog.delete_schema(served.schema, force=True)
+    if not await client.catalog.list_schemas(CATALOG):
+        await client.catalog.delete_catalog(CATALOG)
 
 
 def entity(model: str, version: int, percent: int) -> endpoint_pb2.ServedEntity:

@@ -24,6 +24,8 @@ __all__ = ["LargeBodies"]
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 0.5
+_AT_ONCE: Final = 4
+"""Records whose bodies are on their way to the store; requests are answered on the same loop."""
 
 
 class LargeBodies:
@@ -42,6 +44,7 @@ class LargeBodies:
         self._publisher = publisher
         self._objects = objects
         self._largest = largest
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def publish(self, event: Event) -> None:
         """See `Publisher.publish`."""
@@ -54,13 +57,21 @@ class LargeBodies:
     async def publish_records(self, records: Sequence[Record]) -> None:
         """Write payload records; returns when they and their bodies are durable."""
         if any(record.size() > self._largest for record in records):
-            records = [await self._without_large_bodies(record) for record in records]
+            async with asyncio.TaskGroup() as group:
+                changing = [
+                    group.create_task(self._without_large_bodies(record)) for record in records
+                ]
+            records = [task.result() for task in changing]
         await self._publisher.publish_records(records)
 
     async def _without_large_bodies(self, record: Record) -> Record:
         if record.value is None or len(record.value) <= self._largest:
             return record
-        payload = inference_events_pb2.PayloadRecord.FromString(record.value)
+        async with self._turns:
+            return await self._with_objects(record, record.value)
+
+    async def _with_objects(self, record: Record, value: bytes) -> Record:
+        payload = inference_events_pb2.PayloadRecord.FromString(value)
         for side in Side:
             body: bytes = getattr(payload, side.value)
             if len(body) > self._largest:

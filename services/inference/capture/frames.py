@@ -6,7 +6,7 @@ import struct
 from typing import Final
 from zlib import crc32
 
-__all__ = ["HEADER_BYTES", "LARGEST_RECORD", "frame_header", "split_frames"]
+__all__ = ["HEADER_BYTES", "LARGEST_RECORD", "frame_bytes", "frame_header", "split_frames"]
 
 _header = struct.Struct("<II")
 HEADER_BYTES: Final = _header.size
@@ -24,6 +24,14 @@ def frame_header(record: bytes) -> bytes:
     if not 0 < length <= LARGEST_RECORD:
         raise ValueError(f"a record of {length} bytes; 1 to {LARGEST_RECORD} fit")
     return _header.pack(length, crc32(record))
+
+
+def frame_bytes(data: bytes) -> int:
+    """Bytes of the frame that begins here, whether or not all of it is here; 0 when none does."""
+    if len(data) < HEADER_BYTES:
+        return 0
+    length: int = _header.unpack_from(data)[0]
+    return HEADER_BYTES + length if 0 < length <= LARGEST_RECORD else 0
 
 
 def split_frames(data: bytes, limit: int) -> tuple[list[bytes], int]:

@@ -22,6 +22,9 @@ PAYLOAD_TOPIC: Final = "tessera.inference.payload.v1"
 _SOURCE: Final = b"tessera/inference"
 _TYPE: Final = inference_events_pb2.PayloadRecord.DESCRIPTOR.full_name.encode()
 _BATCH_BYTES: Final = 1 << 20
+_LARGE_BATCH_BYTES: Final = 8 << 20
+"""Of a batch of large records, several of which the object store takes at once."""
+_LARGE_RECORD: Final = 64 << 10
 _BATCH_RECORDS: Final = 1000
 _RECORDS_PER_TURN: Final = 50
 _RETRY_SECONDS: Final = 0.5
@@ -49,6 +52,7 @@ class SpoolShipper:
         self._spool = spool
         self._publisher = publisher
         self._linger_seconds = linger_seconds
+        self._batch_bytes = _BATCH_BYTES
         self._many = False
         """Whether the next batch is worth sending at once."""
         self._shipped = metrics.counter(names.SPOOL_RECORDS).labels("shipped")
@@ -71,11 +75,13 @@ class SpoolShipper:
     async def _ship_batch(self) -> bool:
         """Ship the next batch; False when there was none."""
         start = self._spool.shipped
-        batch = self._spool.read(start, max_bytes=_BATCH_BYTES, max_records=_BATCH_RECORDS)
+        batch = self._spool.read(start, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS)
         if batch.records:
             key = b"spool-%d" % batch.end.segment
             await self._publish(await _records_of(batch.records, key))
             self._shipped.inc(len(batch.records))
+            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(batch.records)
+            self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
         self._spool.ship(batch.end)
         self._many = self._spool.pending_bytes >= _BATCH_BYTES // 2
         return bool(batch.records)

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from services.inference.capture.begun import BegunRecords
 from services.inference.capture.frames import (
     HEADER_BYTES,
-    LARGEST_RECORD,
+    frame_bytes,
     frame_header,
     split_frames,
 )
@@ -236,16 +236,17 @@ class Spool:
     def _read_frames(
         self, segment: int, offset: int, size: int, max_bytes: int, max_records: int
     ) -> tuple[list[bytes], int]:
-        want = min(size - offset, max_bytes)
-        while True:
-            with self._path(segment).open("rb") as file:
-                file.seek(offset)
-                data = file.read(want)
+        left = size - offset
+        with self._path(segment).open("rb") as file:
+            file.seek(offset)
+            data = file.read(min(left, max_bytes))
             records, used = split_frames(data, max_records)
-            whole = min(size - offset, LARGEST_RECORD + HEADER_BYTES)
-            if records or want >= whole:
-                return records, used
-            want = whole
+            # One that is larger than a batch is read whole, and nothing behind it.
+            whole = frame_bytes(data)
+            if not records and len(data) < whole <= left:
+                data += file.read(whole - len(data))
+                records, used = split_frames(data, 1)
+        return records, used
 
     def _recover_begun(self, last: bytes) -> None:
         """Append what a kill cut short.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -69,3 +70,28 @@ async def test_small_ones_go_as_they_are() -> None:
     await LargeBodies(bus, objects, 1000).publish_records(records)
     assert [one.value for one in bus.records(PAYLOAD_TOPIC)] == [one.value for one in records]
     assert objects.failures == 1, "nobody asked it"
+
+
+class CountingObjects(InMemoryObjectStore):
+    """Knows how many bodies are on their way to it at once, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    async def put(self, key: str, data: Any) -> Any:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await super().put(key, data)
+
+
+async def test_several_bodies_are_put_at_once_and_records_keep_their_order() -> None:
+    bus, objects = InMemoryBus(), CountingObjects()
+    records = [record(2000, 10) for _ in range(20)]
+    await LargeBodies(bus, objects, 1000).publish_records(records)
+    sent = [pb.PayloadRecord.FromString(one.value or b"") for one in bus.records(PAYLOAD_TOPIC)]
+    given = [pb.PayloadRecord.FromString(one.value or b"") for one in records]
+    assert [one.tessera_request_id for one in sent] == [one.tessera_request_id for one in given]
+    assert objects.most == 4

@@ -56,6 +56,14 @@ def test_a_record_larger_than_the_read_is_read_whole(spool: Spool) -> None:
     assert drain(spool, max_bytes=100) == [b"x" * 5000]
 
 
+def test_nothing_behind_a_large_record_is_read_with_it(spool: Spool) -> None:
+    for record in (b"x" * 5000, b"y" * 5000, b"z"):
+        spool.append(record)
+    batch = spool.read(spool.shipped, max_bytes=100, max_records=1000)
+    assert batch.records == [b"x" * 5000]
+    assert spool.read(batch.end, max_bytes=6000, max_records=1000).records == [b"y" * 5000, b"z"]
+
+
 def test_what_was_not_shipped_outlives_the_process(tmp_path: Path) -> None:
     first = make(tmp_path)
     for number in range(10):
