@@ -14,6 +14,7 @@ import pytest
 from devstack import Stack
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
 from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.sql.carrier import PointCarrier
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.experiment import Experiment
@@ -286,6 +287,41 @@ async def test_an_archive_that_is_away_loses_and_doubles_nothing(database: Datab
 
         await eventually(is_empty, 30)
         assert repr(await read(store, run_id)) == repr(HARD)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class Busy(Flaky):
+    """An archive that is told points while somebody goes on logging."""
+
+    store: SqlStore
+    run_id: str
+
+    async def add(self, points: Mapping[str, Points]) -> None:
+        await super().add(points)
+        later = Point("m", 1, self.added, 0.0)
+        await append(self.store, {self.run_id: Points.of([later])})
+
+
+async def test_what_arrives_while_points_are_carried_waits_for_more(database: Database) -> None:
+    archive = Busy(InMemoryPoints())
+    store = archive.store = SqlStore(database, archive)
+    store.carrier = PointCarrier(database, archive, interval_seconds=600)
+    run_id = archive.run_id = await new_run(store)
+    await append(store, {run_id: Points.of(HARD)})
+    running = asyncio.create_task(store.carrier.run())
+    try:
+
+        async def holds_later_point() -> bool:
+            return len(await read(store, run_id)) > len(HARD)
+
+        await eventually(holds_later_point, 30)
+        for _ in range(20):
+            await read(store, run_id)
+        assert archive.added == 1
+        await store.carrier.settle([run_id])
+        assert archive.added == 2
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -72,8 +72,9 @@ class PointCarrier:
         failures = 0
         while True:
             try:
-                while await self.carry():
-                    failures = 0
+                # What arrives meanwhile is left for the next time: a caller that logs point after
+                # point would have each carried by itself, as fast as the archive takes them.
+                await self.settle(())
             except TesseraError as error:
                 failures += 1
                 _log.warning("points wait in the log: %s", error)
@@ -102,7 +103,10 @@ class PointCarrier:
             return True
 
     async def settle(self, run_ids: Collection[str]) -> None:
-        """Return when the archive has every point of runs that was committed before the call.
+        """Return when the archive has every point that was committed before the call.
+
+        Args:
+            run_ids: The runs whose points count; all when empty.
 
         Raises:
             TesseraError: The archive does not take them.
