@@ -14,7 +14,7 @@ from services.tracking.domain.metrics import Point
 from services.tracking.errors import InvalidUpload, InvalidValue
 from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.log import StreamedPoints
-from services.tracking.handlers.search import foreign_token
+from services.tracking.handlers.page_tokens import foreign_token
 from tessera.tracking.v1 import tracking_service_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal

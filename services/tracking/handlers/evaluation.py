@@ -28,7 +28,12 @@ from services.tracking.errors import (
 )
 from services.tracking.evaluation_ports import EvaluationQuery
 from services.tracking.handlers.access import Access
-from services.tracking.handlers.search import foreign_token, position_of_token, scope_of, token_of
+from services.tracking.handlers.page_tokens import (
+    foreign_token,
+    position_at,
+    scope_of,
+    token_of,
+)
 from services.tracking.ports import Store
 from tessera_kit.clock import Clock
 from tessera_kit.errors import NotFound, PermissionDenied
@@ -172,12 +177,18 @@ class EvaluationDatasets:
         """
         order = parse_order_by(order_by, EVALUATION_DATASETS)
         scope = scope_of("evaluation", sorted(experiment_ids), text, list(order_by))
+
+        async def place_of(dataset_id: str) -> Position | None:
+            async with self._store.read() as view:
+                dataset = await view.evaluation.get(dataset_id)
+            return None if dataset is None else _place(dataset, order)
+
         query = EvaluationQuery(
             experiment_ids=experiment_ids,
             filter=parse_filter(text, EVALUATION_DATASETS),
             order=order,
             limit=size + 1,
-            after=await self._position(token, scope, order),
+            after=await position_at(token, scope, order, place_of),
         )
         visible: list[EvaluationDataset] = []
         for _ in range(_ROUNDS):
@@ -393,18 +404,6 @@ class EvaluationDatasets:
                     )
         for experiment_id in experiment_ids:
             await self._access.write(principal, experiment_id)
-
-    async def _position(self, token: str, scope: str, order: Sequence[OrderKey]) -> Position | None:
-        written = decode_page_token(token, scope)
-        if not written:
-            return None
-        if "t" in written:
-            return position_of_token(written, order)
-        async with self._store.read() as view:
-            dataset = await view.evaluation.get(str(written["i"]))
-        if dataset is None:
-            raise foreign_token()
-        return _place(dataset, order)
 
     def _now(self) -> Micros:
         return micros_of(self._clock.now())

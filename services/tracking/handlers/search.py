@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,29 +14,20 @@ from services.tracking.domain.search.evaluate import experiment_values, run_valu
 from services.tracking.domain.search.paging import (
     Position,
     position_after,
-    read_position,
-    write_position,
 )
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, OrderKey
 from services.tracking.handlers.access import Access
+from services.tracking.handlers.page_tokens import position_at, scope_of, token_of
 from services.tracking.ports import ExperimentQuery, RunQuery, Store
-from tessera_kit.errors import FieldViolation
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.rpc.pages import InvalidPageToken, decode_page_token, encode_page_token
 
 __all__ = [
     "ExperimentPage",
     "RunPage",
     "Search",
-    "foreign_token",
-    "position_of_token",
-    "scope_of",
-    "token_of",
 ]
 
-# What the contract lets a page token be.
-_LONGEST_TOKEN: Final = 2048
 # How often a search for experiments looks on when the caller may see little of what it finds.
 _ROUNDS: Final = 10
 # A message holds 64 MiB; texts take up to 4 bytes per character.
@@ -105,10 +94,18 @@ class Search:
         )
         scope = scope_of("runs", sorted(experiment_ids), text, list(order_by), stage)
         readable = await self._access.readable(principal, experiment_ids)
+
+        async def place_of(run_id: str) -> Position | None:
+            async with self._store.read() as view:
+                run = await view.runs.get(run_id)
+            if run is None or run.info.experiment_id not in readable:
+                return None
+            return _run_place(run, order)
+
         query = replace(
             query,
             experiment_ids=readable,
-            after=await self._run_position(token, scope, order, readable),
+            after=await position_at(token, scope, order, place_of),
         )
         page, more = await self._run_page(query, size)
         return RunPage(page, token_of(_run_place(page[-1], order), scope) if more else "")
@@ -136,7 +133,13 @@ class Search:
             filter=parse_filter(text, EXPERIMENTS), order=order, stage=stage, limit=size + 1
         )
         scope = scope_of("experiments", text, list(order_by), stage)
-        query = replace(query, after=await self._experiment_position(token, scope, order))
+
+        async def place_of(experiment_id: str) -> Position | None:
+            async with self._store.read() as view:
+                experiment = await view.experiments.get(experiment_id)
+            return None if experiment is None else _experiment_place(experiment, order)
+
+        query = replace(query, after=await position_at(token, scope, order, place_of))
         visible: list[Experiment] = []
         for _ in range(_ROUNDS):
             async with self._store.read() as view:
@@ -174,70 +177,10 @@ class Search:
                 page.append(run)
         return page, False
 
-    async def _run_position(
-        self, token: str, scope: str, order: Sequence[OrderKey], readable: Collection[str]
-    ) -> Position | None:
-        written = decode_page_token(token, scope)
-        if not written:
-            return None
-        if "t" in written:
-            return position_of_token(written, order)
-        async with self._store.read() as view:
-            run = await view.runs.get(str(written["i"]))
-        if run is None or run.info.experiment_id not in readable:
-            raise foreign_token()
-        return _run_place(run, order)
-
-    async def _experiment_position(
-        self, token: str, scope: str, order: Sequence[OrderKey]
-    ) -> Position | None:
-        written = decode_page_token(token, scope)
-        if not written:
-            return None
-        if "t" in written:
-            return position_of_token(written, order)
-        async with self._store.read() as view:
-            experiment = await view.experiments.get(str(written["i"]))
-        if experiment is None:
-            raise foreign_token()
-        return _experiment_place(experiment, order)
-
 
 def _weight(run: Run) -> int:
     texts = sum(len(key) + len(value) for key, value in (*run.params.items(), *run.tags.items()))
     return texts + 40 * (len(run.metrics) + len(run.inputs))
-
-
-def scope_of(*parts: object) -> str:
-    """Return what a page token is good for: the search that these parts make up."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def token_of(position: Position, scope: str) -> str:
-    """Return the token of the page that starts behind a position."""
-    token = encode_page_token(write_position(position), scope)
-    if len(token) <= _LONGEST_TOKEN:
-        return token
-    # Texts that were ordered by are too long to carry: the next call reads them again.
-    return encode_page_token({"i": position.id}, scope)
-
-
-def position_of_token(written: dict[str, str | int], order: Sequence[OrderKey]) -> Position:
-    """Return the position that a token's content says.
-
-    Raises:
-        InvalidPageToken: It does not.
-    """
-    try:
-        return read_position(written, order)
-    except ValueError:
-        raise foreign_token() from None
-
-
-def foreign_token() -> InvalidPageToken:
-    """Return the error of a token that no listing of ours made."""
-    rule = "is not a token of this listing; start again from the first page"
-    return InvalidPageToken(f"page_token {rule}", violations=[FieldViolation("page_token", rule)])
 
 
 def _run_place(run: Run, order: Sequence[OrderKey]) -> Position:

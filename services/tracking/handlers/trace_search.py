@@ -13,16 +13,10 @@ from services.tracking.domain.search.syntax import TRACES, OrderKey
 from services.tracking.domain.traces.search import TraceFilter, split_filter
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.handlers.access import Access
-from services.tracking.handlers.search import (
-    foreign_token,
-    position_of_token,
-    scope_of,
-    token_of,
-)
+from services.tracking.handlers.page_tokens import position_at, scope_of, token_of
 from services.tracking.ports import Store
 from services.tracking.trace_ports import SpanStore, TraceKey, TraceQuery
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.rpc.pages import decode_page_token
 
 __all__ = ["TracePage", "TraceSearch"]
 
@@ -78,12 +72,20 @@ class TraceSearch:
         wanted = split_filter(parse_filter(text, TRACES))
         scope = scope_of("traces", sorted(experiment_ids), text, list(order_by))
         readable = await self._access.readable(principal, experiment_ids)
+
+        async def place_of(trace_id: str) -> Position | None:
+            async with self._store.read() as view:
+                trace = (await view.traces.get([trace_id])).get(trace_id)
+            if trace is None or trace.experiment_id not in readable:
+                return None
+            return _place(trace, order)
+
         query = TraceQuery(
             experiment_ids=readable,
             filter=wanted.stored,
             order=order,
             limit=size + 1,
-            after=await self._position(token, scope, order, readable),
+            after=await position_at(token, scope, order, place_of),
         )
         page, more = await self._page(query, wanted, size)
         return TracePage(page, token_of(_place(page[-1], order), scope) if more else "")
@@ -123,21 +125,6 @@ class TraceSearch:
         keys = [TraceKey(one.experiment_id, one.trace_id) for one in found]
         those = await self._spans.matching(keys, wanted.spans)
         return [one for one in found if one.trace_id in those]
-
-    async def _position(
-        self, token: str, scope: str, order: Sequence[OrderKey], readable: Collection[str]
-    ) -> Position | None:
-        written = decode_page_token(token, scope)
-        if not written:
-            return None
-        if "t" in written:
-            return position_of_token(written, order)
-        trace_id = str(written["i"])
-        async with self._store.read() as view:
-            trace = (await view.traces.get([trace_id])).get(trace_id)
-        if trace is None or trace.experiment_id not in readable:
-            raise foreign_token()
-        return _place(trace, order)
 
 
 def _place(trace: Trace, order: Sequence[OrderKey]) -> Position:

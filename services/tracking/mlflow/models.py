@@ -18,7 +18,7 @@ from services.tracking.domain.logged_model import (
 )
 from services.tracking.domain.run import DatasetInput
 from services.tracking.handlers.cases import UseCases
-from services.tracking.handlers.search import foreign_token
+from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.artifacts import model_artifact_uri
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import metric_fields, millis, tag_fields

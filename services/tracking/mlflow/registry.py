@@ -11,8 +11,8 @@ import orjson
 from services.tracking.domain.registry import OWN, STAGES, RegistryVersion, stage_name
 from services.tracking.errors import InvalidValue
 from services.tracking.handlers.models import LoggedModels
+from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.handlers.registry import NamedModel, Registry
-from services.tracking.handlers.search import foreign_token
 from services.tracking.handlers.version_files import Caller
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import artifact_uri, metric_fields, millis, tag_fields

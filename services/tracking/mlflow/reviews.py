@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
 from services.tracking.handlers.cases import UseCases
-from services.tracking.handlers.search import foreign_token
+from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import millis
 from services.tracking.mlflow.experiments import page_bound

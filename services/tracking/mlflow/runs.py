@@ -10,7 +10,7 @@ from services.tracking.domain.batch import Batch, check_run_tags
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunChange, RunStatus
 from services.tracking.handlers.cases import UseCases
-from services.tracking.handlers.search import foreign_token
+from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import (
     RUN_NAME_TAG,

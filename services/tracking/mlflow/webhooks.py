@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.tracking.domain.webhooks import HookEvent, Webhook
-from services.tracking.handlers.search import foreign_token
+from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import millis

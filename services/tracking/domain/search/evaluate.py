@@ -120,6 +120,15 @@ def run_values(run: Run) -> Values:
     return values
 
 
+def _looked_up(attributes: Mapping[str, Any], tags: Mapping[str, str]) -> Values:
+    def values(field: Field) -> Sequence[Any]:
+        if field.kind is FieldKind.TAG:
+            return _present(tags.get(field.key))
+        return _present(attributes[field.key])
+
+    return values
+
+
 def experiment_values(experiment: Experiment) -> Values:
     """Return how to look up what an experiment has in a field."""
     attributes = {
@@ -128,13 +137,7 @@ def experiment_values(experiment: Experiment) -> Values:
         "creation_time": experiment.created_at,
         "last_update_time": experiment.updated_at,
     }
-
-    def values(field: Field) -> Sequence[Any]:
-        if field.kind is FieldKind.TAG:
-            return _present(experiment.tags.get(field.key))
-        return _present(attributes[field.key])
-
-    return values
+    return _looked_up(attributes, experiment.tags)
 
 
 def dataset_values(dataset: EvaluationDataset) -> Values:
@@ -146,13 +149,7 @@ def dataset_values(dataset: EvaluationDataset) -> Values:
         "created_time": dataset.created_at,
         "last_update_time": dataset.updated_at,
     }
-
-    def values(field: Field) -> Sequence[Any]:
-        if field.kind is FieldKind.TAG:
-            return _present(dataset.tags.get(field.key))
-        return _present(attributes[field.key])
-
-    return values
+    return _looked_up(attributes, dataset.tags)
 
 
 def trace_values(trace: Trace) -> Values:
