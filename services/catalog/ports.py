@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -292,6 +292,13 @@ class CommittedChange:
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.principals or self.tokens)
+
+    def taken(self) -> CommittedChange:
+        """Return what was noted here, and forget it."""
+        taken = replace(self, keys=set(self.keys))
+        self.keys.clear()
+        self.principals = self.tokens = False
+        return taken
 
 
 class Store(Protocol):

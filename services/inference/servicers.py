@@ -22,7 +22,7 @@ from services.inference.domain.bodies import Side
 from services.inference.domain.endpoint import Endpoint
 from services.inference.handlers.canaries import Canaries
 from services.inference.handlers.elastic import Elastic
-from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.endpoints import EndpointHandlers, NewEndpoint
 from services.inference.handlers.explanations import Explanations
 from services.inference.handlers.payloads import Payloads
 from tessera.inference.v1 import endpoint_pb2
@@ -61,17 +61,16 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: pb.CreateEndpointRequest, context: Any
     ) -> pb.CreateEndpointResponse:
         """Create an endpoint."""
-        endpoint = await self._handlers.create(
-            current_principal(),
-            request.name,
-            request.comment,
-            entity_requests(request.config),
-            request.inference_table.schema_full_name,
-            request.inference_table.table_name_prefix,
-            request.request_id,
-            endpoint_settings(request),
-            traffic_policy(request.config.traffic),
+        new = NewEndpoint(
+            name=request.name,
+            entities=entity_requests(request.config),
+            schema=request.inference_table.schema_full_name,
+            table_prefix=request.inference_table.table_name_prefix,
+            comment=request.comment,
+            settings=endpoint_settings(request),
+            traffic=traffic_policy(request.config.traffic),
         )
+        endpoint = await self._handlers.create(current_principal(), new, request.request_id)
         return pb.CreateEndpointResponse(endpoint=self._told(endpoint))
 
     async def GetEndpoint(

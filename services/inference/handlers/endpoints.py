@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -46,7 +46,7 @@ from tessera_kit.names import check_name
 from tessera_kit.rpc.authority import AccessDenied, Authority
 from tessera_kit.rpc.identity import Principal
 
-__all__ = ["EndpointHandlers"]
+__all__ = ["EndpointHandlers", "NewEndpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,21 @@ _ENDPOINT: Final = securable_pb2.SECURABLE_TYPE_ENDPOINT
 _MANAGE: Final = securable_pb2.PRIVILEGE_MANAGE
 _BATCH: Final = 100
 _WATCH_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEndpoint:
+    """An endpoint as a caller asks for it."""
+
+    name: str
+    entities: Sequence[EntityRequest]
+    schema: str
+    """Full name of the schema that its table is made in."""
+    table_prefix: str = ""
+    """What the table's name begins with; the endpoint's name when empty."""
+    comment: str = ""
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
+    traffic: TrafficPolicy = field(default_factory=TrafficPolicy)
 
 
 class EndpointHandlers:
@@ -91,21 +106,17 @@ class EndpointHandlers:
         self._changes = changes
         self._clock = clock
 
-    async def create(
-        self,
-        caller: Principal,
-        name: str,
-        comment: str,
-        entities: Sequence[EntityRequest],
-        schema: str,
-        table_prefix: str,
-        request_id: str,
-        settings: EndpointSettings | None = None,
-        traffic: TrafficPolicy | None = None,
-    ) -> Endpoint:
-        """Create an endpoint and begin to make its configuration ready."""
+    async def create(self, caller: Principal, new: NewEndpoint, request_id: str) -> Endpoint:
+        """Create an endpoint and begin to make its configuration ready.
+
+        Args:
+            caller: Who owns it from then on.
+            new: What to make.
+            request_id: A call that is sent again under it creates nothing; may be empty.
+        """
+        name = new.name
         check_name(name)
-        check_entities(entities)
+        check_entities(new.entities)
         await self._authority.require(
             caller,
             securable_pb2.PRIVILEGE_CREATE_ENDPOINT,
@@ -117,28 +128,21 @@ class EndpointHandlers:
             return _same(earlier, name)
         await self._check_free(name)
         endpoint_id, now = new_id(), self._clock.now()
-        config = await self._resolver.resolve(caller, endpoint_id, 1, entities, now)
-        config = replace(config, traffic=traffic or TrafficPolicy())
-        prefix = table_prefix or name
-        # A call that is sent again after it failed halfway gets the table that it made.
-        table_request = endpoint_id
-        if request_id:
-            table_request = hashlib.sha256(f"{caller.name}\0{request_id}".encode()).hexdigest()[:64]
-        settings = settings or EndpointSettings()
-        table = await self._make_table(
-            caller, name, f"{schema}.{prefix}_payload", table_request, config.signature, settings
-        )
+        config = await self._resolver.resolve(caller, endpoint_id, 1, new.entities, now)
+        config = replace(config, traffic=new.traffic)
         endpoint = Endpoint(
             endpoint_id=endpoint_id,
             name=name,
-            comment=comment,
-            table_prefix=prefix,
-            table=table,
+            comment=new.comment,
+            table_prefix=new.table_prefix or name,
+            table=await self._make_table(
+                caller, new, config.signature, _table_request(caller, request_id, endpoint_id)
+            ),
             created_by=caller.name,
             created_at=now,
             updated_at=now,
             etag="",
-            settings=settings,
+            settings=new.settings,
         ).begin(config, now, new_etag())
         # Known to the catalog before it is known here, so that it can be granted as soon as it is
         # seen; a second attempt after a crash in between changes nothing.
@@ -377,22 +381,17 @@ class EndpointHandlers:
         return await self._reader.statistics(endpoint.table, since)
 
     async def _make_table(
-        self,
-        caller: Principal,
-        endpoint: str,
-        full_name: str,
-        request_id: str,
-        signature: Signature,
-        settings: EndpointSettings,
+        self, caller: Principal, new: NewEndpoint, signature: Signature, request_id: str
     ) -> InferenceTable:
+        full_name = f"{new.schema}.{new.table_prefix or new.name}_payload"
         try:
             return await self._tables.create_inference_table(
                 caller.name,
                 full_name,
-                f"Requests and responses of the endpoint {endpoint}",
+                f"Requests and responses of the endpoint {new.name}",
                 request_id,
                 columns_of(signature),
-                settings.retention_days,
+                new.settings.retention_days,
             )
         except AlreadyExists:
             raise TableUnavailable(
@@ -419,6 +418,16 @@ class EndpointHandlers:
         await self._authority.require(caller, _MANAGE, _ENDPOINT, name)
         endpoint.check_etag(etag)
         return endpoint
+
+
+def _table_request(caller: Principal, request_id: str, endpoint_id: str) -> str:
+    """The request id of the table's creation.
+
+    A call that is sent again after it failed halfway gets the table that it made.
+    """
+    if not request_id:
+        return endpoint_id
+    return hashlib.sha256(f"{caller.name}\0{request_id}".encode()).hexdigest()[:64]
 
 
 def _same(endpoint: Endpoint, name: str) -> Endpoint:

@@ -18,7 +18,7 @@ from services.inference.domain.endpoint import Endpoint, EntityRequest
 from services.inference.gateway.routing import RouteTable
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
-from services.inference.handlers.endpoints import EndpointHandlers
+from services.inference.handlers.endpoints import EndpointHandlers, NewEndpoint
 from services.inference.handlers.resolution import Resolver
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
@@ -119,18 +119,11 @@ class Control:
             ready=ready,
         )
 
-    async def create(self, name: str = "delays", **changes: Any) -> Endpoint:
-        arguments: dict[str, Any] = {
-            "caller": ADA,
-            "name": name,
-            "comment": "",
-            "entities": [entity(1)],
-            "schema": SCHEMA,
-            "table_prefix": "",
-            "request_id": "",
-            **changes,
-        }
-        return await self.handlers.create(**arguments)
+    async def create(
+        self, name: str = "delays", caller: Principal = ADA, request_id: str = "", **changes: Any
+    ) -> Endpoint:
+        told: dict[str, Any] = {"entities": [entity(1)], "schema": SCHEMA, **changes}
+        return await self.handlers.create(caller, NewEndpoint(name=name, **told), request_id)
 
     async def created(self, name: str = "delays", **changes: Any) -> Endpoint:
         await self.create(name, **changes)

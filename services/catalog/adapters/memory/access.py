@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
+from services.catalog.adapters.memory.state import State
 from services.catalog.domain.access import AccessNode
 from services.catalog.domain.principals import Grant, Principal, Token
 from services.catalog.domain.privileges import Privilege
 from services.catalog.domain.securables import Entity, SecurableKey
 from services.catalog.ports import CommittedChange
-
-if TYPE_CHECKING:
-    from services.catalog.adapters.memory.store import State
 
 __all__ = ["MemoryAccess"]
 

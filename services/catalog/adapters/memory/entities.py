@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from services.catalog.adapters.memory.state import State
 from services.catalog.domain.securables import METASTORE, Entity, SecurableKey, SecurableType
 from services.catalog.errors import SecurableExists
 from services.catalog.ports import CommittedChange
-
-if TYPE_CHECKING:
-    from services.catalog.adapters.memory.store import State
 
 __all__ = ["MemoryEntities", "haystack"]
 

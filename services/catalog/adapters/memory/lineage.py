@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING
 
+from services.catalog.adapters.memory.state import State
 from services.catalog.domain.lineage import LineageEdge, LineageNode
 from services.catalog.domain.securables import SecurableKey, SecurableType
 from services.catalog.ports import RequestRecord
-
-if TYPE_CHECKING:
-    from services.catalog.adapters.memory.store import State
 
 __all__ = ["MemoryLineage", "MemoryRequests"]
 

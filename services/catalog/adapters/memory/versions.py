@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
+from services.catalog.adapters.memory.state import State
 from services.catalog.domain.models import ModelFile, ModelVersion, Upload
 from services.catalog.domain.securables import EntityState
 from services.catalog.errors import Busy
-
-if TYPE_CHECKING:
-    from services.catalog.adapters.memory.store import State
 
 __all__ = ["MemoryVersions"]
 

@@ -101,10 +101,9 @@ class _Transaction:
             )
         await self._writer.commit()
         if self._change:
+            change = self._change.taken()
             for listener in self._listeners:
-                listener(self._change)
-            self._change.keys.clear()
-            self._change.principals = self._change.tokens = False
+                listener(change)
 
     @property
     def _writer(self) -> UnitOfWork:
