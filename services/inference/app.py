@@ -16,6 +16,7 @@ from services.inference.adapters.origins import GrpcLineage, GrpcRuns
 from services.inference.adapters.secret_files import FileSecrets
 from services.inference.adapters.sql import SqlEndpoints
 from services.inference.adapters.sql_budgets import SqlBudgets
+from services.inference.adapters.sql_replacements import SqlReplacements
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
@@ -101,6 +102,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 lineage=GrpcLineage(plain, acting),
                 runs=GrpcRuns(tracking, acting),
                 budgets=SqlBudgets(database),
+                replacements=SqlReplacements(database),
                 process=LocalRuntimeProcess(config.triton.grpc_target),
                 runtime=runtime,
                 runtime_models=models,

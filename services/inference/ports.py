@@ -29,6 +29,7 @@ __all__ = [
     "ModelVersionFacts",
     "PayloadStore",
     "RateBudgets",
+    "Replacements",
     "RowCount",
     "Runs",
     "Runtime",
@@ -232,6 +233,32 @@ class RateBudgets(Protocol):
 
     async def expire(self, before: int) -> None:
         """Forget windows that began before a Unix second."""
+
+
+class Replacements(Protocol):
+    """What all processes know of a replacement of the runtime; there is one at a time at most.
+
+    Times are the callers'. Every call may raise Unavailable.
+    """
+
+    async def lead(self, process: str, *, now: datetime, until: datetime) -> bool:
+        """Begin a replacement, or go on with one, until the lease ends if not before.
+
+        Returns False, and does nothing, while another process leads one. When one begins, nobody
+        has joined it.
+        """
+
+    async def under_way(self, now: datetime, *, but: str) -> datetime | None:
+        """When the lease of a replacement ends that a process other than `but` leads."""
+
+    async def join(self, process: str, *, is_drained: bool) -> None:
+        """Note that a process lets its requests wait, and whether none is in the runtime now."""
+
+    async def drained(self) -> bool:
+        """Whether no process that joined has requests in the runtime."""
+
+    async def finish(self, process: str) -> None:
+        """End a replacement, if that process leads it."""
 
 
 class Tables(Protocol):

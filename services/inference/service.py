@@ -35,6 +35,7 @@ from services.inference.handlers.endpoints import EndpointHandlers
 from services.inference.handlers.explanations import Explanations
 from services.inference.handlers.memory_watch import MemoryWatch
 from services.inference.handlers.payloads import Payloads
+from services.inference.handlers.replacement import Replacement
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import (
     Bundles,
@@ -42,6 +43,7 @@ from services.inference.ports import (
     Lineage,
     ModelRegistry,
     RateBudgets,
+    Replacements,
     Runs,
     Runtime,
     RuntimeModels,
@@ -80,6 +82,7 @@ class Outside:
     lineage: Lineage
     runs: Runs
     budgets: RateBudgets
+    replacements: Replacements
     process: RuntimeProcess
     runtime: Runtime
     runtime_models: RuntimeModels
@@ -267,9 +270,16 @@ def _gateway(core: _Core) -> _Gateway:
         process=outside.process,
         models=outside.runtime_models,
         routes=routes,
-        hold=hold,
+        replacement=Replacement(
+            store=outside.replacements,
+            hold=hold,
+            routes=routes,
+            clock=outside.clock,
+            look_seconds=config.reconcile_seconds,
+        ),
         deployer=deployer,
         bound=config.runtime_growth_bytes,
+        interval_seconds=config.reconcile_seconds,
     )
     recorder = Recorder(outside.spool, routes, core.metrics)
     shadows = Shadows(outside.runtime, recorder, core.metrics)

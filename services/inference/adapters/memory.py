@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 
 from tritonclient.grpc import service_pb2
 
@@ -30,6 +31,7 @@ __all__ = [
     "InMemoryBundles",
     "InMemoryEndpoints",
     "InMemoryProcess",
+    "InMemoryReplacements",
     "InMemoryRuntime",
     "InMemorySecrets",
 ]
@@ -165,6 +167,45 @@ class InMemoryBudgets:
     async def expire(self, before: int) -> None:
         """Forget windows that began before a Unix second."""
         self._taken = {place: taken for place, taken in self._taken.items() if place[2] >= before}
+
+
+class InMemoryReplacements:
+    """`ports.Replacements`."""
+
+    def __init__(self) -> None:
+        self._leader = ""
+        self._until: datetime | None = None
+        self._followers: dict[str, bool] = {}
+
+    async def lead(self, process: str, *, now: datetime, until: datetime) -> bool:
+        """Begin a replacement, or go on with one."""
+        if self._leader != process:
+            if self._until is not None and self._until > now:
+                return False
+            self._leader = process
+            self._followers.clear()
+        self._until = until
+        return True
+
+    async def under_way(self, now: datetime, *, but: str) -> datetime | None:
+        """When the lease of a replacement ends that another process leads."""
+        if self._leader == but or self._until is None or self._until <= now:
+            return None
+        return self._until
+
+    async def join(self, process: str, *, is_drained: bool) -> None:
+        """Note that a process lets its requests wait."""
+        self._followers[process] = is_drained
+
+    async def drained(self) -> bool:
+        """Whether no process that joined has requests in the runtime."""
+        return all(self._followers.values())
+
+    async def finish(self, process: str) -> None:
+        """End a replacement, if that process leads it."""
+        if self._leader == process:
+            self._leader, self._until = "", None
+            self._followers.clear()
 
 
 class InMemorySecrets:

@@ -23,7 +23,7 @@ from tessera_kit.bus.event import Event
 from tessera_kit.bus.tables import outbox_tables
 from tessera_kit.store.sql import Database, UnitOfWork
 
-__all__ = ["METADATA", "RATE_WINDOW", "SqlEndpoints"]
+__all__ = ["METADATA", "RATE_WINDOW", "REPLACEMENT", "REPLACEMENT_FOLLOWER", "SqlEndpoints"]
 
 METADATA = sa.MetaData()
 outbox_tables(METADATA)
@@ -101,6 +101,21 @@ RATE_WINDOW = sa.Table(
     sa.Column("taken", sa.BigInteger, nullable=False),
 )
 """Of `adapters.sql_budgets`."""
+
+REPLACEMENT = sa.Table(
+    "replacement",
+    METADATA,
+    sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("process", sa.String(64), nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+REPLACEMENT_FOLLOWER = sa.Table(
+    "replacement_follower",
+    METADATA,
+    sa.Column("process", sa.String(64), primary_key=True),
+    sa.Column("is_drained", sa.Boolean, nullable=False),
+)
+"""Of `adapters.sql_replacements`, both."""
 
 
 class SqlEndpoints:

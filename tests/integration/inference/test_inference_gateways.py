@@ -224,14 +224,15 @@ async def test_one_that_is_killed_under_load_loses_and_doubles_no_row(
     assert (set(answered) - set(found), doubled) == (set(), [])
 
 
-async def test_a_runtime_that_has_grown_is_replaced_and_no_request_fails(
+async def test_a_runtime_that_has_grown_is_replaced_and_no_request_of_either_fails(
     serving: Serving, beside: Beside, local_stack: Stack, endpoint: str
 ) -> None:
     await beside.kill()
     await beside.start(TESSERA_INFERENCE_RUNTIME_GROWTH_MIB="1")
     before = local_stack.process("triton")
-    traffic = Traffic(serving, endpoint, workers=2, gateway=beside.gateway)
-    await traffic.more(10)
+    both = (serving.gateway, beside.gateway)
+    callers = [Traffic(serving, endpoint, workers=4, gateway=gateway) for gateway in both]
+    await asyncio.gather(*(caller.more(10) for caller in callers))
 
     def is_replaced() -> bool:
         return local_stack.process("triton").pid not in {before.pid, None}
@@ -248,9 +249,9 @@ async def test_a_runtime_that_has_grown_is_replaced_and_no_request_fails(
         await serving.settled(endpoint)
         with contextlib.suppress(AssertionError):
             await eventually(is_replaced, timeout=10)
-    await traffic.more(20)
-    await traffic.stop()
-    assert not traffic.refused
+    await asyncio.gather(*(caller.more(20) for caller in callers))
+    await asyncio.gather(*(caller.stop() for caller in callers))
+    assert [caller.refused for caller in callers] == [Counter(), Counter()]
     log = local_stack.home.log_file("inference-beside").read_text()
     assert "the runtime has grown from" in log
     await local_stack.wait_healthy("triton")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import InMemoryBudgets, InMemoryProcess
+from services.inference.adapters.memory import (
+    InMemoryBudgets,
+    InMemoryProcess,
+    InMemoryReplacements,
+)
 from services.inference.adapters.memory_rows import InMemoryCapture
 from services.inference.domain.settings import EndpointSettings
 from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
@@ -20,6 +25,7 @@ from services.inference.gateway.metrics import GatewayMetrics
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.shadows import Shadows
 from services.inference.handlers.memory_watch import MemoryWatch
+from services.inference.handlers.replacement import Replacement
 from tessera.catalog.v1 import securable_pb2
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.clock import SystemClock
@@ -33,6 +39,7 @@ from tests.unit.inference.gateway import Context
 
 Make = Callable[..., Any]
 WORKERS = 16
+LOOK_SECONDS = 0.05
 
 
 class PatientAuthority(InMemoryAuthority):
@@ -56,6 +63,7 @@ class Platform:
         self.request = make_request(name="delays").SerializeToString()
         self.capture = InMemoryCapture()
         self.hold = RuntimeHold()
+        self.replacements = InMemoryReplacements() if beside is None else beside.replacements
         authority = PatientAuthority()
         authority.add_principal(Principal("alice"), "alice-token")
         place = (securable_pb2.SECURABLE_TYPE_ENDPOINT, "delays")
@@ -79,6 +87,24 @@ class Platform:
             limits=InferenceLimits(),
         )
         self.stopped = asyncio.Event()
+
+    def watch(self, process: InMemoryProcess, bound: int) -> MemoryWatch:
+        replacement = Replacement(
+            store=self.replacements,
+            hold=self.hold,
+            routes=self.control.routes,
+            clock=SystemClock(),
+            look_seconds=LOOK_SECONDS,
+        )
+        return MemoryWatch(
+            process=process,
+            models=self.control.runtime,
+            routes=self.control.routes,
+            replacement=replacement,
+            deployer=self.control.deployer,
+            bound=bound,
+            interval_seconds=LOOK_SECONDS,
+        )
 
     async def answer(self, request: bytes) -> bytes:
         name = service_pb2.ModelInferRequest.FromString(request).model_name
@@ -178,23 +204,22 @@ async def test_another_gateway_hears_of_settings_of_new_endpoints_and_of_gone_on
     await follower.deployer.idle()
 
 
-async def test_a_runtime_that_leaks_is_replaced_and_no_request_fails(
+async def test_a_runtime_that_leaks_is_replaced_and_no_request_of_any_process_fails(
     manifest: dict[str, Any], make_request: Make
 ) -> None:
     platform = Platform(manifest, make_request)
+    beside = Platform(manifest, make_request, beside=platform)
     control = platform.control
     await control.created()
+    await beside.control.deployer.reconcile()
     process = InMemoryProcess(control.runtime, 1000)
-    watch = MemoryWatch(
-        process=process,
-        models=control.runtime,
-        routes=control.routes,
-        hold=platform.hold,
-        deployer=control.deployer,
-        bound=500,
-    )
-    keeping = asyncio.create_task(control.deployer.run())
-    workers = platform.start()
+    watch = platform.watch(process, bound=500)
+    keeping = [
+        asyncio.create_task(control.deployer.run()),
+        asyncio.create_task(beside.control.deployer.run()),
+        asyncio.create_task(beside.watch(process, bound=0).run()),
+    ]
+    workers, others = platform.start(), beside.start()
     assert not await watch.look()
     process.size = 2000
     assert not await watch.look(), "nothing was unloaded"
@@ -207,8 +232,42 @@ async def test_a_runtime_that_leaks_is_replaced_and_no_request_fails(
     await eventually(lambda: control.deployer.unloads > 1)
     assert not await watch.look()
     await platform.stop(workers)
+    await beside.stop(others)
+    for task in keeping:
+        task.cancel()
+    await asyncio.wait(keeping)
+
+
+async def test_of_two_that_would_replace_the_runtime_one_does(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    platform = Platform(manifest, make_request)
+    beside = Platform(manifest, make_request, beside=platform)
+    await platform.control.created()
+    await beside.control.deployer.reconcile()
+    process = InMemoryProcess(platform.control.runtime, 1000)
+    keeping = asyncio.create_task(platform.control.deployer.run())
+    watches = [one.watch(process, bound=500) for one in (platform, beside)]
+    replaced = asyncio.gather(*(watch.replace() for watch in watches))
+    await eventually(replaced.done)
+    assert sorted(replaced.result()) == [False, True]
+    assert (process.ended, platform.hold.is_closed, beside.hold.is_closed) == (1, False, False)
     keeping.cancel()
     await asyncio.wait([keeping])
+
+
+async def test_a_process_that_dies_amid_a_replacement_is_not_waited_for(
+    manifest: dict[str, Any], make_request: Make
+) -> None:
+    platform = Platform(manifest, make_request)
+    now = SystemClock().now()
+    await platform.replacements.lead("dead", now=now, until=now + timedelta(seconds=0.2))
+    following = asyncio.create_task(
+        platform.watch(InMemoryProcess(platform.control.runtime, 1), 0).look()
+    )
+    await eventually(lambda: platform.hold.is_closed)
+    assert not await following
+    assert not platform.hold.is_closed
 
 
 async def test_a_runtime_on_another_machine_is_left_alone(
@@ -216,13 +275,5 @@ async def test_a_runtime_on_another_machine_is_left_alone(
 ) -> None:
     platform = Platform(manifest, make_request)
     process = InMemoryProcess(platform.control.runtime, None)
-    watch = MemoryWatch(
-        process=process,
-        models=platform.control.runtime,
-        routes=platform.control.routes,
-        hold=platform.hold,
-        deployer=platform.control.deployer,
-        bound=1,
-    )
-    assert not await watch.look()
+    assert not await platform.watch(process, bound=1).look()
     assert process.ended == 0
