@@ -23,6 +23,7 @@
     ├── ReviewNotFound
     ├── LoggedModelNotFound
     ├── WebhookNotFound
+    ├── AliasNotFound           no version of the model has this alias
     └── ArtifactNotFound
     AlreadyExists
     └── ExperimentNameTaken
@@ -56,6 +57,7 @@ from tessera_kit.errors import (
 )
 
 __all__ = [
+    "AliasNotFound",
     "ArtifactIsDirectory",
     "ArtifactNotFound",
     "AssessmentNotFound",
@@ -185,6 +187,12 @@ class RunNotFound(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run with id={run_id} not found", metadata={"run_id": run_id})
+
+
+class AliasNotFound(NotFound):
+    """A registered model has no alias of this name."""
+
+    reason = "ALIAS_NOT_FOUND"
 
 
 class TagNotFound(NotFound):

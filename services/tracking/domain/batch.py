@@ -14,6 +14,8 @@ from services.tracking.errors import BatchTooLarge, DuplicateParams, ParamChange
 
 __all__ = [
     "MAX_BATCH_BYTES",
+    "MAX_PARAM_VALUE",
+    "MAX_TAG_VALUE",
     "Batch",
     "Known",
     "News",
@@ -105,8 +107,12 @@ def _check_limit(what: str, limit: int, count: int) -> None:
         )
 
 
-def check_params_unique(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+def check_params_unique(pairs: Sequence[tuple[str, str]], path: str = "params") -> dict[str, str]:
     """Return parameters by key, each checked.
+
+    Args:
+        pairs: Their keys and values.
+        path: Path of the list from the request's root; empty where the request is one parameter.
 
     Raises:
         DuplicateParams: A key comes twice.
@@ -116,8 +122,9 @@ def check_params_unique(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     params: dict[str, str] = {}
     twice: list[str] = []
     for index, (key, value) in enumerate(pairs):
-        check_key(key, "parameter", f"params[{index}].key")
-        check_text(value, MAX_PARAM_VALUE, "Param value", f"params[{index}].value")
+        at = f"{path}[{index}]." if path else ""
+        check_key(key, "parameter", f"{at}key")
+        check_text(value, MAX_PARAM_VALUE, "Param value", f"{at}value")
         if key in params:
             twice.append(key)
         params[key] = value
@@ -129,16 +136,21 @@ def check_params_unique(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return params
 
 
-def check_run_tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+def check_run_tags(pairs: Sequence[tuple[str, str]], path: str = "tags") -> dict[str, str]:
     """Return tags by key, each checked; a later one replaces an earlier one of the same key.
+
+    Args:
+        pairs: Their keys and values.
+        path: Path of the list from the request's root; empty where the request is one tag.
 
     Raises:
         InvalidKey: A key breaks the rules.
         InvalidValue: A value is longer than 8,000 characters.
     """
     for index, (key, value) in enumerate(pairs):
-        check_key(key, "tag", f"tags[{index}].key")
-        check_text(value, MAX_TAG_VALUE, "Tag value", f"tags[{index}].value")
+        at = f"{path}[{index}]." if path else ""
+        check_key(key, "tag", f"{at}key")
+        check_text(value, MAX_TAG_VALUE, f"{at}value", f"{at}value")
     return dict(pairs)
 
 

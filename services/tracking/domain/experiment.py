@@ -18,6 +18,7 @@ from services.tracking.errors import (
 __all__ = [
     "DEFAULT_EXPERIMENT_ID",
     "DEFAULT_EXPERIMENT_NAME",
+    "MAX_TAG_VALUE",
     "Experiment",
     "ExperimentChange",
     "change_experiment",
@@ -29,7 +30,7 @@ DEFAULT_EXPERIMENT_ID: Final = "0"
 """The experiment that exists from the start; whoever is authenticated may read and write it."""
 DEFAULT_EXPERIMENT_NAME: Final = "Default"
 
-_TAG_LIMIT = 20_000
+MAX_TAG_VALUE: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def check_experiment_tags(tags: Mapping[str, str], path: str = "experiment.tags"
     """
     for key, value in tags.items():
         check_key(key, "tag", f"{path}[{key[:40]!r}]")
-        check_text(value, _TAG_LIMIT, "Tag value", f"{path}[{key!r}]")
+        check_text(value, MAX_TAG_VALUE, "Tag value", f"{path}[{key[:40]!r}]")
 
 
 def change_experiment(

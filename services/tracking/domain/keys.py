@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from functools import lru_cache
@@ -19,6 +20,7 @@ MAX_KEY_LENGTH = 250
 MAX_EXPERIMENT_NAME_LENGTH = 500
 
 _KEY = re.compile(r"[/\w.\- :]+\Z")
+_LENGTH_OF = {"metric": "Metric name", "parameter": "Param key"}
 _KEY_RULE = (
     "Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), "
     "colon(:) and slashes (/)."
@@ -30,8 +32,6 @@ def _wrong_key(key: str) -> str | None:
     """Return what is wrong with a key; None when nothing is. Keys repeat, so answers are kept."""
     if not key:
         return "A key name must be provided."
-    if len(key) > MAX_KEY_LENGTH:
-        return f"It had length {len(key)}, which exceeded length limit of {MAX_KEY_LENGTH}"
     if _KEY.match(key) is None:
         return _KEY_RULE
     normal = posixpath.normpath(key)
@@ -54,9 +54,13 @@ def check_key(key: str, kind: str, field: str) -> str:
     Raises:
         InvalidKey: It may not.
     """
+    if len(key) > MAX_KEY_LENGTH:
+        raise InvalidKey(_too_long(_LENGTH_OF.get(kind, field), MAX_KEY_LENGTH), field)
     wrong = _wrong_key(key)
     if wrong is not None:
-        raise InvalidKey(f"Invalid {kind} name: '{key[:MAX_KEY_LENGTH]}'. {wrong}", field)
+        raise InvalidKey(
+            f"Invalid value {json.dumps(key)} for parameter '{field}' supplied: {wrong}", field
+        )
     return key
 
 
@@ -67,11 +71,7 @@ def check_text(text: str, limit: int, what: str, field: str) -> str:
         InvalidValue: It is longer, or holds a NUL, which PostgreSQL cannot keep.
     """
     if len(text) > limit:
-        raise InvalidValue(
-            f"{what} '{text[:MAX_KEY_LENGTH]}' had length {len(text)}, "
-            f"which exceeded length limit of {limit}",
-            field,
-        )
+        raise InvalidValue(_too_long(what, limit), field)
     if "\x00" in text:
         raise InvalidValue(f"{what} must not hold a NUL character", field)
     return text
@@ -85,4 +85,8 @@ def check_experiment_name(name: str, field: str = "experiment.name") -> str:
     """
     if not name.strip():
         raise InvalidValue(f"Invalid experiment name: '{name}'", field)
-    return check_text(name, MAX_EXPERIMENT_NAME_LENGTH, "Experiment name", field)
+    return check_text(name, MAX_EXPERIMENT_NAME_LENGTH, "name", field)
+
+
+def _too_long(what: str, limit: int) -> str:
+    return f"'{what}' exceeds the maximum length of {limit} characters"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.errors import InvalidValue
 from tessera_kit.names import NAME_RULE, is_name
@@ -16,6 +17,8 @@ __all__ = [
     "RegisteredModel",
     "RegistryVersion",
     "alias_name",
+    "check_model_name",
+    "check_registry_tag",
     "full_name_of",
     "own_tags",
     "stage_name",
@@ -25,6 +28,9 @@ OWN: Final = "tessera.mlflow."
 """Tags of this prefix hold what MLflow knows of a thing and the catalog does not."""
 STAGES: Final = ("None", "Staging", "Production", "Archived")
 _UNFIT: Final = re.compile(r"[^a-z0-9_-]+")
+_ALIAS: Final = re.compile(r"[\w-]+", re.ASCII)
+_LONGEST_TAG_VALUE: Final = 100_000
+_LONGEST_ALIAS: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +118,55 @@ def full_name_of(name: str, default_schema: str) -> str:
     return f"{default_schema}.{plain}"
 
 
+def check_model_name(name: str) -> str:
+    """Return `name` unchanged when a model may be registered under it.
+
+    Raises:
+        InvalidValue: `models:/` URIs could not name it.
+    """
+    if "/" in name or ":" in name:
+        raise InvalidValue(
+            f"Invalid model name '{name[:250]}'. Names cannot contain '/' or ':'.", "name"
+        )
+    return name
+
+
+def check_registry_tag(key: str, value: str) -> tuple[str, str]:
+    """Return a tag of a model or version unchanged when it may be set.
+
+    Raises:
+        InvalidKey, InvalidValue: It breaks the rules, or is this server's own.
+    """
+    if key.startswith(OWN):
+        raise InvalidValue(f"tags that begin with {OWN} are this server's own", "key")
+    return check_key(key, "tag", "key"), check_text(value, _LONGEST_TAG_VALUE, "value", "value")
+
+
 def alias_name(alias: str) -> str:
     """Return the catalog's name of an alias; aliases are lower case.
 
     Raises:
         InvalidValue: It cannot be one.
     """
+    if len(alias) > _LONGEST_ALIAS:
+        raise InvalidValue(
+            "'Registered model alias name' exceeds the maximum length of "
+            f"{_LONGEST_ALIAS} characters",
+            "alias",
+        )
+    if _ALIAS.fullmatch(alias) is None:
+        raise InvalidValue(
+            f"Invalid alias name: '{alias}'. Names may only contain alphanumerics, "
+            "underscores (_), and dashes (-).",
+            "alias",
+        )
     lower = alias.lower()
-    if not is_name(lower) or lower == "latest" or re.fullmatch(r"v\d+", lower):
-        raise InvalidValue(f"Invalid alias name: '{alias[:250]}'. It {NAME_RULE}", "alias")
+    if lower == "latest":
+        raise InvalidValue("'latest' alias name (case insensitive) is reserved.", "alias")
+    if re.fullmatch(r"v\d+", lower):
+        raise InvalidValue(f"Version alias name '{alias}' is reserved.", "alias")
+    if not is_name(lower):
+        raise InvalidValue(f"Invalid alias name: '{alias}'. It {NAME_RULE}", "alias")
     return lower
 
 

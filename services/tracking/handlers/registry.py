@@ -12,6 +12,7 @@ from services.tracking.domain.registry import (
     RegisteredModel,
     RegistryVersion,
     alias_name,
+    check_model_name,
     full_name_of,
     own_tags,
     stage_name,
@@ -30,7 +31,7 @@ from services.tracking.domain.search.syntax import (
     FieldKind,
     Operator,
 )
-from services.tracking.errors import InvalidValue
+from services.tracking.errors import AliasNotFound, InvalidValue
 from services.tracking.handlers.version_files import Caller, VersionFiles
 from services.tracking.model_ports import ModelRegistry
 from tessera_kit.errors import AlreadyExists, NotFound
@@ -83,7 +84,7 @@ class Registry:
             PermissionDenied: The caller may not create models in the schema.
             InvalidValue: The name cannot be kept.
         """
-        full_name = full_name_of(name, self._schema)
+        full_name = full_name_of(check_model_name(name), self._schema)
         given = _given(name, full_name)
         try:
             model = await self._registry.create_model(
@@ -130,7 +131,7 @@ class Registry:
             FailedPrecondition: An endpoint serves it.
         """
         full_name = full_name_of(name, self._schema)
-        new_full = full_name_of(new_name, self._schema)
+        new_full = full_name_of(check_model_name(new_name), self._schema)
         try:
             await self._registry.get_model(caller.token, full_name)
         except NotFound:
@@ -236,7 +237,8 @@ class Registry:
         """Return the version that an alias points at.
 
         Raises:
-            RegistryNotFound: There is no such model or alias.
+            RegistryNotFound: There is no such model.
+            AliasNotFound: It has no such alias.
         """
         found = await self.get_model(caller, name)
         try:
@@ -244,7 +246,7 @@ class Registry:
                 caller.token, found.model.full_name, alias_name(alias)
             )
         except NotFound:
-            raise RegistryNotFound(f"Registered model alias {alias} not found.") from None
+            raise AliasNotFound(f"Registered model alias {alias} not found.") from None
 
     async def describe_version(
         self, caller: Caller, name: str, version: int, description: str

@@ -7,6 +7,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.tracking.errors import AliasNotFound
 from services.tracking.mlflow.not_offered import why_not_offered
 from tessera_kit import errors
 from tessera_kit.errors import InvalidArgument, OutOfRange, TesseraError, Unimplemented
@@ -59,6 +60,7 @@ _CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
     MethodNotAllowed: ("BAD_REQUEST", None),
     RangeNotSatisfiable: ("INVALID_PARAMETER_VALUE", 416),
     PathNotFound: ("ENDPOINT_NOT_FOUND", None),
+    AliasNotFound: ("INVALID_PARAMETER_VALUE", 400),
     errors.InvalidArgument: ("INVALID_PARAMETER_VALUE", None),
     errors.NotFound: ("RESOURCE_DOES_NOT_EXIST", None),
     errors.AlreadyExists: ("RESOURCE_ALREADY_EXISTS", 400),
@@ -72,13 +74,27 @@ _CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
     errors.Unimplemented: ("NOT_IMPLEMENTED", None),
     TesseraError: ("INTERNAL_ERROR", None),
 }
+# How MLflow classifies its codes beside: class and SQLSTATE; the other codes have neither.
+_CLASSES: Final = {
+    "BAD_REQUEST": ("INVALID_PARAMETER_VALUE", "KAM00"),
+    "INVALID_PARAMETER_VALUE": ("INVALID_PARAMETER_VALUE", "KAM00"),
+    "RESOURCE_ALREADY_EXISTS": ("RESOURCE_ALREADY_EXISTS", "KAM00"),
+    "RESOURCE_DOES_NOT_EXIST": ("RESOURCE_NOT_FOUND", "KAM00"),
+    "ENDPOINT_NOT_FOUND": ("RESOURCE_NOT_FOUND", "KAM00"),
+    "PERMISSION_DENIED": ("PERMISSION_DENIED", "KAM00"),
+    "TEMPORARILY_UNAVAILABLE": ("CLIENT_INTERNAL_ERROR", "XXM00"),
+    "INTERNAL_ERROR": ("CLIENT_INTERNAL_ERROR", "XXM00"),
+}
 
 
 def mlflow_error(error: TesseraError, request: Request) -> Response:
-    """Return the error as MLflow's servers write it: `{"error_code", "message"}`."""
+    """Return the error as MLflow's servers write it: a code, a message, and how it is classed."""
     code, status = next(_CODES[base] for base in type(error).__mro__ if base in _CODES)
+    told = {"error_code": code, "message": public_message(error)}
+    if code in _CLASSES:
+        told["error_class"], told["sqlstate"] = _CLASSES[code]
     return json_response(
-        {"error_code": code, "message": public_message(error)},
+        told,
         http_status_of(type(error)) if status is None else status,
         error_headers(error),
     )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
-from services.tracking.domain.experiment import ExperimentChange
+from services.tracking.domain.experiment import MAX_TAG_VALUE, ExperimentChange
+from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.run import DatasetUse
-from services.tracking.errors import StaleEtag, TagNotFound
+from services.tracking.errors import (
+    ExperimentNotActive,
+    ExperimentNotFound,
+    StaleEtag,
+    TagNotFound,
+)
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import experiment_fields, stage_of_view
@@ -56,7 +63,7 @@ class ExperimentMethods:
         created = await self._experiments.create(
             call.principal,
             name=asked.name,
-            tags={tag.key: tag.value for tag in asked.tags},
+            tags=dict(_checked_tag(tag.key, tag.value) for tag in asked.tags),
             request_id="",
         )
         return {"experiment_id": created.experiment_id}
@@ -106,15 +113,17 @@ class ExperimentMethods:
         return None
 
     async def _delete(self, call: Call) -> Answer:
-        await self._experiments.delete(call.principal, call.message.experiment_id)
+        with _no_experiment_in_that_stage(call.message.experiment_id):
+            await self._experiments.delete(call.principal, call.message.experiment_id)
         return None
 
     async def _restore(self, call: Call) -> Answer:
-        await self._experiments.restore(call.principal, call.message.experiment_id)
+        with _no_experiment_in_that_stage(call.message.experiment_id):
+            await self._experiments.restore(call.principal, call.message.experiment_id)
         return None
 
     async def _set_tag(self, call: Call) -> Answer:
-        key, value = call.message.key, call.message.value
+        key, value = _checked_tag(call.message.key, call.message.value)
         await self._change_tags(call, lambda tags: {**tags, key: value})
         return None
 
@@ -156,6 +165,23 @@ def _summary_fields(used: DatasetUse) -> dict[str, str]:
     return {**fields, "context": dataset.context} if dataset.context else fields
 
 
+def _checked_tag(key: str, value: str) -> tuple[str, str]:
+    """Return a tag unchanged; the message names the fields as MLflow's does."""
+    return check_key(key, "tag", "key"), check_text(value, MAX_TAG_VALUE, "value", "value")
+
+
+@contextmanager
+def _no_experiment_in_that_stage(experiment_id: str) -> Iterator[None]:
+    """Say that there is no such experiment, as MLflow does of one that was moved before."""
+    try:
+        yield
+    except ExperimentNotActive:
+        raise ExperimentNotFound(
+            f"No Experiment with id={experiment_id} exists",
+            metadata={"experiment_id": experiment_id},
+        ) from None
+
+
 def page_bound(call: Call, *, default: int, most: int = _MOST_RESULTS) -> int:
     """Return how many results a search may bring.
 
@@ -167,10 +193,11 @@ def page_bound(call: Call, *, default: int, most: int = _MOST_RESULTS) -> int:
     size: int = call.message.max_results
     if size < 1:
         raise InvalidParameter(
-            f"Invalid value for max_results. It must be a positive integer, but got {size}"
+            f"Invalid value {size} for parameter 'max_results' supplied. "
+            "It must be a positive integer"
         )
     if size > most:
         raise InvalidParameter(
-            f"Invalid value for max_results. It must be at most {most}, but got value {size}"
+            f"Invalid value {size} for parameter 'max_results' supplied. It must be at most {most}"
         )
     return size

@@ -8,8 +8,13 @@ from typing import Any, Final
 
 import orjson
 
-from services.tracking.domain.registry import OWN, STAGES, RegistryVersion, stage_name
-from services.tracking.errors import InvalidValue
+from services.tracking.domain.registry import (
+    OWN,
+    STAGES,
+    RegistryVersion,
+    check_registry_tag,
+    stage_name,
+)
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.handlers.registry import NamedModel, Registry
@@ -326,10 +331,7 @@ def _foreign(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tags(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    for key, _ in pairs:
-        if key.startswith(OWN):
-            raise InvalidValue(f"tags that begin with {OWN} are this server's own", "key")
-    return dict(pairs)
+    return dict(check_registry_tag(key, value) for key, value in pairs)
 
 
 def _number(version: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from services.tracking.convert import point_at, point_position
-from services.tracking.domain.batch import Batch, check_run_tags
+from services.tracking.domain.batch import MAX_TAG_VALUE, Batch, check_run_tags
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunChange, RunStatus
+from services.tracking.errors import RunNotActive
 from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
@@ -67,7 +69,7 @@ class RunMethods:
 
     async def _create(self, call: Call) -> Answer:
         asked = call.message
-        tags = check_run_tags([(tag.key, tag.value) for tag in asked.tags])
+        tags = check_run_tags([(tag.key, tag.value[:MAX_TAG_VALUE]) for tag in asked.tags])
         tagged = tags.get(RUN_NAME_TAG, "")
         if asked.run_name and tagged and asked.run_name != tagged:
             raise InvalidParameter(
@@ -108,11 +110,14 @@ class RunMethods:
         return {"run_info": run_info_fields(run.info)}
 
     async def _delete(self, call: Call) -> Answer:
-        await self._runs.delete(call.principal, call.message.run_id)
+        # A run that is deleted already is none of the caller's trouble, as in MLflow.
+        with suppress(RunNotActive):
+            await self._runs.delete(call.principal, call.message.run_id)
         return None
 
     async def _restore(self, call: Call) -> Answer:
-        await self._runs.restore(call.principal, call.message.run_id)
+        with suppress(RunNotActive):
+            await self._runs.restore(call.principal, call.message.run_id)
         return None
 
     async def _get(self, call: Call) -> Answer:

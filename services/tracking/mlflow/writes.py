@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.tracking.domain.batch import (
+    MAX_PARAM_VALUE,
+    MAX_TAG_VALUE,
     Batch,
     check_batch_limits,
     check_params_unique,
@@ -21,7 +23,7 @@ from services.tracking.domain.keys import check_key
 from services.tracking.domain.logged_model import ModelMetric
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunChange
-from services.tracking.errors import InvalidValue
+from services.tracking.errors import InvalidValue, ParamChanged
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import RawMethod
 from services.tracking.mlflow.convert import RUN_NAME_TAG
@@ -77,17 +79,20 @@ class WriteMethods:
     async def _log_param(self, request: Request) -> Response:
         fields = await json_body(request)
         run_id = run_id_in(fields)
-        params = check_params_unique([(_key(fields, ""), text_of(fields, "value"))])
+        params = check_params_unique([_pair(fields, "", MAX_PARAM_VALUE)], "")
         principal = current_principal()
-        await self._log.log(
-            principal, Batch(run_id=run_id, principal=principal.name, params=params)
-        )
+        try:
+            await self._log.log(
+                principal, Batch(run_id=run_id, principal=principal.name, params=params)
+            )
+        except ParamChanged as error:
+            raise _param_changed(error) from None
         return _DONE
 
     async def _set_tag(self, request: Request) -> Response:
         fields = await json_body(request)
         run_id = run_id_in(fields)
-        tags = check_run_tags([(_key(fields, ""), text_of(fields, "value"))])
+        tags = check_run_tags([_pair(fields, "", MAX_TAG_VALUE)], "")
         await self._write(run_id, tags=tags)
         return _DONE
 
@@ -107,8 +112,8 @@ class WriteMethods:
         await self._write(
             run_id,
             points=points,
-            params=check_params_unique(_pairs(params, "params")),
-            tags=check_run_tags(_pairs(tags, "tags")),
+            params=check_params_unique(_pairs(params, "params", MAX_PARAM_VALUE)),
+            tags=check_run_tags(_pairs(tags, "tags", MAX_TAG_VALUE)),
         )
         if any("model_id" in metric for metric in metrics):
             await self._note_model_metrics(current_principal(), run_id, metrics, points)
@@ -185,7 +190,8 @@ _BEYOND: Final = 2**63
 
 
 def _point(fields: Mapping[str, Any], path: str) -> Point:
-    key = _key(fields, path, "metric")
+    # MLflow's message calls a metric's key its name.
+    key = check_key(_key(fields, path), "metric", f"{path}name")
     if fields.get("value") is None:
         raise missing(f"{path}value")
     if fields.get("timestamp") is None:
@@ -195,8 +201,8 @@ def _point(fields: Mapping[str, Any], path: str) -> Point:
     step = fields.get("step")
     if not 0 <= timestamp <= LAST_MILLI:
         raise InvalidValue(
-            f"Got invalid timestamp {timestamp} for metric '{key}' (value={value}). "
-            "Timestamp must be a nonnegative long (64-bit integer) ",
+            f"Invalid value {timestamp} for parameter '{path}timestamp' supplied: metric '{key}' "
+            f"(value={value}). Timestamp must be a nonnegative long (64-bit integer) ",
             f"{path}timestamp",
         )
     return Point(
@@ -207,15 +213,28 @@ def _point(fields: Mapping[str, Any], path: str) -> Point:
     )
 
 
-def _key(fields: Mapping[str, Any], path: str, kind: str = "") -> str:
+def _key(fields: Mapping[str, Any], path: str) -> str:
     key = text_of(fields, "key", f"{path}key")
     if not key:
         raise missing(f"{path}key")
-    return check_key(key, kind, f"{path}key") if kind else key
+    return key
 
 
-def _pairs(items: Sequence[Mapping[str, Any]], path: str) -> list[tuple[str, str]]:
-    return [
-        (_key(one, f"{path}[{index}]."), text_of(one, "value", f"{path}[{index}].value"))
-        for index, one in enumerate(items)
-    ]
+def _pair(fields: Mapping[str, Any], path: str, limit: int) -> tuple[str, str]:
+    # MLflow's server cuts what is longer rather than refuse it: training goes on.
+    return _key(fields, path), text_of(fields, "value", f"{path}value")[:limit]
+
+
+def _pairs(items: Sequence[Mapping[str, Any]], path: str, limit: int) -> list[tuple[str, str]]:
+    return [_pair(one, f"{path}[{index}].", limit) for index, one in enumerate(items)]
+
+
+def _param_changed(error: ParamChanged) -> ParamChanged:
+    """Return the error in the words that MLflow has where one parameter is logged."""
+    of = error.metadata
+    return ParamChanged(
+        f"Changing param values is not allowed. Param with key='{of['key']}' was already logged "
+        f"with value='{of['old_value']}' for run ID='{of['run_id']}'. "
+        f"Attempted logging new value '{of['new_value']}'.",
+        metadata=of,
+    )

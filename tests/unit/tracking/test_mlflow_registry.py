@@ -240,7 +240,7 @@ async def test_aliases_tags_and_descriptions_of_versions(door: Door) -> None:
     assert model["aliases"] == [{"alias": "champion", "version": "1"}]
     await door.ok("DELETE", f"{MODELS}/alias", by_alias)
     await door.ok("DELETE", f"{MODELS}/alias", by_alias)
-    assert (await door.call("GET", f"{MODELS}/alias", by_alias)).error == MISSING
+    assert (await door.call("GET", f"{MODELS}/alias", by_alias)).error == INVALID
     await door.ok("POST", f"{VERSIONS}/set-tag", {**place, "key": "b", "value": "2"})
     await door.ok("DELETE", f"{VERSIONS}/delete-tag", {**place, "key": "a"})
     await door.ok("PATCH", f"{VERSIONS}/update", {**place, "description": "good"})
@@ -258,6 +258,46 @@ async def test_aliases_tags_and_descriptions_of_versions(door: Door) -> None:
     for wrong in ("x", "0", "-1", "9" * 30):
         answer = await door.call("GET", f"{VERSIONS}/get", {"name": "net", "version": wrong})
         assert answer.error == INVALID
+
+
+@pytest.mark.parametrize(
+    ("alias", "told"),
+    [
+        ("latest", "'latest' alias name (case insensitive) is reserved."),
+        ("v12", "Version alias name 'v12' is reserved."),
+        ("a b", "Invalid alias name: 'a b'. Names may only contain alphanumerics"),
+        ("a" * 256, "'Registered model alias name' exceeds the maximum length of 255 characters"),
+    ],
+)
+async def test_aliases_that_cannot_be_are_refused_in_mlflow_s_words(
+    door: Door, alias: str, told: str
+) -> None:
+    await registered(door)
+    await versioned(door)
+    place = {"name": "net", "version": "1", "alias": alias}
+    answer = await door.call("POST", f"{MODELS}/alias", place)
+    assert answer.error == INVALID
+    assert told in answer.json()["message"]
+
+
+async def test_names_and_tags_of_models_have_mlflow_s_rules(door: Door) -> None:
+    await registered(door)
+    for name in ("a/b", "a:b"):
+        told = f"Invalid model name '{name}'. Names cannot contain '/' or ':'."
+        for path, fields in (
+            ("create", {"name": name}),
+            ("rename", {"name": "net", "new_name": name}),
+        ):
+            answer = await door.call("POST", f"{MODELS}/{path}", fields)
+            assert (answer.error, answer.json()["message"]) == (INVALID, told)
+    for key, told in (
+        ("a//b", "Invalid value \"a//b\" for parameter 'key' supplied"),
+        ("k" * 251, "'key' exceeds the maximum length of 250 characters"),
+    ):
+        tag = {"name": "net", "key": key, "value": "v"}
+        answer = await door.call("POST", f"{MODELS}/set-tag", tag)
+        assert answer.error == INVALID
+        assert told in answer.json()["message"]
 
 
 async def test_stages_move_as_mlflow_s_did(door: Door) -> None:

@@ -51,7 +51,30 @@ async def test_an_experiment_lives_as_mlflow_s_do(door: Door) -> None:
     await door.ok("POST", "experiments/delete", {"experiment_id": created})
     taken = await door.call("POST", "experiments/create", {"name": "new"})
     assert taken.error == (400, "RESOURCE_ALREADY_EXISTS")
+    again = await door.call("POST", "experiments/delete", {"experiment_id": created})
+    assert again.error == MISSING
+    assert again.json()["message"] == f"No Experiment with id={created} exists"
     await door.ok("POST", "experiments/restore", {"experiment_id": created})
+    again = await door.call("POST", "experiments/restore", {"experiment_id": created})
+    assert again.error == MISSING
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ({"key": "a?", "value": ""}, "Invalid value \"a?\" for parameter 'key' supplied: Names"),
+        ({"key": "k" * 251, "value": ""}, "'key' exceeds the maximum length of 250 characters"),
+        ({"key": "k", "value": "v" * 20_001}, "'value' exceeds the maximum length of 20000"),
+    ],
+)
+async def test_tags_of_experiments_have_limits(door: Door, tag: Any, told: str) -> None:
+    for path, fields in (
+        ("set-experiment-tag", {"experiment_id": await door.experiment(), **tag}),
+        ("create", {"name": "tagged", "tags": [tag]}),
+    ):
+        answer = await door.call("POST", f"experiments/{path}", fields)
+        assert answer.error == INVALID
+        assert told in answer.json()["message"]
 
 
 async def test_experiments_are_searched_by_either_method_and_any_stage(door: Door) -> None:
@@ -147,11 +170,12 @@ async def test_a_deleted_run_takes_nothing_until_it_is_restored(door: Door) -> N
     refused = await door.call("POST", "runs/log-metric", {"run_id": run_id, **metric()})
     assert refused.error == INVALID
     assert "must be in the 'active' state" in refused.json()["message"]
-    assert (await door.call("POST", "runs/delete", {"run_id": run_id})).error == INVALID
+    await door.ok("POST", "runs/delete", {"run_id": run_id})
     search = {"experiment_ids": ["0"], "run_view_type": "DELETED_ONLY"}
     assert len((await door.ok("POST", "runs/search", search))["runs"]) == 1
     assert (await door.ok("POST", "runs/search", {"experiment_ids": ["0"]}))["runs"] == []
-    await door.ok("POST", "runs/restore", {"run_id": run_id})
+    for _ in range(2):
+        await door.ok("POST", "runs/restore", {"run_id": run_id})
     await door.ok("POST", "runs/log-metric", {"run_id": run_id, **metric()})
 
 
@@ -214,15 +238,15 @@ async def test_metrics_are_kept_with_their_history(door: Door) -> None:
         ("run_id", None, "Missing value for required parameter 'run_id'."),
         ("key", None, "Missing value for required parameter 'key'."),
         ("key", 5, "Invalid value 5 for parameter 'key'"),
-        ("key", "a/../b", "Invalid metric name"),
-        ("key", "k" * 251, "length limit of 250"),
+        ("key", "a/../b", "Invalid value \"a/../b\" for parameter 'name' supplied: Names may"),
+        ("key", "k" * 251, "'Metric name' exceeds the maximum length of 250 characters"),
         ("value", None, "Missing value for required parameter 'value'."),
         ("value", "high", "Invalid value \"high\" for parameter 'value'"),
         ("value", [1], "Invalid value [1] for parameter 'value'"),
         ("value", True, "Invalid value true for parameter 'value'"),
         ("timestamp", None, "Missing value for required parameter 'timestamp'."),
         ("timestamp", 1.5, "Invalid value 1.5 for parameter 'timestamp'"),
-        ("timestamp", -1, "Got invalid timestamp -1 for metric 'loss'"),
+        ("timestamp", -1, "Invalid value -1 for parameter 'timestamp' supplied: metric 'loss'"),
         ("timestamp", 2**63, "Invalid value 9223372036854775808"),
         ("step", "x", "Invalid value \"x\" for parameter 'step'"),
         ("step", 2**63, "Invalid value 9223372036854775808"),
@@ -252,12 +276,33 @@ async def test_params_are_written_once_and_tags_may_change(door: Door) -> None:
     await door.ok("POST", "runs/log-parameter", param)
     changed = await door.call("POST", "runs/log-parameter", {**param, "value": "0.2"})
     assert changed.error == INVALID
-    assert "Changing param values is not allowed" in changed.json()["message"]
+    assert changed.json() == {
+        "error_code": "INVALID_PARAMETER_VALUE",
+        "error_class": "INVALID_PARAMETER_VALUE",
+        "sqlstate": "KAM00",
+        "message": "Changing param values is not allowed. Param with key='lr' was already logged "
+        f"with value='0.1' for run ID='{run_id}'. Attempted logging new value '0.2'.",
+    }
     for value in ("a", "b"):
         await door.ok("POST", "runs/set-tag", {"run_id": run_id, "key": "t", "value": value})
     data = (await logged(door, run_id))["data"]
     assert data["params"] == [{"key": "lr", "value": "0.1"}]
     assert {"key": "t", "value": "b"} in data["tags"]
+
+
+async def test_long_values_are_cut_as_mlflow_cuts_them(door: Door) -> None:
+    tag = {"key": "t", "value": "x" * 8001}
+    run_id = await door.run(tags=[{**tag, "key": "first"}])
+    param = {"key": "p", "value": "y" * 6001}
+    for _ in range(2):
+        await door.ok("POST", "runs/log-parameter", {"run_id": run_id, **param})
+        await door.ok("POST", "runs/set-tag", {"run_id": run_id, **tag})
+    batch = {"params": [param, {**param, "key": "q"}], "tags": [{**tag, "key": "u"}]}
+    await door.ok("POST", "runs/log-batch", {"run_id": run_id, **batch})
+    data = (await logged(door, run_id))["data"]
+    assert {one["key"]: len(one["value"]) for one in data["params"]} == {"p": 6000, "q": 6000}
+    tags = {one["key"]: len(one["value"]) for one in data["tags"]}
+    assert [tags[key] for key in ("first", "t", "u")] == [8000] * 3
 
 
 async def test_a_batch_is_all_or_nothing_and_may_be_sent_again(door: Door) -> None:
@@ -290,8 +335,8 @@ async def test_a_batch_is_all_or_nothing_and_may_be_sent_again(door: Door) -> No
             },
             "at most 1000 metrics, params, and tags",
         ),
-        ({"tags": [{"key": "t", "value": "x" * 8001}]}, "length limit of 8000"),
-        ({"params": [{"key": "p", "value": "x" * 6001}]}, "length limit of 6000"),
+        ({"tags": [{"key": "k" * 251, "value": ""}]}, "'tags[0].key' exceeds the maximum length"),
+        ({"params": [{"key": "a//b", "value": ""}]}, "for parameter 'params[0].key' supplied"),
         ({"params": [{"key": "p", "value": "1"}] * 2}, "Duplicate parameter keys"),
         (
             {"metrics": [metric()] * 990, "tags": [{"key": "t", "value": "x" * 10**6}]},
@@ -398,7 +443,7 @@ async def test_unknown_fields_are_passed_over_and_double_spellings_refused(door:
         ({"name": 5}, "Invalid value 5 for parameter 'name'"),
         ({"name": "x", "tags": "y"}, "Invalid value \"y\" for parameter 'tags'"),
         ({"name": ""}, "Missing value for required parameter 'name'"),
-        ({"name": "x" * 501}, "length limit of 500"),
+        ({"name": "x" * 501}, "'name' exceeds the maximum length of 500 characters"),
         ({"name": "a\x00b"}, "NUL"),
         ({"name": "x", "artifact_location": "s3://mine"}, "artifact_location"),
     ],
