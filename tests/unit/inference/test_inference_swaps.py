@@ -113,7 +113,8 @@ class Platform:
         for _ in range(3):
             if not self.control.runtime.has(name):
                 raise RuntimeUnavailable(f"{name} is not loaded")
-            await asyncio.sleep(0)
+            # A model takes its time; a loop that is never idle would starve loading threads.
+            await asyncio.sleep(0.001)
         return service_pb2.ModelInferResponse(model_name=name).SerializeToString()
 
     async def work(self) -> int:
