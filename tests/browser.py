@@ -84,7 +84,7 @@ def _served(pages: dict[str, str], told: asyncio.Future[Any]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = self.path in pages
-            content = pages.get(self.path, "").encode()
+            content = pages.get(self.path, "not here").encode()
             self.send_response(200 if found else 404)
             self.send_header("content-type", "text/html; charset=utf-8")
             self.send_header("content-length", str(len(content)))

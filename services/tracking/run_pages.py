@@ -13,18 +13,20 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from services.tracking import convert
+from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.errors import InvalidValue
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.trace_fields import trace_fields
 from services.tracking.model_ports import RunLineage
 from tessera.catalog.v1.lineage_service_pb2 import LineageEdge
+from tessera.pages.front import front_page, front_policy
 from tessera.pages.gather import MOST_RUNS, Buckets, gather, several
 from tessera.pages.run_report import Report, page, page_policy
 from tessera.tracking.v1 import tracking_pb2
-from tessera_kit.errors import TesseraError, Unavailable
+from tessera_kit.errors import NotFound, TesseraError, Unavailable
 from tessera_kit.http.identity import request_token
 from tessera_kit.http.routes import HttpRoute
 from tessera_kit.http.status import error_headers, http_status_of, public_message
@@ -36,6 +38,8 @@ _AT_ONCE: Final = 4
 _MOST_BUCKETS: Final = 20_000
 _LEVEL: Final = 1000
 _LONGEST_ID: Final = 64
+_NEWEST: Final = 50
+_SAFE: Final = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -52,7 +56,23 @@ def page_routes(cases: UseCases, lineage: RunLineage | None) -> Sequence[HttpRou
             "GET", "/pages/runs/{run_id}", pages.one, "tessera.Pages/run", render=_error_page
         ),
         HttpRoute("GET", "/pages/runs", pages.many, "tessera.Pages/runs", render=_error_page),
+        HttpRoute("GET", "/", _Front().answer, "tessera.Pages/front", open=True),
     ]
+
+
+class _Front:
+    """The page at the root, made once."""
+
+    def __init__(self) -> None:
+        self._page = front_page()
+        self._headers = {
+            "content-security-policy": f"{front_policy()}; frame-ancestors 'none'",
+            **_SAFE,
+        }
+
+    async def answer(self, request: Request) -> Response:
+        """Answer with the page."""
+        return HTMLResponse(self._page, headers=self._headers)
 
 
 class _Pages:
@@ -62,8 +82,7 @@ class _Pages:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._headers = {
             "content-security-policy": f"{page_policy()}; frame-ancestors 'none'",
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "no-referrer",
+            **_SAFE,
             # What it shows may change, and belongs to whom may read it: ask each time.
             "cache-control": "private, no-cache",
             "vary": "authorization",
@@ -74,13 +93,38 @@ class _Pages:
         return await self._answer(request, [request.path_params["run_id"]])
 
     async def many(self, request: Request) -> Response:
-        """Answer with a page of the runs that the query names: `?run=...&run=...`."""
-        run_ids = list(dict.fromkeys(request.query_params.getlist("run")))
+        """Answer with a page of the runs that the query names: `?run=...&run=...`.
+
+        `?experiment=...` is those of an experiment, the newest 50; `filter` and `order_by` choose.
+        """
+        asked = request.query_params
+        if "experiment" in asked:
+            return await self._answer(request, await self._runs_of(asked["experiment"], request))
+        run_ids = list(dict.fromkeys(asked.getlist("run")))
         if not 1 <= len(run_ids) <= MOST_RUNS:
             raise InvalidValue(
-                f"name 1 to {MOST_RUNS} runs, as in /pages/runs?run=ID&run=ID", "run"
+                f"name 1 to {MOST_RUNS} runs, as in /pages/runs?run=ID&run=ID, or an experiment, "
+                "as in /pages/runs?experiment=ID",
+                "run",
             )
         return await self._answer(request, run_ids)
+
+    async def _runs_of(self, experiment_id: str, request: Request) -> Sequence[str]:
+        """Return which runs of an experiment are shown."""
+        principal = current_principal()
+        found = await self._cases.experiments.get(principal, experiment_id=experiment_id)
+        runs = await self._cases.search.runs(
+            principal,
+            experiment_ids=[found.experiment_id],
+            text=request.query_params.get("filter", ""),
+            order_by=request.query_params.getlist("order_by"),
+            stage=LifecycleStage.ACTIVE,
+            size=_NEWEST,
+            token="",
+        )
+        if not runs.runs:
+            raise NotFound(f"the experiment {found.name} has no such runs yet")
+        return [one.info.run_id for one in runs.runs]
 
     async def _answer(self, request: Request, run_ids: Sequence[str]) -> Response:
         if any(len(one) > _LONGEST_ID for one in run_ids):

@@ -13,6 +13,7 @@ from services.tracking.errors import InvalidValue
 from tessera_kit.names import NAME_RULE, is_name
 
 __all__ = [
+    "LATEST",
     "STAGES",
     "RegisteredModel",
     "RegistryVersion",
@@ -27,6 +28,8 @@ __all__ = [
 OWN: Final = "tessera.mlflow."
 """Tags of this prefix hold what MLflow knows of a thing and the catalog does not."""
 STAGES: Final = ("None", "Staging", "Production", "Archived")
+LATEST: Final = "latest"
+"""The alias that every model's newest version has and nobody sets."""
 _UNFIT: Final = re.compile(r"[^a-z0-9_-]+")
 _ALIAS: Final = re.compile(r"[\w-]+", re.ASCII)
 _LONGEST_TAG_VALUE: Final = 100_000
@@ -161,7 +164,7 @@ def alias_name(alias: str) -> str:
             "alias",
         )
     lower = alias.lower()
-    if lower == "latest":
+    if lower == LATEST:
         raise InvalidValue("'latest' alias name (case insensitive) is reserved.", "alias")
     if re.fullmatch(r"v\d+", lower):
         raise InvalidValue(f"Version alias name '{alias}' is reserved.", "alias")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.tracking.domain.registry import (
+    LATEST,
     OWN,
     STAGES,
     RegisteredModel,
@@ -234,13 +235,17 @@ class Registry:
             raise _no_version(name, version) from None
 
     async def by_alias(self, caller: Caller, name: str, alias: str) -> RegistryVersion:
-        """Return the version that an alias points at.
+        """Return the version that an alias points at; `latest` is the newest of any model.
 
         Raises:
             RegistryNotFound: There is no such model.
             AliasNotFound: It has no such alias.
         """
         found = await self.get_model(caller, name)
+        if alias.lower() == LATEST:
+            if not found.versions:
+                raise RegistryNotFound(f"Latest version not found for model {name}.")
+            return max(found.versions, key=lambda one: one.version)
         try:
             return await self._registry.by_alias(
                 caller.token, found.model.full_name, alias_name(alias)

@@ -17,7 +17,7 @@ from services.tracking.domain.evaluation import (
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import millis
-from services.tracking.mlflow.errors import InvalidParameter
+from services.tracking.mlflow.errors import InvalidParameter, NotOffered
 from services.tracking.mlflow.experiments import page_bound
 from services.tracking.mlflow.protos import PREFIXES
 from tessera_kit.http.routes import HttpRoute
@@ -187,19 +187,28 @@ class EvaluationMethods:
 
 def online_scoring_routes() -> Sequence[HttpRoute]:
     """Return the routes of scoring that runs by itself: there is none, and clients ask which."""
+    answers = (
+        ("GET", "online-configs", _no_online_configs, "mlflow.Server/onlineScoringConfigs"),
+        ("PUT", "online-config", _refuse_online_config, "mlflow.Server/onlineScoringConfig"),
+    )
     return [
         HttpRoute(
-            "GET",
-            f"{prefix}/3.0/mlflow/scorers/online-configs",
-            _no_online_configs,
-            "mlflow.Server/onlineScoringConfigs",
+            method,
+            f"{prefix}/3.0/mlflow/scorers/{path}",
+            endpoint,
+            name,
         )
         for prefix in PREFIXES
+        for method, path, endpoint, name in answers
     ]
 
 
 async def _no_online_configs(request: Request) -> Response:
     return json_response({"configs": []})
+
+
+async def _refuse_online_config(request: Request) -> Response:
+    raise NotOffered("MlflowService/upsertOnlineScoringConfig")
 
 
 def _version(asked: Any) -> int | None:

@@ -23,6 +23,10 @@ _WHY: Final = (
         r"PromptOptimizationJob",
         "optimise prompts on the client, with mlflow.genai.optimize_prompts",
     ),
+    (
+        r"OnlineScoring",
+        "this server runs no scorers; judge traces with mlflow.genai.evaluate on search_traces",
+    ),
     (r"UnifiedTrace|OnlineTrace", "it asks for a Databricks SQL warehouse; use searchTracesV3"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,25 @@ ASK = """
 """
 
 
+FOLLOW = """
+  const frame = document.getElementById("page");
+  const loaded = () => new Promise((done) => { frame.onload = done; });
+  const seen = [];
+  for (const link of LINKS) {
+    let next = loaded();
+    frame.contentWindow.location.hash = link;
+    await next;
+    const {pathname, search} = frame.contentWindow.location;
+    seen.push(pathname + search);
+    next = loaded();
+    frame.contentWindow.location.replace("/page");
+    await next;
+  }
+  page = frame.contentDocument;
+  return {seen, overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth};
+"""
+
+
 class Graph:
     """A catalog's graph in which a version was made from each run; Bob's catalog is away."""
 
@@ -101,7 +121,11 @@ class Got:
 
 async def got(client: AsyncClient, path: str, method: str = "GET", **headers: str) -> Got:
     headers = {"authorization": "Bearer token-ada", **headers}
-    url = f"{client.settings.tracking_http}/pages/{path}"
+    return await asked(client, f"pages/{path}", method, **headers)
+
+
+async def asked(client: AsyncClient, path: str, method: str = "GET", **headers: str) -> Got:
+    url = f"{client.settings.tracking_http}/{path}"
     async with (
         aiohttp.ClientSession() as session,
         session.request(method, url, headers=headers) as answer,
@@ -281,6 +305,53 @@ async def test_the_door_answers_pages_to_who_may_read_the_runs(
     assert changed.status == 200
     both = await got(client, f"runs?run={ids[0]}&run={ids[1]}&run={ids[0]}")
     assert "<title>2 runs of " in both.text
+
+
+async def test_an_experiment_has_a_page_of_its_runs(client: AsyncClient) -> None:
+    made = await client.tracking.create_experiment(unique_name("pages"))
+    of = f"runs?experiment={made.experiment_id}"
+    none = await got(client, of)
+    assert (none.status, "has no such runs yet" in none.text) == (404, True)
+    names = ("apple", "berry", "cherry")
+    for place, name in enumerate(names):
+        run = await client.tracking.create_run(made.experiment_id, name=name)
+        await client.tracking.log(run.run_id, metrics={"auc": place / 10})
+    page = await got(client, of)
+    assert (page.status, "<title>3 runs of " in page.text) == (200, True)
+    best = await got(client, f"{of}&filter=metrics.auc > 0&order_by=metrics.auc DESC")
+    assert best.text.index("cherry") < best.text.index("berry")
+    assert "apple" not in best.text
+    wrong = await got(client, f"{of}&filter=metrics.auc >> 0")
+    assert (wrong.status, "at character 14" in wrong.text) == (400, True)
+    assert (await got(client, "runs?experiment=none")).status == 404
+    assert (await got(client, of, authorization="Bearer token-bob")).status == 403
+
+
+async def test_links_that_mlflow_s_clients_print_lead_to_pages(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    front = await asked(client, "")
+    assert front.status == 200
+    assert front.headers["content-security-policy"].endswith("frame-ancestors 'none'")
+    links = [
+        "#/experiments/0/runs/01a2-f",
+        "#/experiments/0/evaluation-runs?selectedRunUuid=abc",
+        "#/experiments/7",
+        "#/experiments/7/traces?selectedEvaluationId=tr-1",
+    ]
+    follow = FOLLOW.replace("LINKS", json.dumps(links))
+    looked = await look(front.text, follow, tmp_path, width=360)
+    # The pages themselves are not there in this browser's world.
+    assert [one for one in looked.complaints if "404" not in one] == []
+    assert looked.told == {
+        "seen": [
+            "/pages/runs/01a2-f",
+            "/pages/runs/abc",
+            "/pages/runs?experiment=7",
+            "/pages/runs?experiment=7",
+        ],
+        "overflow": 0,
+    }
 
 
 async def test_the_door_refuses_what_is_no_page(client: AsyncClient) -> None:

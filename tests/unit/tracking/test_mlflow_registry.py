@@ -229,6 +229,8 @@ async def test_a_source_elsewhere_is_kept_as_it_is(door: Door) -> None:
 
 async def test_aliases_tags_and_descriptions_of_versions(door: Door) -> None:
     await registered(door)
+    none = await door.call("GET", f"{MODELS}/alias", {"name": "net", "alias": "latest"})
+    assert none.error == MISSING
     await versioned(door, tags=[{"key": "a", "value": "1"}])
     await versioned(door)
     place = {"name": "net", "version": "1"}
@@ -238,6 +240,9 @@ async def test_aliases_tags_and_descriptions_of_versions(door: Door) -> None:
     assert (found["version"], found["aliases"]) == ("1", ["champion"])
     model = (await door.ok("GET", f"{MODELS}/get", {"name": "net"}))["registered_model"]
     assert model["aliases"] == [{"alias": "champion", "version": "1"}]
+    newest = {"name": "net", "alias": "latest"}
+    found = (await door.ok("GET", f"{MODELS}/alias", newest))["model_version"]
+    assert found["version"] == "2"
     await door.ok("DELETE", f"{MODELS}/alias", by_alias)
     await door.ok("DELETE", f"{MODELS}/alias", by_alias)
     assert (await door.call("GET", f"{MODELS}/alias", by_alias)).error == INVALID

@@ -71,6 +71,7 @@ def test_the_messages_load_without_mlflow_itself() -> None:
         ("DELETE", "gateway/guardrails/remove-from-endpoint", "the platform's own gateway"),
         ("GET", "workspaces", "the catalog's catalogs, schemas and grants"),
         ("POST", "prompt-optimization/jobs", "mlflow.genai.optimize_prompts"),
+        ("PUT", "scorers/online-config", "judge traces with mlflow.genai.evaluate"),
     ],
 )
 async def test_what_is_not_offered_says_what_takes_its_place(
