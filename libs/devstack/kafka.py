@@ -21,6 +21,9 @@ VERSION = "Tansu 0.6.0"
 PORTS = ("kafka",)
 SESSION_SECONDS = 4
 """How long groups wait for a silent member. Tansu gives out partitions after half of it."""
+FETCH_WAIT_SECONDS = 0.1
+"""How long a fetch waits. Tansu does not wake it when a record comes: it looks by the clock, first
+after half of this."""
 _CLUSTER = "tessera"
 
 

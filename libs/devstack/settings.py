@@ -44,6 +44,7 @@ def client_settings(doors: Mapping[str, str], files: Mapping[str, str]) -> dict[
     }
     if "kafka" in doors:
         settings["TESSERA_KAFKA_SESSION_SECONDS"] = str(kafka.SESSION_SECONDS)
+        settings["TESSERA_KAFKA_FETCH_WAIT_SECONDS"] = str(kafka.FETCH_WAIT_SECONDS)
     if "s3" in doors:
         settings |= {
             "TESSERA_S3_REGION": objectstore.REGION,

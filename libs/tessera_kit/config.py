@@ -193,15 +193,20 @@ class KafkaConfig:
     """Brokers to ask first, `host:port` joined by commas."""
     session_seconds: float = 6.0
     """How long a group waits for a silent member; Kafka's own brokers allow no less than 6."""
+    fetch_wait_seconds: float = 0.5
+    """How long a broker may wait for records before it answers that there are none."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_KAFKA_{BOOTSTRAP,SESSION_SECONDS}."""
+        """Read TESSERA_KAFKA_{BOOTSTRAP,SESSION_SECONDS,FETCH_WAIT_SECONDS}."""
         env = Env.of(source)
         session_seconds = env.number("TESSERA_KAFKA_SESSION_SECONDS", 6.0)
         if session_seconds < 1:
             raise ConfigError("TESSERA_KAFKA_SESSION_SECONDS must be at least 1")
-        return cls(env.string("TESSERA_KAFKA_BOOTSTRAP"), session_seconds)
+        fetch_wait_seconds = env.number("TESSERA_KAFKA_FETCH_WAIT_SECONDS", 0.5)
+        if not 0.01 <= fetch_wait_seconds <= 10:
+            raise ConfigError("TESSERA_KAFKA_FETCH_WAIT_SECONDS must be from 0.01 to 10")
+        return cls(env.string("TESSERA_KAFKA_BOOTSTRAP"), session_seconds, fetch_wait_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def new_consumer(
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=max_partition_bytes,
-        fetch_max_wait_ms=500,
+        fetch_max_wait_ms=int(kafka.fetch_wait_seconds * 1000),
         session_timeout_ms=int(kafka.session_seconds * 1000),
         heartbeat_interval_ms=int(kafka.session_seconds * 1000 / 3),
         rebalance_timeout_ms=30_000,

@@ -73,6 +73,7 @@ class GrantWatcher:
             # costs no more than a question asked again.
             auto_offset_reset="earliest",
             metadata_max_age_ms=5_000,
+            fetch_max_wait_ms=int(self._kafka.fetch_wait_seconds * 1000),
         )
         try:
             # Before the topic is asked for: a broker may make an unknown one as it likes.

@@ -97,6 +97,7 @@ def test_both_profiles_set_the_same_variables(
         "TESSERA_TELEMETRY_CLICKHOUSE",  # spans go to ClickHouse directly, without a collector
         "TESSERA_HOME",  # the data directory of the dev stack
         "TESSERA_KAFKA_SESSION_SECONDS",  # the embedded broker's groups wait a session to form
+        "TESSERA_KAFKA_FETCH_WAIT_SECONDS",  # it looks for records by the clock; Kafka is told
     }
     only_cluster = {
         "TESSERA_OTLP_ENDPOINT",  # spans go to the collector

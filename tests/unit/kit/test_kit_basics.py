@@ -109,6 +109,16 @@ def test_a_group_waits_for_silent_members_as_long_as_is_said() -> None:
         KafkaConfig.from_env({**bus, variable: "0.5"})
 
 
+def test_a_fetch_waits_as_long_as_is_said() -> None:
+    bus = {"TESSERA_KAFKA_BOOTSTRAP": "kafka:9092"}
+    variable = "TESSERA_KAFKA_FETCH_WAIT_SECONDS"
+    assert KafkaConfig.from_env(bus).fetch_wait_seconds == 0.5
+    assert KafkaConfig.from_env({**bus, variable: "0.1"}).fetch_wait_seconds == 0.1
+    for bad in ("0", "11"):
+        with pytest.raises(ConfigError, match=variable):
+            KafkaConfig.from_env({**bus, variable: bad})
+
+
 def test_configs_hide_their_secrets() -> None:
     env = {
         "TESSERA_S3_ENDPOINT": "http://127.0.0.1:1",
