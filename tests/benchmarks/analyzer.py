@@ -117,8 +117,7 @@ class PerfAnalyzer:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "windows.csv"
             command = [str(self._program), "-m", target.model, "-u", target.address]
-            command += ["-i", "http" if target.path else "grpc"]
-            command += ["--concurrency-range", str(in_flight), "--string-length", "2"]
+            command += ["-i", "grpc", "--concurrency-range", str(in_flight), "--string-length", "2"]
             command += ["-p", str(window_ms), "-r", str(trials), "-s", str(percent)]
             command += ["-f", str(output)]
             if in_flight > 1:
@@ -143,6 +142,6 @@ class PerfAnalyzer:
 async def _answered(target: Target) -> int:
     """Requests that the server has answered so far, warm-ups included."""
     headers = {"authorization": f"Bearer {target.token}"} if target.token else None
-    async with triton.InferenceServerClient(target.counted_at or target.address) as client:
+    async with triton.InferenceServerClient(target.address) as client:
         found = await client.get_inference_statistics(target.model, headers=headers)
     return sum(int(model.inference_stats.success.count) for model in found.model_stats)

@@ -17,7 +17,6 @@ import orjson
 from devstack import Stack
 from tessera import AsyncClient
 from tests.benchmarks import echo
-from tests.benchmarks.analyzer import load_generator
 from tests.benchmarks.gateway import answers, caller_of, rows_written
 from tests.benchmarks.load import Target, Window, load_process
 from tests.benchmarks.results import Figure, Report, median
@@ -29,8 +28,8 @@ SIZE: Final = 64
 """Bytes of the tensor."""
 IN_FLIGHT: Final = (1, 8, 32)
 ROUNDS: Final = 3
-WINDOW_SECONDS: Final = 1.0
-_TRIALS: Final = 5
+WINDOW_SECONDS: Final = 0.7
+WARM_UP_SECONDS: Final = 0.3
 _HEADER_LENGTH: Final = "inference-header-content-length"
 
 FORMS: Final = {
@@ -66,17 +65,15 @@ def targets_of(stack: Stack, endpoint: str, token: str, direct: str) -> dict[str
     )
     as_json = (("content-type", "application/json"),)
     grpc_gateway, grpc_triton = stack.urls["gateway"], stack.urls["triton_grpc"]
-    at_ours = {"counted_at": grpc_gateway, "token": token, "model": endpoint}
-    at_theirs = {"counted_at": grpc_triton, "model": direct}
     invocations = f"/serving-endpoints/{endpoint}/invocations"
     return {
-        "binary": Target(gateway, binary, path=ours, headers=as_binary, **at_ours),
-        "json": Target(gateway, json, path=ours, headers=as_json, **at_ours),
-        "invocations": Target(gateway, scoring, path=invocations, headers=as_json, **at_ours),
-        "grpc": Target(grpc_gateway, echo.request_of(endpoint, SIZE), **at_ours),
-        "triton binary": Target(triton, binary, path=theirs, headers=as_binary, **at_theirs),
-        "triton json": Target(triton, json, path=theirs, headers=as_json, **at_theirs),
-        "triton grpc": Target(grpc_triton, echo.request_of(direct, SIZE), **at_theirs),
+        "binary": Target(gateway, binary, path=ours, headers=as_binary, token=token),
+        "json": Target(gateway, json, path=ours, headers=as_json, token=token),
+        "invocations": Target(gateway, scoring, path=invocations, headers=as_json, token=token),
+        "grpc": Target(grpc_gateway, echo.request_of(endpoint, SIZE), token=token),
+        "triton binary": Target(triton, binary, path=theirs, headers=as_binary),
+        "triton json": Target(triton, json, path=theirs, headers=as_json),
+        "triton grpc": Target(grpc_triton, echo.request_of(direct, SIZE)),
     }
 
 
@@ -88,7 +85,7 @@ async def measure(
     report: Report,
     tell: Progress,
 ) -> None:
-    """Rounds of windows that take turns; JSON is asked by the benchmarks' own client."""
+    """Rounds of windows that take turns, all by the benchmarks' own client."""
     token = await caller_of(client, served.endpoint)
     targets = targets_of(stack, served.endpoint, token, direct)
     ours = [name for name in targets if name in FORMS]
@@ -99,13 +96,10 @@ async def measure(
     async def settle() -> int:
         return await rows_written(client, served.endpoint, since, answers(asked))
 
-    async with load_generator(_TRIALS) as load, load_process() as own:
-        generators = {
-            side: own if "json" in side or side == "invocations" else load for side in targets
-        }
+    async with load_process() as load:
 
-        async def window(side: str, in_flight: int) -> Window:
-            found = await generators[side].run(targets[side], in_flight, WINDOW_SECONDS)
+        async def window(side: str, in_flight: int, seconds: float = WINDOW_SECONDS) -> Window:
+            found = await load.run(targets[side], in_flight, seconds)
             if found.failures:
                 raise RuntimeError(f"{side} failed at {in_flight}: {found.first_failure}")
             if side in ours:
@@ -113,7 +107,7 @@ async def measure(
             return found
 
         for side in targets:
-            await window(side, 8)
+            await window(side, 8, WARM_UP_SECONDS)
         for number in range(1, ROUNDS + 1):
             for in_flight in IN_FLIGHT:
                 tell(f"matrix: doors, round {number} of {ROUNDS}, {in_flight} in flight")
@@ -122,7 +116,7 @@ async def measure(
                     windows[side, in_flight].append(await window(side, in_flight))
     rows = await settle()
     report.details["matrix"]["doors"] = {
-        "generators": {side: generator.name for side, generator in generators.items()},
+        "generator": load.name,
         "answered": answers(asked),
         "rows": rows,
         **{
@@ -130,16 +124,14 @@ async def measure(
             for (side, in_flight), found in windows.items()
         },
     }
-    notes = {side: f"by {generator.name}" for side, generator in generators.items()}
-    report.figures += figures_of(windows, notes)
+    report.figures += figures_of(windows)
 
 
-def figures_of(windows: Mapping[Cell, Sequence[Window]], notes: Mapping[str, str]) -> list[Figure]:
+def figures_of(windows: Mapping[Cell, Sequence[Window]]) -> list[Figure]:
     """Medians of each form at the gateway, beside Triton's own door and beside the gRPC door.
 
     Args:
         windows: Of each side, at each number in flight.
-        notes: What is to be said of each side.
     """
 
     def middle(side: str, in_flight: int, read: Callable[[Window], float]) -> float:
@@ -162,7 +154,6 @@ def figures_of(windows: Mapping[Cell, Sequence[Window]], notes: Mapping[str, str
             higher_is_better=unit != "ms",
             calibration=None if side == "grpc" else middle("grpc", in_flight, read),
             calibration_name="the gateway's gRPC door",
-            note=notes[side] if read is p50 and in_flight == IN_FLIGHT[0] else "",
         )
         for side, (name, beside, peer) in FORMS.items()
         for in_flight in IN_FLIGHT

@@ -42,8 +42,6 @@ class Target:
     """Where the request is posted; by gRPC, to ModelInfer, when empty."""
     headers: tuple[tuple[str, str], ...] = ()
     """Of the post."""
-    counted_at: str = ""
-    """The server's gRPC door, where what it answered is counted; its address when empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.routing import Route, Served
+from services.inference.gateway.wire import bytes_head
 from tessera.events.v1 import inference_events_pb2
 
 __all__ = [
@@ -35,6 +36,8 @@ PRIMARY: Final = inference_events_pb2.PAYLOAD_ROUTE_PRIMARY
 SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
 FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
 _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
+_REQUEST: Final = inference_events_pb2.PayloadRecord.REQUEST_FIELD_NUMBER
+_RESPONSE: Final = inference_events_pb2.PayloadRecord.RESPONSE_FIELD_NUMBER
 _PROTOCOL: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
 LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
 """Bytes of a request and its response that fit a record."""
@@ -104,7 +107,7 @@ class Exchange:
         self.chunk_times_us: list[int] = []
         """When each response of a stream came, in microseconds after the request."""
         self.head = b""
-        """The serialised part of its record that is known before the answer; see `make_head`."""
+        """The serialised part of its record that is known before the answer, without the body."""
         self.reply_cut = False
         """Whether the response was too large to be put together."""
 
@@ -185,10 +188,10 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         record.chunk_times_us.extend(exchange.chunk_times_us)
     if exchange.reply_cut or len(_kept_of(exchange)) + len(response) > LARGEST_BODY:
         record.logging_error_codes.append(RESPONSE_TOO_LARGE)
-    else:
-        record.response = response
+        response = b""
     # One message behind another is both of them merged.
-    return exchange.head + record.SerializeToString()
+    parts = (exchange.head, record.SerializeToString(), *_body(_REQUEST, _kept_of(exchange)))
+    return b"".join((*parts, *_body(_RESPONSE, response)))
 
 
 def _head_of(exchange: Exchange) -> bytes:
@@ -210,8 +213,12 @@ def _head_of(exchange: Exchange) -> bytes:
         record.logging_error_codes.append(NOT_AUTHORISED)
     elif len(exchange.request) > LARGEST_BODY:
         record.logging_error_codes.append(REQUEST_TOO_LARGE)
-    record.request = _kept_of(exchange)
     return record.SerializeToString()
+
+
+def _body(field: int, body: bytes) -> tuple[bytes, ...]:
+    """A body as a field of a record, in pieces: protobuf takes 2 ms to put 1 MB into a message."""
+    return (bytes_head(field, len(body)), body) if body else ()
 
 
 def _kept_of(exchange: Exchange) -> bytes:

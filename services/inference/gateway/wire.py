@@ -6,7 +6,7 @@ end (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 
 from __future__ import annotations
 
-__all__ = ["message_field", "text_field"]
+__all__ = ["bytes_head", "message_field", "text_field"]
 
 
 def text_field(number: int, text: str) -> bytes:
@@ -33,6 +33,16 @@ def message_field(number: int, message: bytes) -> bytes:
         message: The message.
     """
     return b"".join((bytes((number << 3 | 2,)), _varint(len(message)), message))
+
+
+def bytes_head(number: int, length: int) -> bytes:
+    """What stands before the value of a bytes field: tag and length.
+
+    Args:
+        number: Field number.
+        length: Bytes of the value.
+    """
+    return _varint(number << 3 | 2) + _varint(length)
 
 
 def _varint(value: int) -> bytes:

@@ -81,9 +81,7 @@ def test_doors_stand_beside_tritons_and_beside_grpc() -> None:
         for side, rate in rates.items()
         for n in (1, 8, 32)
     }
-    found = {
-        one.name: one for one in doors.figures_of(windows, dict.fromkeys(rates, "by a client"))
-    }
+    found = {one.name: one for one in doors.figures_of(windows)}
     binary = found["HTTP, binary, 8 in flight: requests"]
     assert (binary.value, binary.peer, binary.calibration) == (60, 120, 80)
     scoring = found["/invocations, 32 in flight: p50"]
