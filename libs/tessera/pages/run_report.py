@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ _SOURCE: Final = (
     ("job", "tessera.job_id"),
 )
 _MISSING: Final = "-"
+_FRACTION: Final = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_LONGEST_FRACTION: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Cell:
     text: str
     sort: str = ""
     """What it is sorted by: a number's text, or the text itself; empty where there is no value."""
+    whole: str = ""
+    """All of what `text` shows in short; empty where that is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,11 @@ def _table(views: Sequence[RunView]) -> list[TableColumn]:
 
 
 def _param_cell(value: str | None) -> Cell:
-    return Cell(_MISSING) if value is None else Cell(value, value or " ")
+    if value is None:
+        return Cell(_MISSING)
+    if len(value) > _LONGEST_FRACTION and _FRACTION.fullmatch(value):
+        return Cell(number_text(float(value)), value, whole=value)
+    return Cell(value, value or " ")
 
 
 def _metric_cell(value: float | None) -> Cell:

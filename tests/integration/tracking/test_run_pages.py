@@ -41,6 +41,12 @@ ASK = """
   const press = (on, key) => on.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   const told = {ready: page.documentElement.dataset.ready, foreign: all("img, script[src]").length};
   told.overflow = page.documentElement.scrollWidth - page.documentElement.clientWidth;
+  const lines = (cell) => {
+    const range = page.createRange();
+    range.selectNodeContents(cell);
+    return new Set([...range.getClientRects()].map((one) => Math.round(one.top))).size;
+  };
+  told.broken = all("td.n").filter((cell) => lines(cell) > 1).map((cell) => cell.textContent);
   told.charts = all(".chart h3").map((one) => one.textContent);
   const plot = page.querySelector(".plot");
   const canvas = plot.querySelector("canvas");
@@ -294,6 +300,7 @@ async def test_the_door_answers_pages_to_who_may_read_the_runs(
     assert looked.complaints == []
     told: Any = looked.told
     assert (told["ready"], told["foreign"], told["overflow"]) == ("yes", 0, 0)
+    assert told["broken"] == []
     # The same until something changes.
     again = await got(client, f"runs/{ids[0]}", **{"if-none-match": page.headers["etag"]})
     assert (again.status, again.text) == (304, "")

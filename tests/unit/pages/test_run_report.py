@@ -178,3 +178,21 @@ def test_json_in_a_page_holds_no_tag_and_no_infinity() -> None:
     assert json.loads(text) == {"a": EVIL}
     with pytest.raises(ValueError, match="Out of range"):
         document.embedded({"a": math.inf})
+
+
+@pytest.mark.parametrize(
+    ("value", "told", "whole"),
+    [
+        ("0.0005106746138932631", "0.000510675", True),
+        ("1.0000000000000002e-05", "1e-05", True),
+        ("0.36", "0.36", False),
+        ("20261127121728", "20261127121728", False),
+        ("3.17.2-nightly", "3.17.2-nightly", False),
+    ],
+)
+def test_long_fractions_are_told_in_short_and_whole_when_pointed_at(
+    value: str, told: str, whole: bool
+) -> None:
+    html = shown(view(run(0, rate=value)), view(run(1, rate="2")))
+    title = f' title="{value}"' if whole else ""
+    assert f'data-sort="{value}"{title}>{told}</td>' in html
