@@ -110,40 +110,43 @@ class Service:
             clock,
             max_file_bytes=settings.checkpoint_file_bytes,
         )
-        conductor = AttemptConductor(
-            store.jobs,
-            self.changes,
-            self.feed,
-            outside.sources,
-            outside.processes,
-            outside.catalog,
-            outside.tracking,
-            clock,
-            Surroundings(settings.variables, settings.capacity.slots),
+        self.scheduler = self._scheduler(store, outside, settings)
+        self.chores = ChoreRunner(
+            chores=store.chores,
+            jobs=store.jobs,
+            files=store.files,
+            objects=outside.objects,
+            catalog=outside.catalog,
+            tracking=outside.tracking,
+            triggers=self.triggers,
+            feed=self.feed,
+            clock=clock,
+            keep_checkpoints=settings.keep_checkpoints,
         )
-        self.scheduler = Scheduler(
+        self._clock = clock
+        self._preempt_seconds = settings.preempt_seconds
+
+    def _scheduler(self, store: Store, outside: Outside, settings: Settings) -> Scheduler:
+        conductor = AttemptConductor(
+            jobs=store.jobs,
+            changes=self.changes,
+            feed=self.feed,
+            sources=outside.sources,
+            processes=outside.processes,
+            catalog=outside.catalog,
+            tracking=outside.tracking,
+            clock=outside.clock,
+            surroundings=Surroundings(settings.variables, settings.capacity.slots),
+        )
+        return Scheduler(
             store.jobs,
             self.changes,
             self.feed,
             conductor,
             outside.processes,
             settings.capacity,
-            clock,
+            outside.clock,
         )
-        self.chores = ChoreRunner(
-            store.chores,
-            store.jobs,
-            store.files,
-            outside.objects,
-            outside.catalog,
-            outside.tracking,
-            self.triggers,
-            self.feed,
-            clock,
-            keep_checkpoints=settings.keep_checkpoints,
-        )
-        self._clock = clock
-        self._preempt_seconds = settings.preempt_seconds
 
     def bindings(self) -> Sequence[Binding]:
         """The gRPC services."""

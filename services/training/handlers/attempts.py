@@ -78,6 +78,7 @@ class AttemptConductor:
 
     def __init__(
         self,
+        *,
         jobs: Jobs,
         changes: Changes,
         feed: Feed,

@@ -47,6 +47,7 @@ class ChoreRunner:
 
     def __init__(
         self,
+        *,
         chores: Chores,
         jobs: Jobs,
         files: CheckpointFiles,
@@ -56,7 +57,6 @@ class ChoreRunner:
         triggers: TriggerHandlers,
         feed: Feed,
         clock: Clock,
-        *,
         keep_checkpoints: int,
     ) -> None:
         self._chores = chores
