@@ -11,7 +11,7 @@ import pytest
 
 from devstack import start_local
 from tessera import AsyncClient
-from tessera.client.aio.inference import Prediction
+from tessera.client.answers import Prediction
 from tessera.inference.v1 import endpoint_pb2
 from tessera.monitoring.v1 import monitor_pb2
 from tessera_kit.errors import Unavailable

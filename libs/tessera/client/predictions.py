@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tessera.client.answers import RowPrediction
 from tessera.inference.v1 import prediction_pb2, prediction_service_pb2
 
-__all__ = ["RowPrediction", "columns_from", "parameter_value", "prediction_from"]
+__all__ = ["columns_from", "parameter_value", "prediction_from"]
 
 _DTYPES = {
     "BOOL": np.bool_,
@@ -30,34 +30,6 @@ _DTYPES = {
     "BYTES": np.object_,
 }
 _MOST_INTEGER = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class RowPrediction:
-    """What an endpoint answered for some rows, and who answered."""
-
-    columns: Mapping[str, npt.NDArray[Any]]
-    """An array per output, of the signature's dtype (texts as objects); a first size of rows."""
-    row_count: int
-    """How many rows."""
-    request_id: str
-    """The `tessera_request_id`: the key of the request's row in the inference table and label."""
-    client_request_id: str
-    """The caller's own id."""
-    served_entity: str
-    """The served entity that answered."""
-    model_name: str
-    """The registered model's full name."""
-    model_version: int
-    """Its version's number."""
-    config_version: int
-    """The endpoint's configuration that was in force."""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """A dictionary per row, of plain Python values by output."""
-        values = [array.tolist() for array in self.columns.values()]
-        return [dict(zip(self.columns, cells, strict=True)) for cells in zip(*values, strict=True)]
 
 
 def columns_from(

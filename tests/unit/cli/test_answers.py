@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as oip
 
 from tessera.cli import answers
 from tessera.cli import main as command
-from tessera.client.predictions import RowPrediction
+from tessera.client.answers import RowPrediction
 from tessera.inference.v1 import explanation_pb2 as pb
 
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 from tessera.client.aio.calls import call, stream
-from tessera.client.predictions import (
-    RowPrediction,
-    columns_from,
-    parameter_value,
-    prediction_from,
-)
+from tessera.client.answers import PayloadBody, Prediction, RowPrediction
+from tessera.client.predictions import columns_from, parameter_value, prediction_from
 from tessera.client.tensors import read_outputs, write_inputs
 from tessera.inference.v1 import (
     endpoint_pb2,
@@ -43,26 +37,6 @@ class EndpointUpdateFailed(FailedPrecondition):
     """An endpoint's new configuration could not be made ready; the old one, if any, answers."""
 
     reason = "ENDPOINT_UPDATE_FAILED"
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What an endpoint answered."""
-
-    outputs: Mapping[str, npt.NDArray[np.generic]]
-    """Arrays by output name; the first dimension is the row."""
-    request_id: str
-    """The `tessera_request_id`: the key of the request's row in the inference table and label."""
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadBody:
-    """The body of a request or of its response, as the inference table or the store kept it."""
-
-    data: bytes
-    """Its bytes."""
-    is_json: bool
-    """Whether it is JSON; else a serialised `ModelInferRequest` or `ModelInferResponse`."""
 
 
 class AsyncInference:

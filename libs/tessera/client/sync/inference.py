@@ -10,13 +10,9 @@ from typing import Any, Literal
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as oip
 
-from tessera.client.aio.inference import (
-    AsyncInference,
-    PayloadBody,
-    Prediction,
-)
+from tessera.client.aio.inference import AsyncInference
+from tessera.client.answers import PayloadBody, Prediction, RowPrediction
 from tessera.client.portal import Portal
-from tessera.client.predictions import RowPrediction
 from tessera.inference.v1 import (
     endpoint_pb2,
     explanation_pb2,
