@@ -12,9 +12,8 @@ import pytest
 from services.inference.adapters.memory import InMemoryReplacements
 from services.inference.adapters.sql_replacements import SqlReplacements
 from services.inference.ports import Replacements
-from tessera_kit.config import DatabaseConfig
-from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database
+from tests.databases import fresh_postgres, fresh_sqlite
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=10)
@@ -71,9 +70,13 @@ class TestMemory(ReplacementsContract):
 
 
 class TestSql(ReplacementsContract):
-    @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[SqlReplacements]:
-        config = DatabaseConfig(f"sqlite+aiosqlite:///{tmp_path}/inference.db")
-        await migrate(config.url, "inference")
+    @pytest.fixture(params=["sqlite", "postgresql"])
+    async def store(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> AsyncIterator[SqlReplacements]:
+        if request.param == "sqlite":
+            config = await fresh_sqlite(tmp_path, "inference")
+        else:
+            config = await fresh_postgres(request.getfixturevalue("postgres_url"), "inference")
         async with Database(config) as database:
             yield SqlReplacements(database)

@@ -151,10 +151,20 @@ def lineage(kind: NodeKind, name: Name, as_json: JsonOption = False) -> None:
         print_json(found)
         return
     flat = [
-        {"from": _node(edge["source"]), "to": _node(edge["target"]), "at": edge.get("observed_at")}
+        {
+            "from": _node(edge["source"]),
+            "version": edge["source_version"],
+            "to": _node(edge["target"]),
+            "at": edge.get("observed_at"),
+        }
         for edge in found
     ]
-    columns = [Column("from", "From"), Column("to", "Made"), Column("at", "Seen", age)]
+    columns = [
+        Column("from", "From"),
+        Column("version", "Version", style="dim"),
+        Column("to", "Made"),
+        Column("at", "Seen", age),
+    ]
     print_rows(flat, columns, as_json=False, empty="no lineage is known")
 
 
