@@ -14,6 +14,7 @@ from typing import Any, Final
 from services.inference.domain.datatypes import DATATYPES, Datatype
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.errors import InvalidInference
+from services.inference.gateway.forms import Forms
 from tessera_kit.errors import FieldViolation
 
 __all__ = ["LONGEST_CLIENT_ID", "SEQUENCE_ID", "RequestRules", "sequence_of"]
@@ -31,8 +32,6 @@ _TOLD_SIZE: Final = frozenset({"binary_data_size"})
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
 _SEQUENCE_FLAGS: Final = ("sequence_start", "sequence_end")
 _LONGEST_SEQUENCE: Final = 128
-_LONGEST_KNOWN: Final = 512
-_MOST_KNOWN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class RequestRules:
 
     __slots__ = (
         "_batched",
+        "_forms",
         "_inputs",
-        "_known",
         "_max_rows",
         "_outputs",
         "_required",
@@ -81,16 +80,27 @@ class RequestRules:
         self._inputs = {spec.name: _rule(spec) for spec in signature.inputs}
         self._required = frozenset(name for name, rule in self._inputs.items() if rule.required)
         self._outputs = frozenset(spec.name for spec in signature.outputs)
-        self._known: dict[bytes, _Head] = {}
+        self._forms = Forms(lambda raw, count: _texts(raw, count) is None)
 
-    def check(self, request: Any) -> None:
-        """Raise InvalidInference unless the `inference.ModelInferRequest` fits the signature."""
-        violations = list(self._violations(request))
+    def check(self, request: Any, told: bytes) -> None:
+        """Raise InvalidInference unless a request fits the signature.
+
+        Args:
+            request: An `inference.ModelInferRequest`.
+            told: The same, serialised by its caller.
+        """
+        if len(request.id) <= LONGEST_CLIENT_ID and self._forms.fits(request, told):
+            return
+        needs: list[int] = []
+        violations = list(self._violations(request, needs))
         if violations:
             first = violations[0]
             raise InvalidInference(f"{first.field}: {first.description}", violations=violations)
+        if request.raw_input_contents:
+            self._forms.learn(request, told, tuple(needs))
 
-    def _violations(self, request: Any) -> Iterator[FieldViolation]:
+    def _violations(self, request: Any, needs: list[int]) -> Iterator[FieldViolation]:
+        """What does not fit; `needs` is told what each input's raw contents must be."""
         if len(request.id) > LONGEST_CLIENT_ID:
             yield FieldViolation("id", f"must have at most {LONGEST_CLIENT_ID} characters")
         if request.parameters:
@@ -111,6 +121,7 @@ class RequestRules:
             found = self._look(tensor, raw[index]) if raw else self._look_at_typed(tensor)
             if isinstance(found, _Head):
                 name = found.name
+                needs.append(found.size or -found.count)
                 problem = "is given twice" if name in seen else None
                 if problem is None and self._batched:
                     rows = rows or found.rows
@@ -126,24 +137,12 @@ class RequestRules:
             yield from self._output_violations(request.outputs)
 
     def _look(self, tensor: Any, raw: bytes) -> _Head | str:
-        """The head of an input with raw contents, or what is wrong with it.
-
-        Callers say the same of their inputs again and again: what fitted once is known by its
-        bytes.
-        """
-        told = tensor.SerializeToString()
-        head = self._known.get(told)
-        if head is None:
-            fitting = self._fit(tensor)
-            if isinstance(fitting, str):
-                return fitting
-            if tensor.HasField("contents"):
-                return "has contents beside raw_input_contents"
-            head = fitting
-            if len(told) <= _LONGEST_KNOWN:
-                if len(self._known) >= _MOST_KNOWN:
-                    self._known.clear()
-                self._known[told] = head
+        """The head of an input with raw contents, or what is wrong with it."""
+        head = self._fit(tensor)
+        if isinstance(head, str):
+            return head
+        if tensor.HasField("contents"):
+            return "has contents beside raw_input_contents"
         if not head.size:
             return _texts(raw, head.count) or head
         if len(raw) != head.size:

@@ -42,6 +42,10 @@ KEEPING = RuntimeOptions(max_batch_size=8, sequences=SequenceOptions(30_000_000,
 CPU = (InstanceGroup(Device.CPU, 2),)
 
 
+def held(rules: RequestRules, request: Any) -> None:
+    rules.check(request, request.SerializeToString())
+
+
 def parsed(config: dict[str, Any]) -> Any:
     """As Triton reads it: a field that it does not know is an error."""
     return json_format.Parse(json.dumps(config), model_config_pb2.ModelConfig())
@@ -208,9 +212,9 @@ def test_rows_are_bounded_by_the_smallest_entity(
     routes.put(replace(endpoint, config=replace(endpoint.config, entities=entities)))
     route = routes.find(endpoint.name)
     assert route.max_rows == 64
-    route.rules.check(make_request(rows=64))
+    held(route.rules, make_request(rows=64))
     with pytest.raises(InvalidInference, match="at most 64"):
-        route.rules.check(make_request(rows=65))
+        held(route.rules, make_request(rows=65))
 
 
 def of_sequence(request: Any, sequence: Any) -> Any:
@@ -225,9 +229,9 @@ def test_requests_name_their_sequence_where_there_are_some(
     signature: Signature, make_request: Make, sequence: Any
 ) -> None:
     request = of_sequence(make_request(), sequence)
-    RequestRules(signature, 10, sequences=True).check(request)
+    held(RequestRules(signature, 10, sequences=True), request)
     with pytest.raises(InvalidInference, match="is not served"):
-        RequestRules(signature, 10).check(request)
+        held(RequestRules(signature, 10), request)
     assert sequence_in(request.SerializeToString()) == f"flights/{sequence}"
 
 
@@ -236,9 +240,9 @@ def test_sequences_without_a_name_are_refused(
     signature: Signature, make_request: Make, sequence: Any
 ) -> None:
     with pytest.raises(InvalidInference, match="sequence_id"):
-        RequestRules(signature, 10, sequences=True).check(of_sequence(make_request(), sequence))
+        held(RequestRules(signature, 10, sequences=True), of_sequence(make_request(), sequence))
     with pytest.raises(InvalidInference, match=r"sequence_id.*is missing"):
-        RequestRules(signature, 10, sequences=True).check(make_request())
+        held(RequestRules(signature, 10, sequences=True), make_request())
 
 
 def test_nobody_meets_another_callers_sequence(
