@@ -37,6 +37,8 @@ _ENDS: Final = (
     f"SELECT (SELECT step {_OF_METRIC} ORDER BY run_id, key, step LIMIT 1), "
     f"(SELECT step {_OF_METRIC} ORDER BY run_id DESC, key DESC, step DESC LIMIT 1)"
 )
+# More would begin to read what the ends do not need.
+_ONE_THREAD: Final = {"max_threads": 1}
 _NUMBERS: Final = "NOT isNaN(value)"
 _BUCKET: Final = (
     "min(step), max(step), toUnixTimestamp64Micro(min(timestamp)), "
@@ -115,7 +117,7 @@ class ClickHousePoints:
         first, last = steps
         try:
             if first is None or last is None:
-                [(least, greatest)] = (await self._client.query(_ENDS, metric)).rows
+                [(least, greatest)] = (await self._client.query(_ENDS, metric, _ONE_THREAD)).rows
                 first = least if first is None else first
                 last = greatest if last is None else last
             if first is None or last is None or first > last:

@@ -27,6 +27,8 @@ from services.tracking.ports import RunQuery
 __all__ = ["Narrowing", "RunNumbers"]
 
 _METRIC = LATEST_METRICS.c
+# Numbers only: whole rows would travel through the sort of all that match.
+_NUMBER = sa.select(RUNS.c.run_no)
 # By how much more candidates are taken than what is known of their yield says.
 _MARGIN = 1.5
 
@@ -39,7 +41,7 @@ class Narrowing:
     """Experiments of fewer runs are looked at whole."""
     rows_per_run: int = 4
     """How many rows of a metric may be read per run of the experiments: it is everybody's."""
-    most: int = 5_000
+    most: int = 2_000
     """Most candidates."""
     per_found: int = 4
     """Least candidates of an order per run that is wanted."""
@@ -79,7 +81,7 @@ class RunNumbers:
             found = await self._from_the_front(first, conditions, query, share)
             if found is not None:
                 return found
-        return await self._numbers(self._statement(query))
+        return await self._numbers(self._search.statement(_NUMBER, query))
 
     async def _readable(self, keys: Collection[str], query: RunQuery) -> set[str]:
         """Return the metrics whose rows are few enough to read, beside the runs in question."""
@@ -148,13 +150,8 @@ class RunNumbers:
         """Return which of some runs a query finds."""
         if not numbers:
             return []
-        statement = self._statement(query).where(self._one_of(numbers))
-        # Or SQLite goes through all runs of the experiments and looks them up in the list.
-        return await self._numbers(statement.with_hint(RUNS, "NOT INDEXED", "sqlite"))
-
-    def _statement(self, query: RunQuery) -> sa.Select[Any]:
-        # Numbers only: whole rows would travel through the sort of all that match.
-        return self._search.statement(sa.select(RUNS.c.run_no), query)
+        statement = self._search.statement(_NUMBER, query, among=self._one_of(numbers))
+        return await self._numbers(statement)
 
     async def _numbers(self, statement: sa.Select[Any]) -> Sequence[int]:
         return [row[0] for row in await self._session.execute(statement)]

@@ -206,10 +206,23 @@ class RunSearch(Search):
         FieldKind.TAG: RUN_TAGS,
     }
 
-    def statement(self, select: sa.Select[Any], query: RunQuery) -> sa.Select[Any]:
-        """Return `select` of the runs that a query finds."""
+    def statement(
+        self, select: sa.Select[Any], query: RunQuery, *, among: Condition | None = None
+    ) -> sa.Select[Any]:
+        """Return `select` of the runs that a query finds.
+
+        Args:
+            select: What to tell of them.
+            query: Which runs.
+            among: Chooses, by their numbers, the only ones that are looked at.
+        """
+        scope = self.scope(query)
+        if among is not None:
+            # Or SQLite goes through all runs of the experiments and looks for each among those.
+            experiment = RUNS.c.experiment_id.concat("").in_(sorted(query.experiment_ids))
+            scope = (among, experiment, *scope[1:])
         return self._page(
-            select.where(*self.scope(query)),
+            select.where(*scope),
             conditions=query.filter,
             order=query.order,
             after=query.after,
