@@ -20,6 +20,7 @@ from tessera.cli.arguments import LARGEST, new_file, read_text
 from tessera.cli.messages import rows as as_rows
 from tessera.cli.messages import when
 from tessera.cli.output import Column, JsonOption, console, print_json, print_rows, print_success
+from tessera.client.answers import RowPrediction
 from tessera.client.sync.client import Client
 
 _PANEL = "Serving"
@@ -76,6 +77,10 @@ def predict(
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+    _print_answer(answer, as_json=as_json)
+
+
+def _print_answer(answer: RowPrediction, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {

@@ -102,6 +102,15 @@ def build_http_server(
         stream_seconds=config.stream_deadline_seconds,
         render=render,
     )
+    settings = _settings(app, config)
+    listener, bound = _bind(config.listen)
+    address = f"{'https' if settings.is_ssl else 'http'}://{bound}"
+    active = telemetry.metrics.gauge(names.RPC_SERVER_ACTIVE).labels(address)
+    active.set_function(lambda: app.running)
+    return HttpServer(settings, listener, address)
+
+
+def _settings(app: HttpApp, config: HttpConfig) -> uvicorn.Config:
     settings = uvicorn.Config(
         app,
         loop="none",
@@ -127,11 +136,7 @@ def build_http_server(
         settings.load()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot use the TLS files of {config.listen}: {error}") from None
-    listener, bound = _bind(config.listen)
-    address = f"{'https' if settings.is_ssl else 'http'}://{bound}"
-    active = telemetry.metrics.gauge(names.RPC_SERVER_ACTIVE).labels(address)
-    active.set_function(lambda: app.running)
-    return HttpServer(settings, listener, address)
+    return settings
 
 
 def _bind(listen: str) -> tuple[socket.socket, str]:

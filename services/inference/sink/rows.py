@@ -70,15 +70,7 @@ def row_of(record: ConsumedRecord) -> Row:
     payload = from_record(record).data
     if not isinstance(payload, pb.PayloadRecord):
         raise InvalidPayload("the record holds no tessera.events.v1.PayloadRecord")
-    time = payload.request_time
-    if not _FIRST_SECOND <= time.seconds < _LAST_SECOND:
-        raise _invalid("request_time", "must lie between 1970 and 2149")
-    if (
-        max(payload.duration_us, payload.execution_duration_us, payload.queue_duration_us)
-        > _LONGEST_DURATION_US
-    ):
-        raise _invalid("duration_us", f"must be at most {_LONGEST_DURATION_US}")
-    request_us = time.seconds * 1_000_000 + time.nanos // 1000
+    request_us = _checked_time(payload)
     response_us = request_us + payload.duration_us
     codes = list(payload.logging_error_codes)
     request, response = _bodies(payload, codes)
@@ -114,14 +106,34 @@ def row_of(record: ConsumedRecord) -> Row:
         "kafka_partition": record.partition,
         "kafka_offset": record.offset,
     }
-    for side, body in (("input", request), ("output", response)):
-        for tensor, text in body.tensors.items():
-            if name := typed_name(side, tensor):
-                values[name] = orjson.Fragment(text)
+    values |= _typed(request, response)
     return Row(
         *(payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values),
         endpoint_id=payload.endpoint_id,
     )
+
+
+def _checked_time(payload: pb.PayloadRecord) -> int:
+    """When the request came, in microseconds; its times fit the table's columns."""
+    time = payload.request_time
+    if not _FIRST_SECOND <= time.seconds < _LAST_SECOND:
+        raise _invalid("request_time", "must lie between 1970 and 2149")
+    if (
+        max(payload.duration_us, payload.execution_duration_us, payload.queue_duration_us)
+        > _LONGEST_DURATION_US
+    ):
+        raise _invalid("duration_us", f"must be at most {_LONGEST_DURATION_US}")
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def _typed(request: DecodedBody, response: DecodedBody) -> dict[str, orjson.Fragment]:
+    """The columns of single tensors."""
+    return {
+        name: orjson.Fragment(text)
+        for side, body in (("input", request), ("output", response))
+        for tensor, text in body.tensors.items()
+        if (name := typed_name(side, tensor))
+    }
 
 
 def _route(payload: pb.PayloadRecord) -> str:
