@@ -302,6 +302,9 @@ OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
 
 
 OPEN_ROUTES = frozenset(
-    {"/health", "/ping", "/version", "/v2", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/health", "/ping", "/version", "/v2", "/v2/health/live", "/v2/health/ready"}
 )
-"""What the HTTP doors answer to everybody: that they are well, and what they are."""
+"""What the HTTP doors answer to everybody: that they are well, and what they are.
+
+`/` is one page for all, which leads browsers from the links that MLflow's clients print.
+"""
