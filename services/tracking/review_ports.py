@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from services.tracking.domain.lifecycle import Micros
-from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.domain.reviews import (
+    Issue,
+    IssuePlace,
+    LabelSchema,
+    ReviewItem,
+    ReviewQueue,
+)
+from services.tracking.domain.search.syntax import Filter
 
 __all__ = ["Place", "ReviewStore", "Reviewed"]
 
@@ -22,8 +29,27 @@ class ReviewStore(Protocol):
     async def get(self, kind: type[T], thing_id: str) -> T | None:
         """Return one; None when there is none."""
 
-    async def of(self, kind: type[T], experiment_ids: Collection[str] | None) -> list[T]:
-        """Return all of experiments, or of all, the newest first, then by id."""
+    async def homes_of_issues(self) -> set[str]:
+        """Return the experiments that have issues."""
+
+    async def issues(
+        self,
+        experiment_ids: Collection[str],
+        conditions: Filter,
+        *,
+        counted: bool,
+        after: IssuePlace | None,
+        limit: int,
+    ) -> list[Issue]:
+        """Return the next issues of experiments, by their places, the greatest first.
+
+        Args:
+            experiment_ids: Of which experiments.
+            conditions: What `domain.search.syntax.ISSUES` lets ask; all must hold.
+            counted: Whether in how many traces each was found is told, and counts for its place.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
+        """
 
     async def by_key(self, kind: type[T], experiment_id: str, key: str) -> T | None:
         """Return the one of a key, which is unique in the experiment; None when there is none."""
@@ -84,6 +110,3 @@ class ReviewStore(Protocol):
 
     async def forget_items(self, item_ids: Collection[str]) -> None:
         """Forget items in whatever queue, as their traces are gone."""
-
-    async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
-        """Return in how many traces issues were found; those in none are left out."""

@@ -16,6 +16,10 @@ from services.tracking.adapters.memory import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.domain.search.evaluate import matches
+from services.tracking.domain.search.model_fields import issue_values
+from services.tracking.domain.search.parser import parse_filter
+from services.tracking.domain.search.syntax import ISSUES
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ReviewExists
@@ -94,13 +98,14 @@ async def test_questions_have_one_name_each_and_come_the_newest_first(store: Sto
     async with store.read() as view:
         assert await view.reviews.get(LabelSchema, first.id) == changed
         assert await view.reviews.get(ReviewQueue, first.id) is None
-        assert await view.reviews.of(LabelSchema, ["1"]) == [second, changed]
-        assert await view.reviews.of(LabelSchema, None) == [third, second, changed]
-        assert await view.reviews.of(LabelSchema, []) == []
+        listed = partial(view.reviews.page, LabelSchema, after=None, limit=9)
+        assert await listed("1") == [second, changed]
+        assert await listed("2") == [third]
+        assert await listed("3") == []
     async with store.write() as work:
         await work.reviews.delete(LabelSchema, first.id)
         await work.reviews.delete(LabelSchema, first.id)
-        assert await work.reviews.of(LabelSchema, ["1"]) == [second]
+        assert await work.reviews.page(LabelSchema, "1", after=None, limit=9) == [second]
 
 
 async def test_queues_hold_items_that_go_with_them(store: Store) -> None:
@@ -199,39 +204,79 @@ async def test_listings_come_in_pages_that_hold_each_one_once(store: Store, limi
         assert await walked(pending) == [one for one in listed if one.status == "PENDING"]
 
 
-async def test_issues_are_counted_by_the_traces_that_have_them(store: Store) -> None:
-    issue = Issue(
-        id="iss-1",
-        experiment_id="1",
-        name="n",
-        description="d",
-        severity="high",
-        root_causes=("ü",),
-        created_at=1,
-        updated_at=1,
-    )
-    said = Assessment(
-        assessment_id="a-1",
-        trace_id="tr-1",
-        name="iss-1",
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not_counted"])
+@pytest.mark.parametrize(
+    ("text", "experiment_ids"),
+    [
+        ("", ["1"]),
+        ("", ["1", "2"]),
+        ("", []),
+        ("status = 'pending'", ["1", "2"]),
+        ("source_run_id != 'r1' AND status != 'resolved'", ["1", "2"]),
+    ],
+)
+async def test_issues_come_in_pages_by_their_places(
+    store: Store, text: str, experiment_ids: list[str], *, counted: bool
+) -> None:
+    issues = [
+        Issue(
+            id=f"iss-{number}",
+            experiment_id="12"[number % 2],
+            name="same",
+            description="d",
+            severity=(None, "low", "high")[number % 3],
+            status=("pending", "resolved")[number // 3 % 2],
+            source_run_id=(None, "r1", "r2")[number // 4 % 3],
+            created_at=5_000_000_000 + number // 7,
+            updated_at=1,
+        )
+        for number in range(24)
+    ]
+    traces = [
+        Trace(
+            trace_id=f"tr-{at}",
+            experiment_id="1",
+            requested_at=1,
+            # Twice in one trace counts once.
+            assessments=tuple(found_in(f"tr-{at}", f"iss-{at * 5}", n) for n in range(2)),
+        )
+        for at in range(4)
+    ]
+    async with store.write() as work:
+        for one in issues:
+            await work.reviews.put(one)
+        await work.traces.put(traces)
+        await work.commit()
+    conditions = parse_filter(text, ISSUES)
+    counts = {f"iss-{at * 5}": 1 for at in range(4)}
+    expected = [
+        replace(one, trace_count=counts.get(one.id, 0)) if counted else one
+        for one in issues
+        if one.experiment_id in experiment_ids and matches(issue_values(one), conditions)
+    ]
+    expected.sort(key=lambda one: one.place, reverse=True)
+    found: list[Issue] = []
+    async with store.read() as view:
+        assert await view.reviews.homes_of_issues() == {"1", "2"}
+        listed = partial(view.reviews.issues, experiment_ids, conditions, counted=counted, limit=5)
+        while page := await listed(after=found[-1].place if found else None):
+            found += page
+    assert [(one.id, one.trace_count) for one in found] == [
+        (one.id, one.trace_count) for one in expected
+    ]
+    assert found == expected
+
+
+def found_in(trace_id: str, issue_id: str, number: int = 0) -> Assessment:
+    return Assessment(
+        assessment_id=f"a-{number}",
+        trace_id=trace_id,
+        name=issue_id,
         kind=AssessmentKind.ISSUE,
         value="n",
         created_at=1,
         updated_at=1,
     )
-    async with store.write() as work:
-        await work.reviews.put(issue)
-        await work.traces.put(
-            [
-                Trace(trace_id="tr-1", experiment_id="1", requested_at=1, assessments=(said,)),
-                Trace(trace_id="tr-2", experiment_id="1", requested_at=1),
-            ]
-        )
-        await work.commit()
-    async with store.read() as view:
-        assert await view.reviews.get(Issue, "iss-1") == issue
-        assert await view.reviews.found_in(["iss-1", "iss-2"]) == {"iss-1": 1}
-        assert await view.reviews.found_in([]) == {}
 
 
 async def test_what_was_there_before_listings_had_pages_keeps_its_place(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from services.tracking.domain.reviews import ReviewItem, ReviewQueue
+from services.tracking.domain.reviews import Issue, IssuePlace, ReviewItem, ReviewQueue
+from services.tracking.domain.search.evaluate import matches
+from services.tracking.domain.search.model_fields import issue_values
+from services.tracking.domain.search.syntax import Filter
 from services.tracking.domain.traces.assessment import AssessmentKind
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ReviewExists
@@ -31,26 +35,40 @@ class InMemoryReviews:
         found = self._things.get((kind, thing_id))
         return found if isinstance(found, kind) else None
 
-    async def of(self, kind: type[T], experiment_ids: Collection[str] | None) -> list[T]:
-        """Return all of experiments, or of all, the newest first, then by id."""
+    async def homes_of_issues(self) -> set[str]:
+        """Return the experiments that have issues."""
+        return {one.experiment_id for one in self._things.values() if isinstance(one, Issue)}
+
+    async def issues(
+        self,
+        experiment_ids: Collection[str],
+        conditions: Filter,
+        *,
+        counted: bool,
+        after: IssuePlace | None,
+        limit: int,
+    ) -> list[Issue]:
+        """Return the next issues of experiments, by their places, the greatest first."""
         found = [
-            one
+            replace(one, trace_count=self._found_in(one.id)) if counted else one
             for one in self._things.values()
-            if isinstance(one, kind)
-            and (experiment_ids is None or one.experiment_id in experiment_ids)
+            if isinstance(one, Issue)
+            and one.experiment_id in experiment_ids
+            and matches(issue_values(one), conditions)
         ]
-        return sorted(found, key=lambda one: (-one.created_at, one.id))
+        behind = [one for one in found if after is None or one.place < after]
+        return sorted(behind, key=lambda one: one.place, reverse=True)[:limit]
 
     async def by_key(self, kind: type[T], experiment_id: str, key: str) -> T | None:
         """Return the one of a key; None when there is none."""
-        found = await self.of(kind, [experiment_id])
+        found = self._of(kind, experiment_id)
         return next((one for one in found if one.key == key), None)
 
     async def page(
         self, kind: type[T], experiment_id: str, *, after: Place | None, limit: int
     ) -> list[T]:
         """Return the next of an experiment, the newest first, then by id."""
-        found = await self.of(kind, [experiment_id])
+        found = self._of(kind, experiment_id)
         return [one for one in found if _is_behind(one.created_at, one.id, after)][:limit]
 
     async def queues(
@@ -66,7 +84,7 @@ class InMemoryReviews:
         holders = {queue_id for queue_id, held in self._items if held == item_id}
         return [
             one
-            for one in await self.of(ReviewQueue, [experiment_id])
+            for one in self._of(ReviewQueue, experiment_id)
             if _is_behind(one.created_at, one.id, after)
             and (user is None or user in one.users)
             and (item_id is None or one.id in holders)
@@ -120,14 +138,23 @@ class InMemoryReviews:
         for key in [key for key in self._items if key[1] in item_ids]:
             del self._items[key]
 
-    async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
-        """Return in how many traces issues were found."""
-        found: dict[str, int] = {}
-        for trace in self._traces.values():
-            named = {one.name for one in trace.assessments if one.kind is AssessmentKind.ISSUE}
-            for issue_id in named & set(issue_ids):
-                found[issue_id] = found.get(issue_id, 0) + 1
-        return found
+    def _of(self, kind: type[T], experiment_id: str) -> list[T]:
+        found = [
+            one
+            for one in self._things.values()
+            if isinstance(one, kind) and one.experiment_id == experiment_id
+        ]
+        return sorted(found, key=lambda one: (-one.created_at, one.id))
+
+    def _found_in(self, issue_id: str) -> int:
+        named = [
+            any(
+                one.kind is AssessmentKind.ISSUE and one.name == issue_id
+                for one in trace.assessments
+            )
+            for trace in self._traces.values()
+        ]
+        return sum(named)
 
 
 def _is_behind(created_at: int, thing_id: str, after: Place | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.errors import InvalidValue
@@ -105,6 +105,19 @@ class ReviewItem:
     updated_at: Micros
 
 
+class IssuePlace(NamedTuple):
+    """Where an issue stands in a listing, which begins with the greatest."""
+
+    rank: int
+    """How severe it is."""
+    traces: int
+    """In how many traces it was found; 0 where nobody asked."""
+    created_at: Micros
+    """When it was created."""
+    id: str
+    """Its id."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
     """Something wrong that was found in traces; assessments of the kind issue name it by its id."""
@@ -133,6 +146,11 @@ class Issue:
     def rank(self) -> int:
         """How severe it is; -1 when nobody said."""
         return -1 if self.severity is None else SEVERITIES.index(self.severity)
+
+    @property
+    def place(self) -> IssuePlace:
+        """Where it stands in a listing."""
+        return IssuePlace(self.rank, self.trace_count or 0, self.created_at, self.id)
 
 
 def check_schema(schema: LabelSchema) -> LabelSchema:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
-from services.tracking.domain.reviews import Issue, check_issue
-from services.tracking.domain.search.evaluate import matches
-from services.tracking.domain.search.model_fields import issue_values
+from services.tracking.domain.reviews import Issue, IssuePlace, check_issue
 from services.tracking.domain.search.parser import parse_filter
 from services.tracking.domain.search.syntax import ISSUES
 from services.tracking.handlers.review_desk import ReviewDesk
@@ -65,7 +63,14 @@ class Issues:
         return changed
 
     async def find_issues(
-        self, principal: Principal, experiment_id: str | None, text: str, *, counted: bool
+        self,
+        principal: Principal,
+        experiment_id: str | None,
+        text: str,
+        *,
+        counted: bool,
+        after: IssuePlace | None,
+        limit: int,
     ) -> list[Issue]:
         """Return issues that match: the most severe first, then by their traces, then the newest.
 
@@ -74,6 +79,8 @@ class Issues:
             experiment_id: Of which experiment; None for all that the caller may read.
             text: A filter over `status` and `source_run_id`.
             counted: Whether to say in how many traces each was found.
+            after: Where the page before ended; None for the first page.
+            limit: The most to return.
 
         Raises:
             InvalidFilter: The filter does not parse.
@@ -81,20 +88,12 @@ class Issues:
         conditions = parse_filter(text, ISSUES)
         if experiment_id is not None:
             await self._desk.readable(principal, experiment_id)
-        chosen = None if experiment_id is None else {experiment_id}
-        async with self._desk.store.read() as view:
-            found = await view.reviews.of(Issue, chosen)
-        if chosen is None:
-            chosen = await self._desk.access.readable(
-                principal, {one.experiment_id for one in found}
-            )
-        found = [
-            one
-            for one in found
-            if one.experiment_id in chosen and matches(issue_values(one), conditions)
-        ]
-        if counted:
+            chosen = {experiment_id}
+        else:
             async with self._desk.store.read() as view:
-                counts = await view.reviews.found_in([one.id for one in found])
-            found = [replace(one, trace_count=counts.get(one.id, 0)) for one in found]
-        return sorted(found, key=lambda one: (-one.rank, -(one.trace_count or 0)))
+                homes = await view.reviews.homes_of_issues()
+            chosen = await self._desk.access.readable(principal, homes)
+        async with self._desk.store.read() as view:
+            return await view.reviews.issues(
+                chosen, conditions, counted=counted, after=after, limit=limit
+            )

@@ -7,7 +7,14 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 
-from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.domain.lifecycle import fits_64_bits
+from services.tracking.domain.reviews import (
+    Issue,
+    IssuePlace,
+    LabelSchema,
+    ReviewItem,
+    ReviewQueue,
+)
 from services.tracking.handlers.cases import UseCases
 from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
@@ -20,6 +27,7 @@ __all__ = ["ReviewMethods"]
 
 T = TypeVar("T")
 _PAGE: Final = 100
+_NUMBERS: Final = ("rank", "traces", "created_at")
 
 
 class ReviewMethods:
@@ -244,15 +252,20 @@ class ReviewMethods:
     async def _issues(self, call: Call) -> Answer:
         asked = call.message
         experiment_id = asked.experiment_id or None
+        scope = f"issues:{experiment_id}:{asked.filter_string}:{asked.include_trace_count}"
+        size = page_bound(call, default=_PAGE)
         found = await self._found.find_issues(
             call.principal,
             experiment_id,
             asked.filter_string,
             counted=asked.include_trace_count,
+            after=_issue_place(decode_page_token(asked.page_token, scope)),
+            limit=size + 1,
         )
-        scope = f"issues:{experiment_id}:{asked.filter_string}:{asked.include_trace_count}"
-        page, token = _page(call, found, scope, lambda one: one.id)
-        return {"issues": [_issue_fields(one) for one in page], **token}
+        answer: dict[str, Any] = {"issues": [_issue_fields(one) for one in found[:size]]}
+        if len(found) > size:
+            answer["next_page_token"] = encode_page_token(found[size - 1].place._asdict(), scope)
+        return answer
 
 
 def _given(message: Any, name: str) -> Any:
@@ -305,20 +318,16 @@ class _Page:
         return shown, {"next_page_token": encode_page_token({"t": at, "i": last}, self._scope)}
 
 
-def _page(
-    call: Call, found: Sequence[T], scope: str, id_of: Callable[[T], str]
-) -> tuple[Sequence[T], dict[str, str]]:
-    """Return what is asked for of a listing whose order is not kept, and what follows' token."""
-    size = page_bound(call, default=_PAGE)
-    position = decode_page_token(call.message.page_token, scope)
-    if position:
-        ids = [id_of(one) for one in found]
-        if position.get("i") not in ids:
+def _issue_place(written: Mapping[str, Any]) -> IssuePlace | None:
+    if not written:
+        return None
+    try:
+        rank, traces, created_at = (int(written[name]) for name in _NUMBERS)
+        if not (fits_64_bits(rank) and fits_64_bits(traces) and fits_64_bits(created_at)):
             raise foreign_token()
-        found = found[ids.index(str(position["i"])) + 1 :]
-    page = found[:size]
-    token = encode_page_token({"i": id_of(page[-1])}, scope) if len(found) > size else ""
-    return page, {"next_page_token": token} if token else {}
+        return IssuePlace(rank, traces, created_at, str(written["id"]))
+    except (KeyError, ValueError):
+        raise foreign_token() from None
 
 
 def _present(**values: Any) -> dict[str, Any]:

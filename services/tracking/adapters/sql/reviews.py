@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import orjson
@@ -11,8 +11,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.tables import ASSESSMENTS, REVIEW_ITEMS, REVIEWS
-from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
+from services.tracking.adapters.sql.issue_search import IssueSearch
+from services.tracking.adapters.sql.tables import REVIEW_ITEMS, REVIEWS
+from services.tracking.domain.reviews import (
+    Issue,
+    IssuePlace,
+    LabelSchema,
+    ReviewItem,
+    ReviewQueue,
+)
+from services.tracking.domain.search.syntax import Filter
 from services.tracking.errors import ReviewExists
 from services.tracking.review_ports import Place, Reviewed, T
 
@@ -39,18 +47,28 @@ class SqlReviews:
         body = await self._session.scalar(query)
         return None if body is None else _thing(kind, body)
 
-    async def of(self, kind: type[T], experiment_ids: Collection[str] | None) -> list[T]:
-        """Return all of experiments, or of all, the newest first, then by id."""
-        found: list[T] = []
-        mine = sa.select(_R.body).where(_R.kind == _KINDS[kind])
-        queries = (
-            [mine]
-            if experiment_ids is None
-            else [mine.where(_R.experiment_id.in_(some)) for some in _chunks(experiment_ids)]
-        )
-        for query in queries:
-            found += [_thing(kind, body) for body in await self._session.scalars(query)]
-        return sorted(found, key=lambda one: (-one.created_at, one.id))
+    async def homes_of_issues(self) -> set[str]:
+        """Return the experiments that have issues."""
+        query = sa.select(_R.experiment_id).where(_R.kind == _KINDS[Issue]).distinct()
+        return set(await self._session.scalars(query))
+
+    async def issues(
+        self,
+        experiment_ids: Collection[str],
+        conditions: Filter,
+        *,
+        counted: bool,
+        after: IssuePlace | None,
+        limit: int,
+    ) -> list[Issue]:
+        """Return the next issues of experiments, by their places, the greatest first."""
+        search = IssueSearch(self._session.get_bind().dialect.name)
+        query = search.listing(experiment_ids, conditions, counted=counted, after=after)
+        rows = await self._session.execute(query.limit(limit))
+        return [
+            replace(_thing(Issue, body), trace_count=traces if counted else None)
+            for body, traces in rows
+        ]
 
     async def by_key(self, kind: type[T], experiment_id: str, key: str) -> T | None:
         """Return the one of a key; None when there is none."""
@@ -156,20 +174,6 @@ class SqlReviews:
         """Forget items in whatever queue."""
         for some in _chunks(item_ids):
             await self._session.execute(sa.delete(REVIEW_ITEMS).where(_I.item_id.in_(some)))
-
-    async def found_in(self, issue_ids: Collection[str]) -> Mapping[str, int]:
-        """Return in how many traces issues were found."""
-        said = ASSESSMENTS.c
-        found: dict[str, int] = {}
-        for some in _chunks(issue_ids):
-            query = (
-                sa.select(said.name, sa.func.count(said.trace_id.distinct()))
-                .where(said.kind == "issue", said.name.in_(some))
-                .group_by(said.name)
-            )
-            rows = (await self._session.execute(query)).all()
-            found.update((row[0], row[1]) for row in rows)
-        return found
 
 
 def _listing(kind: type[Reviewed], experiment_id: str, after: Place | None) -> sa.Select[str]:
