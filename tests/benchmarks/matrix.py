@@ -52,7 +52,7 @@ class Payload:
 PAYLOADS: Final = {
     "64B": Payload("64 B", 64),
     "4KB": Payload("4 KB", 4096),
-    "1MB": Payload("1 MB", 1 << 20, rounds=2, seconds=4.0, most=96),
+    "1MB": Payload("1 MB", 1 << 20, rounds=3, seconds=4.0, most=64),
 }
 HTTP: Final = "http"
 PARTS: Final = (*PAYLOADS, HTTP)

@@ -13,6 +13,7 @@ import uvicorn
 
 from tessera_kit.config import ConfigError, HttpConfig
 from tessera_kit.http.app import HttpApp
+from tessera_kit.http.connection import OneWriteProtocol
 from tessera_kit.http.routes import HttpRoute, Render
 from tessera_kit.http.status import error_response
 from tessera_kit.rpc.identity import Authenticator
@@ -114,7 +115,7 @@ def _settings(app: HttpApp, config: HttpConfig) -> uvicorn.Config:
     settings = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=OneWriteProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
