@@ -20,6 +20,8 @@ from tessera_kit.errors import FailedPrecondition
 Uri = Annotated[str, typer.Argument(help="URL of an MLflow server, or folder of a file store.")]
 WithArtifacts = Annotated[bool, typer.Option(help="Whether to copy files too.")]
 
+_SHOWN = 20
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the application."""
@@ -48,6 +50,11 @@ def import_(
             tell=_Shown(display).tell,
         )
     print_success(_summary(copied))
+    if copied.refused:
+        reasons = [f"{run_id}: {why}" for run_id, why in copied.refused.items()]
+        raise FailedPrecondition(
+            f"{len(reasons):,} runs were not copied; the first are\n" + "\n".join(reasons[:_SHOWN])
+        )
 
 
 def export(
@@ -67,6 +74,8 @@ def export(
 def _mlflow(uri: str) -> Iterator[None]:
     """Makes MLflow's client read file stores, give up in time, and say where it failed."""
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    # Its bars, one a file, would break the one that shows how far the copy is.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
         yield

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tessera.client.sync.tracking import Tracking
 from tessera.tracking.v1 import tracking_pb2
 from tessera.transfer.mlflow_client import open_mlflow
+from tessera_kit.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -29,6 +30,8 @@ __all__ = ["COPIED_FROM", "Copied", "Tell", "copy_from_mlflow", "paged"]
 COPIED_FROM = "tessera.copied_from_run"
 """Tag of a run that was copied whole: the id of the run that it is a copy of."""
 
+_LONGEST_PARAM = 6000
+_LONGEST_TAG = 8000
 _DEFAULT = "0"
 _PAGE = 1000
 _STATUSES = {
@@ -54,6 +57,8 @@ class Copied:
     """Points of metrics that were copied."""
     files: int = 0
     """Artifacts that were copied."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Runs that Tessera does not take: why, by their ids there."""
 
 
 Tell = Callable[[str, Copied], None]
@@ -68,6 +73,8 @@ def copy_from_mlflow(
     tell: Tell = lambda _name, _copied: None,
 ) -> Copied:
     """Copy active experiments with their active runs.
+
+    What is longer than Tessera keeps is cut, and a NUL becomes the replacement character.
 
     Args:
         tracking: Where to.
@@ -95,8 +102,12 @@ def copy_from_mlflow(
             if run.info.run_id in done:
                 copied.known += 1
             else:
-                _copy_run(tracking, source, run, target, copied, artifacts=artifacts)
-                copied.runs += 1
+                try:
+                    _copy_run(tracking, source, run, target, copied, artifacts=artifacts)
+                    copied.runs += 1
+                except InvalidArgument as error:
+                    # One run that breaks a rule must not keep the others from being copied.
+                    copied.refused[run.info.run_id] = error.message
             tell(experiment.name, copied)
     return copied
 
@@ -133,9 +144,9 @@ def _copy_run(
         started_at=_moment(info.start_time or 0),
         request_id=f"mlflow-{info.run_id}"[:64],
     ).run_id
-    for params in _parts(run.data.params):
+    for params in _parts(run.data.params, _LONGEST_PARAM):
         tracking.log(made, params=params)
-    for tags in _parts(run.data.tags):
+    for tags in _parts(run.data.tags, _LONGEST_TAG):
         tracking.log(made, tags=tags)
     inputs = [_dataset(one) for one in run.inputs.dataset_inputs] if run.inputs else []
     if inputs:
@@ -186,7 +197,11 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(max(milliseconds, 0) / 1000, UTC)
 
 
-def _parts(pairs: dict[str, str], size: int = 100) -> Iterator[dict[str, str]]:
-    items = sorted(pairs.items())
+def _parts(pairs: dict[str, str], longest: int, size: int = 100) -> Iterator[dict[str, str]]:
+    items = sorted((key, _kept(value, longest)) for key, value in pairs.items())
     for at in range(0, len(items), size):
         yield dict(items[at : at + size])
+
+
+def _kept(value: str, longest: int) -> str:
+    return value.replace("\0", "\ufffd")[:longest]

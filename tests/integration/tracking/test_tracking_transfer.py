@@ -18,6 +18,7 @@ from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.transfer.from_mlflow import COPIED_FROM, Copied, copy_from_mlflow
 from tessera.transfer.to_mlflow import copy_to_mlflow
 from tests.benchmarks.mlflow_server import mlflow_server
+from tests.helpers import unique_name
 
 from .conftest import Service, channel_of
 
@@ -72,6 +73,34 @@ async def test_a_running_server_is_copied_over_an_interruption(
 ) -> None:
     async with mlflow_server(workers=1, jobs=False) as server:
         await asyncio.to_thread(check_import, tracking, server.url, tmp_path)
+
+
+async def test_runs_that_break_a_rule_do_not_keep_the_others_from_being_copied(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    await asyncio.to_thread(check_odd_runs, tracking, tmp_path)
+
+
+def check_odd_runs(tracking: Tracking, folder: Path) -> None:
+    """A file store holds what no server would take, written by older clients or by hand."""
+    mlflow = MlflowClient(tracking_uri=folder.as_uri())
+    name = unique_name("odd")
+    experiment_id = mlflow.create_experiment(name)
+    names = ("0", "x" * 501, "2")
+    ids = [mlflow.create_run(experiment_id, run_name=one).info.run_id for one in names]
+    place = folder / experiment_id
+    (place / ids[0] / "params" / "text").write_text("a\0" + "b" * 7000)
+    (place / ids[0] / "tags" / "long").write_text("t" * 9000)
+    copied = copy_from_mlflow(tracking, folder.as_uri(), experiments=[name])
+    assert copied.runs == 2
+    assert list(copied.refused) == [ids[1]]
+    assert "500" in copied.refused[ids[1]]
+    experiment = tracking.get_experiment(name=name)
+    runs = {run.name: run for run in tracking.search_runs([experiment.experiment_id])}
+    assert [one.value for one in runs["0"].params] == ["a\ufffd" + "b" * 5998]
+    assert {one.key: len(one.value) for one in runs["0"].tags}["long"] == 8000
+    assert sorted(runs) == ["0", "2"]
 
 
 def stop(_name: str, copied: Copied) -> None:
