@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from tessera_kit.config import (
 )
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.ids import id_time_ms, new_etag, new_id
+from tessera_kit.memory import give_back_memory
 from tessera_kit.names import check_name, join_name, parse_full_name
 from tessera_kit.tasks import in_next_turn
 
@@ -229,3 +231,18 @@ def test_the_next_turn_is_after_what_this_one_has_still_to_do(run: Callable[[Any
 
     run(turn())
     assert done == ["soon", "later"]
+
+
+def test_freed_memory_goes_back_to_the_system() -> None:
+    held = [bytes(1000) for _ in range(100_000)]
+    end = held.pop()  # keeps the heap from shrinking by itself
+    full = _resident_bytes()
+    held.clear()
+    give_back_memory()
+    assert _resident_bytes() < full - 50_000_000
+    assert end
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -16,6 +16,7 @@ from services.tracking.domain.points import Points
 from services.tracking.ports import PointArchive
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.errors import TesseraError
+from tessera_kit.memory import give_back_memory
 from tessera_kit.store.sql import Database
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import counter
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 _BATCH_POINTS = 100_000
 _BATCH_ROWS = 20_000
 _LIST = 500
+_LARGE = 50_000
+"""Points whose memory is worth giving back."""
 
 
 class PointCarrier:
@@ -56,6 +59,7 @@ class PointCarrier:
         self._interval = interval_seconds
         self._enough = enough
         self._waiting = 0
+        self._since_given_back = 0
         self._many = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._carried = counter(names.TRACKING_POINTS_CARRIED)
@@ -81,6 +85,9 @@ class PointCarrier:
                 await asyncio.sleep(policy.delay(failures, 0.0) or self._interval)
                 continue
             failures = 0
+            if self._since_given_back >= _LARGE:
+                self._since_given_back = 0
+                await asyncio.to_thread(give_back_memory)
             await self._until_due()
 
     async def carry(self, run_ids: Collection[str] = ()) -> bool:
@@ -96,10 +103,11 @@ class PointCarrier:
             rows = await self._oldest(run_ids)
             if not rows:
                 return False
-            points = await self._points_of(rows)
-            await self._archive.add(points)
+            await self._archive.add(await self._points_of(rows))
             await self._drop([row.log_no for row in rows])
-            self._carried.inc(sum(row.points for row in rows))
+            carried = sum(row.points for row in rows)
+            self._carried.inc(carried)
+            self._since_given_back += carried
             return True
 
     async def settle(self, run_ids: Collection[str]) -> None:
