@@ -12,16 +12,16 @@ from urllib.parse import unquote, urlencode
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from services.tracking.adapters.memory import InMemoryStore
-from services.tracking.adapters.memory_traces import InMemorySpans
+from services.tracking.adapters.memory.store import InMemoryStore
+from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.app import use_cases
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.protos import all_rpcs
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.model_ports import ModelRegistry
-from services.tracking.webhook_ports import Hooks
+from services.tracking.ports.models import ModelRegistry
+from services.tracking.ports.webhooks import Hooks
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.http.app import HttpApp
 from tessera_kit.http.routes import HttpRoute, RouteTable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from services.tracking.adapters.memory import InMemoryStore
-from services.tracking.adapters.memory_traces import InMemorySpans
+from services.tracking.adapters.memory.store import InMemoryStore
+from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
 from services.tracking.domain.traces.span import Span, SpanStatus, trace_id_of
 from services.tracking.domain.traces.trace import Trace, TraceState

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.memory.store import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.points import Points
-from services.tracking.ports import Store
-from services.tracking.transaction_ports import Transaction
+from services.tracking.ports.store import Store
+from services.tracking.ports.transaction import Transaction
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.sql import Database
 from tests import databases

@@ -9,8 +9,8 @@ from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run, RunInfo
-from services.tracking.ports import Store
-from services.tracking.transaction_ports import Transaction
+from services.tracking.ports.store import Store
+from services.tracking.ports.transaction import Transaction
 
 
 def experiment(number: int = 1, **changes: object) -> Experiment:

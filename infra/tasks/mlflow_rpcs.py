@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from infra.tasks.kept import keep
-from services.tracking.adapters.memory import InMemoryStore
-from services.tracking.adapters.memory_traces import InMemorySpans
+from services.tracking.adapters.memory.store import InMemoryStore
+from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.app import use_cases
 from services.tracking.mlflow.not_offered import why_not_offered
 from services.tracking.mlflow.protos import PREFIXES, Rpc, all_rpcs
 from services.tracking.mlflow.routes import mlflow_methods
-from services.tracking.webhook_ports import Hooks
+from services.tracking.ports.webhooks import Hooks
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.store.memory_objects import InMemoryObjectStore
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from services.monitoring import convert
+from services.monitoring.convert import messages
 from services.monitoring.domain.windows import RequestRange
 from services.monitoring.handlers.labels import LabelIntake
 from services.monitoring.handlers.stream import RowsWritten
@@ -101,7 +101,8 @@ def _rows_of(record: ConsumedRecord) -> RowsWritten:
     if not isinstance(data, inference_events_pb2.InferenceRowsWritten):
         raise MalformedEvent("the event does not tell of rows")
     validate(data)
-    first, last = convert.time_us(data.first_request_time), convert.time_us(data.last_request_time)
+    first = messages.time_us(data.first_request_time)
+    last = messages.time_us(data.last_request_time)
     if not data.table_full_name or first > last or data.first_request_id > data.last_request_id:
         raise MalformedEvent("table_full_name must be set and first not be after last")
     ids = (data.first_request_id, data.last_request_id)
@@ -156,4 +157,4 @@ def label_of(record: ConsumedRecord) -> Label:
         rule = "must be set, or client_request_id, and not both"
         violation = FieldViolation("tessera_request_id", rule)
         raise MalformedEvent(f"tessera_request_id {rule}", violations=[violation])
-    return convert.label(data)
+    return messages.label(data)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import grpc
 
-from services.monitoring import convert
+from services.monitoring.convert import messages
 from services.monitoring.domain.windows import microseconds, moment
 from services.monitoring.handlers.monitors import Caller, Monitors
 from services.monitoring.handlers.refresh import Refresh
@@ -52,16 +52,16 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.CreateMonitorRequest, context: Context
     ) -> pb.CreateMonitorResponse:
         """Create a monitor and its metric tables."""
-        settings = convert.monitor(request.monitor)
+        settings = messages.monitor(request.monitor)
         made = await self._monitors.create(_caller(context), settings, request.request_id)
-        return pb.CreateMonitorResponse(monitor=convert.monitor_message(made))
+        return pb.CreateMonitorResponse(monitor=messages.monitor_message(made))
 
     async def GetMonitor(
         self, request: pb.GetMonitorRequest, context: Context
     ) -> pb.GetMonitorResponse:
         """Read a monitor."""
         found = await self._monitors.get(current_principal(), request.name)
-        return pb.GetMonitorResponse(monitor=convert.monitor_message(found))
+        return pb.GetMonitorResponse(monitor=messages.monitor_message(found))
 
     async def ListMonitors(
         self, request: pb.ListMonitorsRequest, context: Context
@@ -76,7 +76,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             page_size(request.page_size),
         )
         return pb.ListMonitorsResponse(
-            monitors=[convert.monitor_message(monitor) for monitor in found],
+            monitors=[messages.monitor_message(monitor) for monitor in found],
             next_page_token=encode_page_token({"name": after}, scope) if after else "",
         )
 
@@ -86,10 +86,10 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         """Change a monitor's columns, baseline, slices, rules or lateness."""
         changed = await self._monitors.update(
             _caller(context),
-            convert.monitor_changes(request.monitor),
+            messages.monitor_changes(request.monitor),
             list(request.update_mask.paths),
         )
-        return pb.UpdateMonitorResponse(monitor=convert.monitor_message(changed))
+        return pb.UpdateMonitorResponse(monitor=messages.monitor_message(changed))
 
     async def DeleteMonitor(
         self, request: pb.DeleteMonitorRequest, context: Context
@@ -105,17 +105,17 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         windows = await self._refresh.refresh(
             current_principal(),
             request.name,
-            convert.time_us(request.start) if request.HasField("start") else None,
-            convert.time_us(request.end) if request.HasField("end") else None,
+            messages.time_us(request.start) if request.HasField("start") else None,
+            messages.time_us(request.end) if request.HasField("end") else None,
         )
-        return pb.RefreshMonitorResponse(windows=map(convert.window_message, windows))
+        return pb.RefreshMonitorResponse(windows=map(messages.window_message, windows))
 
     async def CloseWindows(
         self, request: pb.CloseWindowsRequest, context: Context
     ) -> pb.CloseWindowsResponse:
         """Close every window that is still open."""
         windows = await self._refresh.close(current_principal(), request.name)
-        return pb.CloseWindowsResponse(windows=map(convert.window_message, windows))
+        return pb.CloseWindowsResponse(windows=map(messages.window_message, windows))
 
     async def ListWindows(
         self, request: pb.ListWindowsRequest, context: Context
@@ -128,7 +128,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         found = await self._reports.windows(current_principal(), request.name, after, size)
         more = len(found) == size
         return pb.ListWindowsResponse(
-            windows=map(convert.window_message, found),
+            windows=map(messages.window_message, found),
             next_page_token=encode_page_token({"start": found[-1].start_us}, scope) if more else "",
         )
 
@@ -141,7 +141,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         found = await self._reports.metrics(current_principal(), request.name, query)
         more = len(found) == query.limit
         return pb.ListMetricsResponse(
-            metrics=map(convert.metric_message, found),
+            metrics=map(messages.metric_message, found),
             next_page_token=encode_page_token(_metric_position(found[-1]), scope) if more else "",
         )
 
@@ -152,7 +152,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
         scope = f"alerts/{request.monitor}/{sorted(request.states)}"
         position = decode_page_token(request.page_token, scope)
         size = page_size(request.page_size)
-        states = {state for n in request.states if (state := convert.alert_state(n)) is not None}
+        states = {state for n in request.states if (state := messages.alert_state(n)) is not None}
         before = (moment(int(position["fired"])), str(position["id"])) if position else None
         found = await self._reports.alerts(
             current_principal(), request.monitor, states, before, size
@@ -162,7 +162,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
             last = found[-1]
             token = encode_page_token({"fired": microseconds(last.fired_at), "id": last.id}, scope)
         return pb.ListAlertsResponse(
-            alerts=map(convert.alert_message, found), next_page_token=token
+            alerts=map(messages.alert_message, found), next_page_token=token
         )
 
     async def WatchAlerts(
@@ -170,7 +170,7 @@ class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
     ) -> AsyncIterator[pb.WatchAlertsResponse]:
         """Stream alerts of a monitor as they fire and resolve."""
         async for alert in self._reports.watch(current_principal(), request.monitor):
-            yield pb.WatchAlertsResponse(alert=convert.alert_message(alert))
+            yield pb.WatchAlertsResponse(alert=messages.alert_message(alert))
 
 
 def _caller(context: Context) -> Caller:
@@ -190,8 +190,8 @@ def _metric_query(request: pb.ListMetricsRequest, position: dict[str, str | int]
         metrics=tuple(request.metrics),
         columns=tuple(request.columns),
         slice_key=request.slice_key,
-        start_us=convert.time_us(request.start) if request.HasField("start") else None,
-        end_us=convert.time_us(request.end) if request.HasField("end") else None,
+        start_us=messages.time_us(request.start) if request.HasField("start") else None,
+        end_us=messages.time_us(request.end) if request.HasField("end") else None,
         after=_metric_after(position),
         limit=page_size(request.page_size, _METRICS_PAGE, _MOST_METRICS),
     )

@@ -15,7 +15,6 @@ from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.webhook_http import HttpHookSender
-from services.tracking.artifact_ports import ArtifactStore
 from services.tracking.config import Config
 from services.tracking.consumers import MetricConsumer, RegistryConsumer, watch_grants
 from services.tracking.handlers.access import Access
@@ -47,12 +46,13 @@ from services.tracking.handlers.version_files import VersionFiles
 from services.tracking.handlers.webhooks import Webhooks
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.model_ports import ModelRegistry
-from services.tracking.ports import Store
+from services.tracking.ports.artifacts import ArtifactStore
+from services.tracking.ports.models import ModelRegistry
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import SpanStore
+from services.tracking.ports.webhooks import Hooks
 from services.tracking.run_pages import page_routes
 from services.tracking.servicers import TrackingServicer
-from services.tracking.trace_ports import SpanStore
-from services.tracking.webhook_ports import Hooks
 from tessera.tracking.v1 import tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer

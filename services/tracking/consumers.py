@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from services.tracking import convert, convert_registry
+from services.tracking.convert import messages, registry
 from services.tracking.domain.batch import Batch
 from services.tracking.handlers import registry_news
 from services.tracking.handlers.log import RunLog
@@ -143,10 +143,10 @@ def news_of(event: Event) -> News | None:
     match data:
         case catalog_events_pb2.SecurableCreated():
             is_model = data.securable.type == securable_pb2.SECURABLE_TYPE_MODEL
-            told = convert_registry.securable_model(data.securable)
+            told = registry.securable_model(data.securable)
             return registry_news.model_created(event.id, at, told) if is_model else None
         case catalog_events_pb2.ModelVersionStatusChanged():
-            version = convert_registry.version(data.model_version)
+            version = registry.version(data.model_version)
             uri = f"mlflow-artifacts:/registry/{version.full_name}/{version.version}"
             ready = version.is_ready
             return registry_news.version_ready(event.id, at, version, uri) if ready else None
@@ -173,5 +173,5 @@ def batch_of(record: ConsumedRecord) -> Batch:
     if not isinstance(data, tracking_events_pb2.MetricsObserved):
         raise MalformedEvent("the event does not tell of metrics")
     validate(data)
-    points = convert.joined_points(data.metrics, data.series)
+    points = messages.joined_points(data.metrics, data.series)
     return Batch(run_id=data.run_id, principal=event.source, points=points)

@@ -15,12 +15,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from services.tracking import convert
+from services.tracking.convert import messages
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.errors import InvalidValue
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.trace_fields import trace_fields
-from services.tracking.model_ports import RunLineage
+from services.tracking.ports.models import RunLineage
 from tessera.catalog.v1.lineage_service_pb2 import LineageEdge
 from tessera.pages.front import front_page, front_policy
 from tessera.pages.gather import MOST_RUNS, Buckets, gather, several
@@ -169,7 +169,7 @@ class _Source:
 
     async def run(self, run_id: str) -> tracking_pb2.Run:
         """Return a run."""
-        return convert.run_message(await self._cases.runs.get(self._principal, run_id))
+        return messages.run_message(await self._cases.runs.get(self._principal, run_id))
 
     async def experiment_name(self, experiment_id: str) -> str:
         """Return an experiment's name."""
@@ -185,7 +185,7 @@ class _Source:
                 self._principal, run_id, keys[start : start + step], buckets
             )
             for key, curve in found.items():
-                curves[key] = [convert.bucket_message(one) for one in curve]
+                curves[key] = [messages.bucket_message(one) for one in curve]
         return curves
 
     async def artifacts(self, run_id: str, path: str) -> Sequence[tracking_pb2.ArtifactInfo]:
@@ -193,7 +193,7 @@ class _Source:
         level = await self._cases.artifacts.children(
             self._principal, run_id=run_id, path=path, limit=_LEVEL, token=""
         )
-        return [convert.artifact_message(one) for one in level.artifacts]
+        return [messages.artifact_message(one) for one in level.artifacts]
 
     async def lineage(self, run_id: str) -> Sequence[LineageEdge]:
         """Return the steps from and to a run."""

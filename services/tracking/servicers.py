@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from services.tracking import convert
+from services.tracking.convert import messages
 from services.tracking.domain.batch import Batch, check_batch_limits, check_run_tags
 from services.tracking.domain.buckets import Steps
 from services.tracking.domain.metrics import Point
@@ -58,7 +58,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             tags=dict(request.experiment.tags),
             request_id=request.request_id,
         )
-        return pb.CreateExperimentResponse(experiment=convert.experiment_message(experiment))
+        return pb.CreateExperimentResponse(experiment=messages.experiment_message(experiment))
 
     async def GetExperiment(
         self, request: pb.GetExperimentRequest, context: Context
@@ -69,7 +69,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         experiment = await self._experiments.get(
             current_principal(), experiment_id=request.experiment_id, name=request.name
         )
-        return pb.GetExperimentResponse(experiment=convert.experiment_message(experiment))
+        return pb.GetExperimentResponse(experiment=messages.experiment_message(experiment))
 
     async def UpdateExperiment(
         self, request: pb.UpdateExperimentRequest, context: Context
@@ -78,9 +78,9 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         experiment = await self._experiments.update(
             current_principal(),
             request.experiment.experiment_id,
-            convert.experiment_change(request),
+            messages.experiment_change(request),
         )
-        return pb.UpdateExperimentResponse(experiment=convert.experiment_message(experiment))
+        return pb.UpdateExperimentResponse(experiment=messages.experiment_message(experiment))
 
     async def SearchExperiments(
         self, request: pb.SearchExperimentsRequest, context: Context
@@ -90,12 +90,12 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             current_principal(),
             text=request.filter,
             order_by=request.order_by,
-            stage=convert.stage_of(request.lifecycle_stage),
+            stage=messages.stage_of(request.lifecycle_stage),
             size=page_size(request.page_size),
             token=request.page_token,
         )
         return pb.SearchExperimentsResponse(
-            experiments=[convert.experiment_message(one) for one in page.experiments],
+            experiments=[messages.experiment_message(one) for one in page.experiments],
             next_page_token=page.next_token,
         )
 
@@ -121,7 +121,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         """Create a run that is under way."""
         started_at = None
         if request.HasField("started_at"):
-            started_at = convert.micros_of_message(request.started_at, "started_at")
+            started_at = messages.micros_of_message(request.started_at, "started_at")
         run = await self._runs.create(
             current_principal(),
             experiment_id=request.experiment_id,
@@ -130,21 +130,21 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             tags=check_run_tags([(tag.key, tag.value) for tag in request.tags]),
             request_id=request.request_id,
         )
-        return pb.CreateRunResponse(run=convert.run_message(run))
+        return pb.CreateRunResponse(run=messages.run_message(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         """Return a run with all that was logged to it."""
         run = await self._runs.get(current_principal(), request.run_id)
-        return pb.GetRunResponse(run=convert.run_message(run))
+        return pb.GetRunResponse(run=messages.run_message(run))
 
     async def UpdateRun(
         self, request: pb.UpdateRunRequest, context: Context
     ) -> pb.UpdateRunResponse:
         """Change a run's name, status or end."""
         run = await self._runs.update(
-            current_principal(), request.run.run_id, convert.run_change(request)
+            current_principal(), request.run.run_id, messages.run_change(request)
         )
-        return pb.UpdateRunResponse(run=convert.run_message(run))
+        return pb.UpdateRunResponse(run=messages.run_message(run))
 
     async def DeleteRun(
         self, request: pb.DeleteRunRequest, context: Context
@@ -169,12 +169,12 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             experiment_ids=request.experiment_ids,
             text=request.filter,
             order_by=request.order_by,
-            stage=convert.stage_of(request.lifecycle_stage),
+            stage=messages.stage_of(request.lifecycle_stage),
             size=page_size(request.page_size),
             token=request.page_token,
         )
         return pb.SearchRunsResponse(
-            runs=[convert.run_message(run) for run in page.runs], next_page_token=page.next_token
+            runs=[messages.run_message(run) for run in page.runs], next_page_token=page.next_token
         )
 
     # What runs log
@@ -188,7 +188,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             size=request.ByteSize(),
         )
         principal = current_principal()
-        await self._log.log(principal, convert.batch_of(request, principal.name))
+        await self._log.log(principal, messages.batch_of(request, principal.name))
         return pb.LogBatchResponse()
 
     async def StreamMetrics(
@@ -197,13 +197,13 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         """Write points from a stream; each answer tells up to which message they are durable."""
         principal = current_principal()
 
-        async def messages() -> AsyncIterator[StreamedPoints]:
+        async def arriving() -> AsyncIterator[StreamedPoints]:
             async for request in request_iterator:
-                points = convert.joined_points(request.metrics, request.series)
+                points = messages.joined_points(request.metrics, request.series)
                 batch = Batch(run_id=request.run_id, principal=principal.name, points=points)
                 yield StreamedPoints(request.sequence, batch)
 
-        async for durable in self._log.stream(principal, messages()):
+        async for durable in self._log.stream(principal, arriving()):
             yield pb.StreamMetricsResponse(durable_sequence=durable)
 
     async def GetMetricHistory(
@@ -221,9 +221,9 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         )
         page, token = points[:size], ""
         if len(points) > size:
-            token = encode_page_token(convert.point_position(page[-1]), scope)
+            token = encode_page_token(messages.point_position(page[-1]), scope)
         return pb.GetMetricHistoryResponse(
-            metrics=[convert.metric_message(point) for point in page], next_page_token=token
+            metrics=[messages.metric_message(point) for point in page], next_page_token=token
         )
 
     async def DownsampleMetric(
@@ -237,7 +237,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         buckets = await self._metrics.buckets(
             current_principal(), request.run_id, request.key, steps, request.buckets or _BUCKETS
         )
-        return pb.DownsampleMetricResponse(buckets=[convert.bucket_message(one) for one in buckets])
+        return pb.DownsampleMetricResponse(buckets=map(messages.bucket_message, buckets))
 
     async def DownsampleMetrics(
         self, request: pb.DownsampleMetricsRequest, context: Context
@@ -248,7 +248,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         )
         return pb.DownsampleMetricsResponse(
             curves=[
-                pb.MetricCurve(key=key, buckets=[convert.bucket_message(one) for one in buckets])
+                pb.MetricCurve(key=key, buckets=[messages.bucket_message(one) for one in buckets])
                 for key, buckets in curves.items()
             ]
         )
@@ -258,7 +258,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
     ) -> AsyncIterator[pb.TailRunResponse]:
         """Follow a run until it ends."""
         async for news in self._metrics.tail(current_principal(), request.run_id):
-            yield convert.news_message(news)
+            yield messages.news_message(news)
 
     async def ExportMetrics(
         self, request: pb.ExportMetricsRequest, context: Context
@@ -291,7 +291,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             chunks=_chunks(request_iterator),
         )
         return pb.UploadArtifactResponse(
-            artifact=convert.artifact_message(stored.artifact), sha256=stored.sha256
+            artifact=messages.artifact_message(stored.artifact), sha256=stored.sha256
         )
 
     async def DownloadArtifact(
@@ -318,7 +318,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         )
         token = encode_page_token({"c": page.next_token}, scope) if page.next_token else ""
         return pb.ListArtifactsResponse(
-            artifacts=[convert.artifact_message(one) for one in page.artifacts],
+            artifacts=[messages.artifact_message(one) for one in page.artifacts],
             next_page_token=token,
         )
 
@@ -348,7 +348,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
             }
             token = encode_page_token(place, scope)
         return pb.ListGivenUpDeliveriesResponse(
-            deliveries=[convert.given_up_message(one) for one in found[:size]],
+            deliveries=[messages.given_up_message(one) for one in found[:size]],
             next_page_token=token,
         )
 
@@ -365,6 +365,6 @@ def _point_before(token: str, scope: str, key: str) -> Point | None:
     if not position:
         return None
     try:
-        return convert.point_at(position, key)
+        return messages.point_at(position, key)
     except ValueError:
         raise foreign_token() from None

@@ -19,7 +19,7 @@ SAME_NAMES = (
     "domain",
     "errors.py",
     "handlers",
-    "ports.py",
+    "ports",
     "servicers",
     "convert",
     "consumers",

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from services.monitoring.adapters.memory.store import InMemoryStore
 from services.monitoring.adapters.sql.store import SqlStore
+from services.monitoring.convert.events import window_closed
 from services.monitoring.domain.alerts import Alert, AlertState, Verdict
 from services.monitoring.domain.columns import (
     Column,
@@ -33,7 +34,6 @@ from services.monitoring.domain.monitor import (
 )
 from services.monitoring.domain.windows import RequestRange, WindowRecord, WindowState
 from services.monitoring.errors import MonitorExists, StaleMonitor, WindowRaced
-from services.monitoring.events import window_closed
 from services.monitoring.ports import Store
 from tessera_kit.bus.tables import OUTBOX
 from tessera_kit.config import DatabaseConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.memory.store import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
@@ -19,8 +19,8 @@ from services.tracking.domain.evaluation import (
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EVALUATION_DATASETS
-from services.tracking.evaluation_ports import EvaluationQuery
-from services.tracking.ports import Store
+from services.tracking.ports.evaluation import EvaluationQuery
+from services.tracking.ports.store import Store
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres
 

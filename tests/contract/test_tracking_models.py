@@ -18,7 +18,7 @@ from services.tracking.domain.logged_model import (
     RunDataset,
 )
 from services.tracking.domain.metrics import Point
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tests.tracking_database import STORES, opened_store
 
 

@@ -13,17 +13,17 @@ import pytest
 
 from devstack import Stack
 from services.tracking.adapters.clickhouse.points import ClickHousePoints
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.sql.carrier import PointCarrier
 from services.tracking.adapters.sql.store import SqlStore
+from services.tracking.convert.events import run_started
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import Run, RunInfo
-from services.tracking.events import run_started
-from services.tracking.ports import POINT_SCHEMA, PointArchive
-from services.tracking.transaction_ports import Transaction
+from services.tracking.ports.store import POINT_SCHEMA, PointArchive
+from services.tracking.ports.transaction import Transaction
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.errors import Unavailable
 from tessera_kit.ids import new_id

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewItem, ReviewQueue
@@ -23,7 +23,7 @@ from services.tracking.domain.search.syntax import ISSUES
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ReviewExists
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.sql import Database

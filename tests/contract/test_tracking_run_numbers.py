@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.sql.run_numbers import Narrowing, RunNumbers
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import RUNS
-from services.tracking.ports import RunQuery
+from services.tracking.ports.store import RunQuery
 from tessera_kit.store.sql import Database
 from tests.tracking_database import append, fresh_database, fresh_postgres
 from tests.tracking_rows import given, run

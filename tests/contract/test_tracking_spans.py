@@ -10,7 +10,7 @@ import pytest
 from devstack import Stack
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
 from services.tracking.adapters.clickhouse.tables import Tables
-from services.tracking.adapters.memory_traces import InMemorySpans
+from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.domain.search.parser import parse_filter
 from services.tracking.domain.search.syntax import TRACES
 from services.tracking.domain.traces.metrics import (
@@ -22,7 +22,7 @@ from services.tracking.domain.traces.metrics import (
     check_metrics_query,
 )
 from services.tracking.domain.traces.span import Event, Link, Span, SpanStatus, trace_id_of
-from services.tracking.trace_ports import SpanStore, TraceKey
+from services.tracking.ports.traces import SpanStore, TraceKey
 from tessera_kit.config import ClickHouseConfig
 from tessera_kit.store.clickhouse import ClickHouse, quote_identifier
 from tests.helpers import unique_name

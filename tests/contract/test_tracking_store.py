@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.tracking.adapters.sql.tables import METADATA
+from services.tracking.convert.events import run_started
 from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Point
@@ -22,9 +23,8 @@ from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter
 from services.tracking.domain.search.syntax import EXPERIMENTS
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.events import run_started
-from services.tracking.ports import ExperimentQuery, Store
-from services.tracking.transaction_ports import Home, Transaction
+from services.tracking.ports.store import ExperimentQuery, Store
+from services.tracking.ports.transaction import Home, Transaction
 from tessera_kit.config import DatabaseConfig
 from tessera_kit.store.sql import Database
 from tests.tracking_database import STORES, append, fresh_database, opened_store

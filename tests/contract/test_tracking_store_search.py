@@ -16,8 +16,8 @@ from services.tracking.domain.search.evaluate import run_values
 from services.tracking.domain.search.paging import position_after
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import RUNS
-from services.tracking.ports import ExperimentQuery, RunQuery, Store
-from services.tracking.transaction_ports import RequestKey
+from services.tracking.ports.store import ExperimentQuery, RunQuery, Store
+from services.tracking.ports.transaction import RequestKey
 from tests.tracking_database import STORES, opened_store
 from tests.tracking_rows import experiment, given, log, run
 

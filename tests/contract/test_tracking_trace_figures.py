@@ -20,8 +20,8 @@ from services.tracking.domain.traces.metrics import (
     check_metrics_query,
 )
 from services.tracking.domain.traces.trace import TraceState
-from services.tracking.ports import Store
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import TraceQuery
 
 from .test_tracking_traces import a_trace, given, said, store
 

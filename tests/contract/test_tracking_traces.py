@@ -16,8 +16,8 @@ from services.tracking.domain.search.syntax import TRACES
 from services.tracking.domain.traces.assessment import Assessment, AssessmentKind
 from services.tracking.domain.traces.span import trace_id_of
 from services.tracking.domain.traces.trace import Trace, TraceState
-from services.tracking.ports import Store
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import TraceQuery
 from tests.tracking_database import STORES, opened_store
 
 SECOND = 1_000_000

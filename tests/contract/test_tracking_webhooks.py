@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.tracking.domain.webhooks import Delivery, GivenUp, HookEvent, Webhook
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tests.tracking_database import STORES, opened_store
 
 

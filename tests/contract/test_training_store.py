@@ -28,6 +28,7 @@ from services.training.adapters.sql import (
     SqlJobs,
     SqlTriggers,
 )
+from services.training.convert.events import submitted
 from services.training.domain.chore import Chore, ChoreKind
 from services.training.domain.job import (
     Attempt,
@@ -45,7 +46,6 @@ from services.training.domain.job import (
 )
 from services.training.domain.trigger import FiringOutcome, Trigger, TriggerEvent
 from services.training.errors import JobNotFound, StaleJob, TriggerExists, TriggerNotFound
-from services.training.handlers.telling import submitted
 from services.training.ports import (
     CheckpointFile,
     CheckpointFiles,

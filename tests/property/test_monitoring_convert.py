@@ -8,8 +8,8 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitoring import convert
 from services.monitoring.adapters.documents import monitor_document, monitor_of
+from services.monitoring.convert import messages
 from services.monitoring.domain.metrics import METRICS
 from services.monitoring.domain.monitor import (
     AlertRule,
@@ -62,7 +62,7 @@ monitors = st.builds(
 
 @given(monitors)
 def test_a_monitor_survives_its_message(monitor: Monitor) -> None:
-    assert convert.monitor(convert.monitor_message(monitor)) == monitor
+    assert messages.monitor(messages.monitor_message(monitor)) == monitor
 
 
 @given(monitors)
@@ -73,6 +73,6 @@ def test_a_monitor_survives_its_document(monitor: Monitor) -> None:
 
 @given(monitors)
 def test_changes_are_read_without_a_profile(monitor: Monitor) -> None:
-    message = convert.monitor_message(monitor)
+    message = messages.monitor_message(monitor)
     message.ClearField(message.WhichOneof("profile") or "snapshot")
-    assert convert.monitor_changes(message) == replace(monitor, profile=SnapshotProfile())
+    assert messages.monitor_changes(message) == replace(monitor, profile=SnapshotProfile())

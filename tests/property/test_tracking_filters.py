@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.tracking.adapters.memory import InMemoryPoints, InMemoryStore
+from services.tracking.adapters.memory.store import InMemoryPoints, InMemoryStore
 from services.tracking.adapters.sql.run_numbers import Narrowing
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.batch import News
@@ -28,8 +28,8 @@ from services.tracking.domain.search.paging import (
 from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, Schema
 from services.tracking.errors import InvalidFilter, InvalidOrderBy
-from services.tracking.ports import RunQuery, Store
-from services.tracking.transaction_ports import Transaction
+from services.tracking.ports.store import RunQuery, Store
+from services.tracking.ports.transaction import Transaction
 from tessera_kit.ids import new_id
 from tessera_kit.store.sql import Database
 from tests.tracking_database import fresh_database, fresh_postgres

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.tracking.adapters.memory import Snapshot
+from services.tracking.adapters.memory.store import Snapshot
 from services.tracking.mlflow.protos import Rpc, all_rpcs
 from tests.mlflow_door import BOB, Answer, Door
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.tracking.convert.otlp import decode_export, inflate, spans_in
 from services.tracking.domain.traces.span import Span
 from services.tracking.domain.traces.trace import Trace, told_by_spans
 from services.tracking.errors import InvalidSpans
-from services.tracking.otlp import decode_export, inflate, spans_in
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 

@@ -9,6 +9,8 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from services.training.convert.events import events_of
+from services.training.domain.chore import chores_of
 from services.training.domain.job import (
     Checkpoint,
     InputTable,
@@ -39,7 +41,6 @@ from services.training.domain.life import (
     apply,
     backoff,
 )
-from services.training.handlers.telling import chores_of, events_of
 from tessera.events.v1 import training_events_pb2
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

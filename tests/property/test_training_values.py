@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from services.training.adapters.logs import FileLogs
 from services.training.adapters.processes import attempt_folder
-from services.training.convert import spec_message, spec_value
+from services.training.convert.messages import spec_message, spec_value
 from services.training.domain.checks import check_checkpoint_path
 from services.training.domain.job import (
     FileSource,

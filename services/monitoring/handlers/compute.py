@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from services.monitoring.convert.events import alert_changed, window_closed
 from services.monitoring.domain.alerts import Alert, AlertState, judge, next_alert
 from services.monitoring.domain.columns import RowSchema
 from services.monitoring.domain.metrics import METRICS, Scope
@@ -20,7 +21,6 @@ from services.monitoring.domain.windows import (
     WindowState,
     microseconds,
 )
-from services.monitoring.events import alert_changed, window_closed
 from services.monitoring.handlers.access import Access
 from services.monitoring.handlers.signal import Signal
 from services.monitoring.ports import Analytics, Store, Transaction, WindowJob, WindowResult

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from services.monitoring.convert.events import alert_changed, lineage_observed
 from services.monitoring.domain.alerts import AlertState
 from services.monitoring.domain.metric_tables import DRIFT_TABLE, PROFILE_TABLE
 from services.monitoring.domain.monitor import Monitor, check_monitor
 from services.monitoring.domain.schemas import baseline_violations, table_violations
 from services.monitoring.errors import InvalidMonitor, MonitorExists, MonitorNotFound, StaleMonitor
-from services.monitoring.events import alert_changed, lineage_observed
 from services.monitoring.handlers.access import Access
 from services.monitoring.handlers.compute import WindowComputer
 from services.monitoring.ports import Analytics, Store, TableCatalog, Transaction, WatchedTable

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.tracking import convert_registry
+from services.tracking.convert import registry
 from services.tracking.domain.artifacts import Artifact
 from services.tracking.domain.registry import RegisteredModel, RegistryVersion
 from tessera.catalog.v1 import (
@@ -52,14 +52,14 @@ class CatalogRegistry:
         request = pb.CreateRegisteredModelRequest(registered_model=model)
         with _told():
             answer = await self._models.CreateRegisteredModel(request, metadata=_bearer(token))
-        return convert_registry.model(answer.registered_model)
+        return registry.model(answer.registered_model)
 
     async def get_model(self, token: str, full_name: str) -> RegisteredModel:
         """Return a model."""
         request = pb.GetRegisteredModelRequest(full_name=full_name)
         with _told():
             answer = await self._models.GetRegisteredModel(request, metadata=_bearer(token))
-        return convert_registry.model(answer.registered_model)
+        return registry.model(answer.registered_model)
 
     async def describe_model(self, token: str, full_name: str, description: str) -> RegisteredModel:
         """Change what a model is said to be for."""
@@ -69,14 +69,14 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.UpdateRegisteredModel(request, metadata=_bearer(token))
-        return convert_registry.model(answer.registered_model)
+        return registry.model(answer.registered_model)
 
     async def rename_model(self, token: str, full_name: str, new_name: str) -> RegisteredModel:
         """Give a model another full name."""
         request = pb.RenameRegisteredModelRequest(full_name=full_name, new_full_name=new_name)
         with _told():
             answer = await self._models.RenameRegisteredModel(request, metadata=_bearer(token))
-        return convert_registry.model(answer.registered_model)
+        return registry.model(answer.registered_model)
 
     async def delete_model(self, token: str, full_name: str) -> None:
         """Delete a model with its versions."""
@@ -94,7 +94,7 @@ class CatalogRegistry:
             )
             with _told():
                 answer = await self._catalog.SearchSecurables(request, metadata=_bearer(token))
-            found += [convert_registry.securable_model(one) for one in answer.securables]
+            found += [registry.securable_model(one) for one in answer.securables]
             page_token = answer.next_page_token
             if not page_token:
                 return found
@@ -108,7 +108,7 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.CreateModelVersion(request, metadata=_bearer(token))
-        return convert_registry.version(answer.model_version)
+        return registry.version(answer.model_version)
 
     async def upload(
         self, token: str, full_name: str, version: int, path: str, chunks: AsyncIterator[bytes]
@@ -136,21 +136,21 @@ class CatalogRegistry:
         )
         with _told():
             answer = await self._models.FinalizeModelVersion(request, metadata=_bearer(token))
-        return convert_registry.version(answer.model_version)
+        return registry.version(answer.model_version)
 
     async def get_version(self, token: str, full_name: str, version: int) -> RegistryVersion:
         """Return a version."""
         request = pb.GetModelVersionRequest(model_name=full_name, version=version)
         with _told():
             answer = await self._models.GetModelVersion(request, metadata=_bearer(token))
-        return convert_registry.version(answer.model_version)
+        return registry.version(answer.model_version)
 
     async def by_alias(self, token: str, full_name: str, alias: str) -> RegistryVersion:
         """Return the version that an alias points at."""
         request = pb.GetModelVersionByAliasRequest(model_name=full_name, alias=alias)
         with _told():
             answer = await self._models.GetModelVersionByAlias(request, metadata=_bearer(token))
-        return convert_registry.version(answer.model_version)
+        return registry.version(answer.model_version)
 
     async def versions(self, token: str, full_name: str) -> list[RegistryVersion]:
         """Return all versions of a model, the newest first."""
@@ -162,7 +162,7 @@ class CatalogRegistry:
             )
             with _told():
                 answer = await self._models.ListModelVersions(request, metadata=_bearer(token))
-            found += [convert_registry.version(one) for one in answer.model_versions]
+            found += [registry.version(one) for one in answer.model_versions]
             page_token = answer.next_page_token
             if not page_token:
                 return found

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from services.tracking.artifact_ports import ArtifactPage, ArtifactUpload, SentPart
 from services.tracking.domain.artifacts import Artifact, ArtifactRoot
 from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound
+from services.tracking.ports.artifacts import ArtifactPage, ArtifactUpload, SentPart
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.store.objects import ObjectNotFound, ObjectStore, UploadedPart, check_part_number
 

@@ -14,7 +14,7 @@ from aiohttp.resolver import ThreadedResolver
 
 from services.tracking.domain.webhooks import HookUrls, is_public
 from services.tracking.errors import InvalidValue
-from services.tracking.webhook_ports import HookAnswer
+from services.tracking.ports.webhooks import HookAnswer
 
 __all__ = ["HttpHookSender"]
 

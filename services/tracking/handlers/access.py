@@ -14,7 +14,7 @@ from typing import Final
 from services.tracking.domain.experiment import DEFAULT_EXPERIMENT_ID
 from services.tracking.domain.run import RunInfo
 from services.tracking.errors import RunNotFound
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tessera.catalog.v1 import securable_pb2
 from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.rpc.authority import Authority

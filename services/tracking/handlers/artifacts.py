@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.tracking.artifact_ports import ArtifactPage, ArtifactStore
 from services.tracking.domain.artifacts import (
     Artifact,
     ArtifactRoot,
@@ -22,7 +21,8 @@ from services.tracking.errors import (
     TraceNotFound,
 )
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
+from services.tracking.ports.artifacts import ArtifactPage, ArtifactStore
+from services.tracking.ports.store import Store
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Artifacts", "StoredArtifact"]

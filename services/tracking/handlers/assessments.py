@@ -17,7 +17,7 @@ from services.tracking.domain.traces.assessment import (
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import AssessmentNotFound, TraceNotFound
 from services.tracking.handlers.traces import Traces
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tessera_kit.clock import Clock
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.identity import Principal

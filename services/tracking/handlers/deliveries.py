@@ -13,8 +13,8 @@ from services.tracking.domain.lifecycle import micros_of
 from services.tracking.domain.webhooks import Delivery, Webhook, signed_headers
 from services.tracking.errors import SecretLost
 from services.tracking.handlers.webhooks import give_up
-from services.tracking.ports import Store
-from services.tracking.webhook_ports import HookAnswer, Hooks
+from services.tracking.ports.store import Store
+from services.tracking.ports.webhooks import HookAnswer, Hooks
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError

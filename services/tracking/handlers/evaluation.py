@@ -26,7 +26,6 @@ from services.tracking.errors import (
     ExperimentNotFound,
     InvalidValue,
 )
-from services.tracking.evaluation_ports import EvaluationQuery
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.page_tokens import (
     foreign_token,
@@ -34,7 +33,8 @@ from services.tracking.handlers.page_tokens import (
     scope_of,
     token_of,
 )
-from services.tracking.ports import Store
+from services.tracking.ports.evaluation import EvaluationQuery
+from services.tracking.ports.store import Store
 from tessera_kit.clock import Clock
 from tessera_kit.errors import NotFound, PermissionDenied
 from tessera_kit.ids import new_id

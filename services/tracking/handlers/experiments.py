@@ -19,8 +19,8 @@ from services.tracking.domain.keys import check_experiment_name
 from services.tracking.domain.lifecycle import LifecycleStage, micros_of
 from services.tracking.errors import ExperimentNameTaken, ExperimentNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store, View
-from services.tracking.transaction_ports import RequestKey
+from services.tracking.ports.store import Store, View
+from services.tracking.ports.transaction import RequestKey
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError

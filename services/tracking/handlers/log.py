@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from services.tracking.convert.events import inputs_observed
 from services.tracking.domain.batch import Batch, News, news_of
 from services.tracking.domain.lifecycle import micros_of
 from services.tracking.domain.points import Points
 from services.tracking.errors import InvalidValue, RunNotFound
-from services.tracking.events import inputs_observed
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.group_commit import GroupCommit
-from services.tracking.ports import Store
-from services.tracking.transaction_ports import Transaction
+from services.tracking.ports.store import Store
+from services.tracking.ports.transaction import Transaction
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag

@@ -16,7 +16,7 @@ from services.tracking.domain.run import RunNews
 from services.tracking.errors import InvalidValue, RunNotFound
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.search import Search
-from services.tracking.ports import POINT_SCHEMA, Store
+from services.tracking.ports.store import POINT_SCHEMA, Store
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Metrics"]

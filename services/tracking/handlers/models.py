@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from services.tracking.convert.events import model_logged, models_linked, version_made
 from services.tracking.domain.lifecycle import LifecycleStage, micros_of
 from services.tracking.domain.logged_model import (
     LoggedModel,
@@ -28,9 +29,8 @@ from services.tracking.errors import (
     RunNotFound,
     TagNotFound,
 )
-from services.tracking.events import model_logged, models_linked, version_made
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tessera_kit.bus.event import Event
 from tessera_kit.clock import Clock
 from tessera_kit.errors import PermissionDenied

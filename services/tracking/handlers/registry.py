@@ -34,7 +34,7 @@ from services.tracking.domain.search.syntax import (
 )
 from services.tracking.errors import AliasNotFound, InvalidValue
 from services.tracking.handlers.version_files import Caller, VersionFiles
-from services.tracking.model_ports import ModelRegistry
+from services.tracking.ports.models import ModelRegistry
 from tessera_kit.errors import AlreadyExists, NotFound
 
 __all__ = ["NamedModel", "Registry", "RegistryNotFound"]

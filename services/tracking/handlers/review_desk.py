@@ -8,8 +8,8 @@ from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.reviews import Issue, LabelSchema, ReviewQueue
 from services.tracking.errors import ExperimentNotActive, ExperimentNotFound, ReviewNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
-from services.tracking.review_ports import Reviewed
+from services.tracking.ports.reviews import Reviewed
+from services.tracking.ports.store import Store
 from tessera_kit.clock import Clock
 from tessera_kit.rpc.identity import Principal
 

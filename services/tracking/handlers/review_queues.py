@@ -20,7 +20,7 @@ from services.tracking.domain.reviews import (
 )
 from services.tracking.errors import InvalidValue, ReviewExists, ReviewNotFound, TraceNotFound
 from services.tracking.handlers.review_desk import ReviewDesk
-from services.tracking.review_ports import Place
+from services.tracking.ports.reviews import Place
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["ReviewQueues"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 
+from services.tracking.convert.events import run_ended, run_started
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, micros_of
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.naming import random_run_name
@@ -24,11 +25,10 @@ from services.tracking.errors import (
     RunNotFound,
     TagNotFound,
 )
-from services.tracking.events import run_ended, run_started
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.group_commit import GroupCommit
-from services.tracking.ports import Store, Work
-from services.tracking.transaction_ports import Home, RequestKey, Transaction
+from services.tracking.ports.store import Store, Work
+from services.tracking.ports.transaction import Home, RequestKey, Transaction
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError
 from tessera_kit.ids import new_etag, new_id

@@ -8,7 +8,7 @@ from services.tracking.domain.evaluation import ScorerVersion, check_scorer
 from services.tracking.domain.lifecycle import LifecycleStage, micros_of
 from services.tracking.errors import ExperimentNotActive, ExperimentNotFound, ScorerNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
+from services.tracking.ports.store import Store
 from tessera_kit.clock import Clock
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.identity import Principal

@@ -19,7 +19,7 @@ from services.tracking.domain.search.parser import parse_filter, parse_order_by
 from services.tracking.domain.search.syntax import EXPERIMENTS, RUNS, OrderKey
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.page_tokens import position_at, scope_of, token_of
-from services.tracking.ports import ExperimentQuery, RunQuery, Store
+from services.tracking.ports.store import ExperimentQuery, RunQuery, Store
 from tessera_kit.rpc.identity import Principal
 
 __all__ = [

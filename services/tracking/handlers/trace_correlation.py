@@ -14,8 +14,8 @@ from services.tracking.domain.traces.correlation import CorrelationCounts
 from services.tracking.domain.traces.search import split_filter
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
-from services.tracking.trace_ports import SpanStore, TraceKey, TraceQuery
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import SpanStore, TraceKey, TraceQuery
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["TraceCorrelation"]

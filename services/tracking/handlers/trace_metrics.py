@@ -22,8 +22,8 @@ from services.tracking.domain.traces.metrics import (
 from services.tracking.errors import InvalidFilter, InvalidValue
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.page_tokens import foreign_token, scope_of
-from services.tracking.ports import Store
-from services.tracking.trace_ports import SpanStore, TraceKey, TraceQuery
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import SpanStore, TraceKey, TraceQuery
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token
 

@@ -30,8 +30,8 @@ from services.tracking.errors import (
     TraceNotFound,
 )
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store
-from services.tracking.trace_ports import SpanStore, TraceKey
+from services.tracking.ports.store import Store
+from services.tracking.ports.traces import SpanStore, TraceKey
 from tessera_kit.clock import Clock
 from tessera_kit.ids import new_id
 from tessera_kit.rpc.identity import Principal

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from services.tracking.artifact_ports import ArtifactStore, ArtifactUpload, SentPart
 from services.tracking.domain.artifacts import Artifact, check_artifact_path
 from services.tracking.handlers.artifacts import Artifacts
+from services.tracking.ports.artifacts import ArtifactStore, ArtifactUpload, SentPart
 from tessera_kit.rpc.identity import Principal
 
 __all__ = ["Transfers"]

@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from services.tracking.artifact_ports import ArtifactStore
+from services.tracking.ports.artifacts import ArtifactStore
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError
 

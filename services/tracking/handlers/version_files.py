@@ -14,7 +14,7 @@ from services.tracking.domain.source import SourcePlace, source_place
 from services.tracking.errors import InvalidValue
 from services.tracking.handlers.artifacts import Artifacts
 from services.tracking.handlers.models import LoggedModels
-from services.tracking.model_ports import ModelRegistry
+from services.tracking.ports.models import ModelRegistry
 from tessera_kit.errors import TesseraError
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.tasks import detached_task

@@ -23,8 +23,8 @@ from services.tracking.domain.webhooks import (
 )
 from services.tracking.errors import InvalidValue, TooManyWebhooks, WebhookNotFound
 from services.tracking.handlers.access import Access
-from services.tracking.ports import Store, Work
-from services.tracking.webhook_ports import HookAnswer, Hooks
+from services.tracking.ports.store import Store, Work
+from services.tracking.ports.webhooks import HookAnswer, Hooks
 from tessera_kit.clock import Clock
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry import names

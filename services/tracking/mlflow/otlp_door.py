@@ -10,10 +10,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.tracking.convert.otlp import decode_export, inflate, spans_in
 from services.tracking.domain.traces.span import Span
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.errors import BadRequest
-from services.tracking.otlp import decode_export, inflate, spans_in
 from tessera_kit.http.routes import Endpoint, HttpRoute
 from tessera_kit.rpc.identity import current_principal
 

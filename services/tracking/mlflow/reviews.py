@@ -20,7 +20,7 @@ from services.tracking.handlers.page_tokens import foreign_token
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.convert import millis
 from services.tracking.mlflow.experiments import page_bound
-from services.tracking.review_ports import Place
+from services.tracking.ports.reviews import Place
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token
 
 __all__ = ["ReviewMethods"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from services.tracking.convert import point_at, point_position
+from services.tracking.convert.messages import point_at, point_position
 from services.tracking.domain.batch import MAX_TAG_VALUE, Batch, check_run_tags
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import RunChange, RunStatus

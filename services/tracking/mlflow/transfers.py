@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from services.tracking.artifact_ports import SentPart
 from services.tracking.handlers.cases import UseCases
 from services.tracking.mlflow.calls import Answer, Call, Method
 from services.tracking.mlflow.errors import InvalidParameter, NotOffered
 from services.tracking.mlflow.places import Place, Places, safe_path
+from services.tracking.ports.artifacts import SentPart
 
 __all__ = ["TransferMethods"]
 

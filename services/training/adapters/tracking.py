@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.training.adapters.remote import raised_here
-from services.training.convert import timestamp
+from services.training.convert.messages import timestamp
 from services.training.domain.job import GitSource, InputTable, Job, JobState
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
 from tessera_kit.config import Secret

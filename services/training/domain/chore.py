@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-__all__ = ["Chore", "ChoreKind"]
+from services.training.domain.job import Job
+
+__all__ = ["Chore", "ChoreKind", "chores_of"]
 
 
 class ChoreKind(enum.Enum):
@@ -35,3 +37,34 @@ class Chore:
     detail: Mapping[str, str] = field(default_factory=dict)
     tries: int = 0
     """How often it failed."""
+
+
+def chores_of(before: Job, after: Job) -> Iterator[Chore]:
+    """The effects that a change owes to other systems."""
+    for old, new in zip(before.attempts, after.attempts, strict=False):
+        if new.state.is_final and not old.state.is_final and new.token_id and new.ended_at:
+            yield Chore(
+                f"revoke:{new.token_id}",
+                ChoreKind.REVOKE_TOKEN,
+                after.job_id,
+                new.ended_at,
+                {"token_id": new.token_id},
+            )
+    if after.checkpoint != before.checkpoint and after.checkpoint is not None:
+        saved = after.checkpoint
+        yield Chore(
+            f"tidy:{after.job_id}:{saved.attempt}.{saved.step}",
+            ChoreKind.TIDY_CHECKPOINTS,
+            after.job_id,
+            saved.created_at,
+        )
+    if after.state.is_final and not before.state.is_final and after.ended_at is not None:
+        if after.run_id:
+            yield Chore(f"run:{after.job_id}", ChoreKind.END_RUN, after.job_id, after.ended_at)
+        if after.checkpoint is not None:
+            yield Chore(
+                f"tidy:{after.job_id}:ended",
+                ChoreKind.TIDY_CHECKPOINTS,
+                after.job_id,
+                after.ended_at,
+            )

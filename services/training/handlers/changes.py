@@ -6,10 +6,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 
+from services.training.convert.events import events_of
+from services.training.domain.chore import chores_of
 from services.training.domain.job import Job
 from services.training.domain.life import Happening, apply
 from services.training.errors import StaleJob
-from services.training.handlers.telling import chores_of, events_of
 from services.training.ports import Jobs
 from tessera_kit.errors import Unavailable
 from tessera_kit.telemetry import names

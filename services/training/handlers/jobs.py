@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.training.convert.events import submitted
 from services.training.domain.checks import GitRules, check_spec
 from services.training.domain.job import Job, JobSpec
 from services.training.domain.life import CancelRequested
 from services.training.errors import RequestReused
 from services.training.handlers.changes import Changes, Feed
-from services.training.handlers.telling import submitted
 from services.training.ports import JobQuery, Jobs
 from tessera.catalog.v1 import securable_pb2 as securable
 from tessera_kit.clock import Clock

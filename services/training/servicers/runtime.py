@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.training import convert
+from services.training.convert import messages
 from services.training.handlers.runtime import RuntimeHandlers
 from tessera.training.v1 import training_service_pb2 as pb
 from tessera.training.v1.training_service_pb2_grpc import JobRuntimeServiceServicer
@@ -30,7 +30,7 @@ class JobRuntimeServicer(JobRuntimeServiceServicer):
         self, request: pb.ReportProgressRequest, context: Any
     ) -> pb.ReportProgressResponse:
         """Record how far a job is."""
-        progress = convert.progress_value(request.progress)
+        progress = messages.progress_value(request.progress)
         stop = await self._handlers.report(
             current_principal(), request.job_id, _attempt(context), progress
         )
@@ -61,7 +61,7 @@ class JobRuntimeServicer(JobRuntimeServiceServicer):
         checkpoint = await self._handlers.commit(
             current_principal(), request.job_id, _attempt(context), request.step
         )
-        return pb.CommitCheckpointResponse(checkpoint=convert.checkpoint_message(checkpoint))
+        return pb.CommitCheckpointResponse(checkpoint=messages.checkpoint_message(checkpoint))
 
     async def GetLatestCheckpoint(
         self, request: pb.GetLatestCheckpointRequest, context: Any
@@ -71,7 +71,7 @@ class JobRuntimeServicer(JobRuntimeServiceServicer):
         if latest is None:
             return pb.GetLatestCheckpointResponse()
         return pb.GetLatestCheckpointResponse(
-            checkpoint=convert.checkpoint_message(latest.checkpoint),
+            checkpoint=messages.checkpoint_message(latest.checkpoint),
             paths=[file.path for file in latest.files],
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.training import convert
+from services.training.convert import messages
 from services.training.domain.trigger import Trigger
 from services.training.handlers.jobs import JobHandlers
 from services.training.handlers.logs import LogHandlers
@@ -36,18 +36,18 @@ class TrainingServicer(TrainingServiceServicer):
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
         """Queue a job."""
-        spec = convert.spec_value(request.spec)
+        spec = messages.spec_value(request.spec)
         job = await self._jobs.submit(current_principal(), spec, request.request_id)
-        return pb.SubmitJobResponse(job=convert.job_message(job))
+        return pb.SubmitJobResponse(job=messages.job_message(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         """Read a job."""
         job = await self._jobs.get(current_principal(), request.job_id)
-        return pb.GetJobResponse(job=convert.job_message(job))
+        return pb.GetJobResponse(job=messages.job_message(job))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         """List jobs, the newest first."""
-        states = {convert.state_value(state) for state in request.states} - {None}
+        states = {messages.state_value(state) for state in request.states} - {None}
         query = JobQuery(
             request.name,
             frozenset(state for state in states if state is not None),
@@ -60,20 +60,20 @@ class TrainingServicer(TrainingServiceServicer):
         page = await self._jobs.page(current_principal(), query, before, size)
         token = encode_page_token({"before": page.before}, scope) if page.before else ""
         return pb.ListJobsResponse(
-            jobs=[convert.job_message(job) for job in page.jobs], next_page_token=token
+            jobs=[messages.job_message(job) for job in page.jobs], next_page_token=token
         )
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         """Ask a job to end."""
         job = await self._jobs.cancel(current_principal(), request.job_id)
-        return pb.CancelJobResponse(job=convert.job_message(job))
+        return pb.CancelJobResponse(job=messages.job_message(job))
 
     async def WatchJob(
         self, request: pb.WatchJobRequest, context: Any
     ) -> AsyncIterator[pb.WatchJobResponse]:
         """Stream a job's state until it is final."""
         async for job in self._jobs.watch(current_principal(), request.job_id):
-            yield pb.WatchJobResponse(job=convert.job_message(job))
+            yield pb.WatchJobResponse(job=messages.job_message(job))
 
     async def ReadJobLogs(
         self, request: pb.ReadJobLogsRequest, context: Any
@@ -89,7 +89,7 @@ class TrainingServicer(TrainingServiceServicer):
         async for page in pages:
             response, size = pb.ReadJobLogsResponse(), 0
             for record in page.records:
-                response.lines.append(convert.log_line_message(record, page.attempt))
+                response.lines.append(messages.log_line_message(record, page.attempt))
                 size += len(record.text)
                 if size > _LOG_BYTES:
                     yield response
@@ -104,14 +104,14 @@ class TrainingServicer(TrainingServiceServicer):
         principal = current_principal()
         trigger = _new_trigger(request.trigger, principal.name, self._clock)
         trigger = await self._triggers.create(principal, trigger, request.request_id)
-        return pb.CreateTriggerResponse(trigger=convert.trigger_message(trigger))
+        return pb.CreateTriggerResponse(trigger=messages.trigger_message(trigger))
 
     async def GetTrigger(
         self, request: pb.GetTriggerRequest, context: Any
     ) -> pb.GetTriggerResponse:
         """Read a trigger."""
         trigger = await self._triggers.get(current_principal(), request.name)
-        return pb.GetTriggerResponse(trigger=convert.trigger_message(trigger))
+        return pb.GetTriggerResponse(trigger=messages.trigger_message(trigger))
 
     async def ListTriggers(
         self, request: pb.ListTriggersRequest, context: Any
@@ -121,7 +121,7 @@ class TrainingServicer(TrainingServiceServicer):
         size = page_size(request.page_size)
         found, after = await self._triggers.page(current_principal(), after, size)
         return pb.ListTriggersResponse(
-            triggers=[convert.trigger_message(trigger) for trigger in found],
+            triggers=[messages.trigger_message(trigger) for trigger in found],
             next_page_token=encode_page_token({"after": after}, "triggers") if after else "",
         )
 
@@ -136,10 +136,10 @@ class TrainingServicer(TrainingServiceServicer):
 def _new_trigger(message: job_pb2.Trigger, creator: str, clock: Clock) -> Trigger:
     return Trigger(
         name=message.name,
-        event=convert.trigger_event_value(message.event),
+        event=messages.trigger_event_value(message.event),
         subject=message.subject,
-        job=convert.spec_value(message.job),
+        job=messages.spec_value(message.job),
         created_by=creator,
         created_at=clock.now(),
-        cool_down=convert.cool_down_value(message),
+        cool_down=messages.cool_down_value(message),
     )

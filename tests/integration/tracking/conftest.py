@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.tracking.adapters.memory import InMemoryPoints
-from services.tracking.adapters.memory_traces import InMemorySpans
+from services.tracking.adapters.memory.store import InMemoryPoints
+from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
@@ -18,7 +18,7 @@ from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.app import binding, use_cases
 from services.tracking.domain.webhooks import HookUrls
 from services.tracking.handlers.cases import UseCases
-from services.tracking.webhook_ports import Hooks
+from services.tracking.ports.webhooks import Hooks
 from tessera.catalog.v1 import securable_pb2
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import RpcConfig, Secret

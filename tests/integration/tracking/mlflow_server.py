@@ -17,7 +17,7 @@ from services.catalog.domain.privileges import Privilege
 from services.catalog.servicers.bindings import bindings
 from services.tracking.adapters.catalog import CatalogRegistry
 from services.tracking.adapters.clickhouse.spans import ClickHouseSpans
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
@@ -29,7 +29,7 @@ from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.routes import mlflow_routes
-from services.tracking.webhook_ports import Hooks
+from services.tracking.ports.webhooks import Hooks
 from tessera.catalog.v1 import authorization_service_pb2 as auth
 from tessera.catalog.v1 import authorization_service_pb2_grpc as auth_rpc
 from tessera_kit.bus.producer import EventProducer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.webhooks import Delivery, GivenUp, HookEvent
 from tessera.client.aio.tracking import AsyncTracking

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.memory.store import InMemoryStore
 from services.tracking.consumers import METRICS_TOPIC, batch_of
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.run import Run

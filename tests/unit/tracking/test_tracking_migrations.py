@@ -6,7 +6,7 @@ import math
 import sqlite3
 from pathlib import Path
 
-from services.tracking.adapters.memory import InMemoryPoints
+from services.tracking.adapters.memory.store import InMemoryPoints
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.domain.metrics import Extremes, Point
 from tessera_kit.config import DatabaseConfig

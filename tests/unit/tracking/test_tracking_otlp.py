@@ -10,8 +10,8 @@ from base64 import b64encode
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from services.tracking.convert.otlp import decode_export, inflate, spans_in
 from services.tracking.errors import InvalidSpans
-from services.tracking.otlp import decode_export, inflate, spans_in
 
 
 class TestOtlp:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from google.protobuf.message import Message
 
-from services.tracking.adapters.memory import InMemoryStore
+from services.tracking.adapters.memory.store import InMemoryStore
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.webhook_http import HttpHookSender
 from services.tracking.consumers import news_of
@@ -32,7 +32,7 @@ from services.tracking.handlers.access import Access
 from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.handlers.webhooks import Webhooks
-from services.tracking.webhook_ports import HookAnswer, Hooks
+from services.tracking.ports.webhooks import HookAnswer, Hooks
 from tessera.catalog.v1.model_pb2 import (
     MODEL_VERSION_STATUS_PENDING_REGISTRATION,
     MODEL_VERSION_STATUS_READY,

@@ -14,7 +14,7 @@ from services.tracking.adapters.clickhouse.tables import Tables
 from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
-from services.tracking.ports import POINT_SCHEMA
+from services.tracking.ports.store import POINT_SCHEMA
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.clickhouse_errors import TableNotFound
 

@@ -19,7 +19,7 @@ from services.tracking.domain.traces.metrics import DataPoint, MetricsQuery
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
 from services.tracking.errors import StoreBusy
-from services.tracking.trace_ports import TraceKey
+from services.tracking.ports.traces import TraceKey
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.errors import Unavailable
 from tessera_kit.store.batch_writer import BatchWriter

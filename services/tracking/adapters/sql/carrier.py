@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from services.tracking.adapters.sql.log import unpacked
 from services.tracking.adapters.sql.tables import POINT_LOG, RUNS
 from services.tracking.domain.points import Points
-from services.tracking.ports import PointArchive
+from services.tracking.ports.store import PointArchive
 from tessera_kit.bus.retry import RetryPolicy
 from tessera_kit.errors import TesseraError
 from tessera_kit.memory import give_back_memory

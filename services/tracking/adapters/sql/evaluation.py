@@ -26,7 +26,7 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.search.syntax import FieldKind
-from services.tracking.evaluation_ports import EvaluationQuery
+from services.tracking.ports.evaluation import EvaluationQuery
 
 __all__ = ["SqlEvaluation", "SqlScorers"]
 

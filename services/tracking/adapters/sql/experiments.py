@@ -14,7 +14,7 @@ from services.tracking.adapters.sql.tables import EXPERIMENT_TAGS, EXPERIMENTS
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports import ExperimentQuery
+from services.tracking.ports.store import ExperimentQuery
 
 __all__ = ["SqlExperiments"]
 

@@ -14,7 +14,7 @@ from services.tracking.adapters.sql.log import unpacked
 from services.tracking.adapters.sql.tables import POINT_LOG, RUNS
 from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
-from services.tracking.ports import PointArchive
+from services.tracking.ports.store import PointArchive
 
 __all__ = ["KEEP_NEWER", "LATEST_COLUMNS", "SqlMetrics", "latest_rows", "point_of"]
 

@@ -22,7 +22,7 @@ from services.tracking.domain.reviews import (
 )
 from services.tracking.domain.search.syntax import Filter
 from services.tracking.errors import ReviewExists
-from services.tracking.review_ports import Place, Reviewed, T
+from services.tracking.ports.reviews import Place, Reviewed, T
 
 __all__ = ["SqlReviews"]
 

@@ -22,7 +22,7 @@ from services.tracking.adapters.sql.search import Condition, RunSearch, number_c
 from services.tracking.adapters.sql.tables import LATEST_METRICS, RUNS
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Comparison, FieldKind, OrderKey
-from services.tracking.ports import RunQuery
+from services.tracking.ports.store import RunQuery
 
 __all__ = ["Narrowing", "RunNumbers"]
 

@@ -20,7 +20,7 @@ from services.tracking.adapters.sql.tables import (
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Extremes, Point
 from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo, RunStatus
-from services.tracking.ports import RunQuery
+from services.tracking.ports.store import RunQuery
 
 __all__ = ["SqlRuns", "run_row"]
 

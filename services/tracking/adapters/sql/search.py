@@ -28,7 +28,7 @@ from services.tracking.domain.search.syntax import (
     OrderKey,
     ValueKind,
 )
-from services.tracking.ports import ExperimentQuery, RunQuery
+from services.tracking.ports.store import ExperimentQuery, RunQuery
 
 __all__ = [
     "Condition",

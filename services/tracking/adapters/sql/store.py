@@ -26,8 +26,8 @@ from services.tracking.adapters.sql.transaction import SqlTransaction, in_sqlite
 from services.tracking.adapters.sql.webhooks import SqlWebhooks
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.errors import StoreBusy
-from services.tracking.ports import PointArchive
-from services.tracking.transaction_ports import RequestKey, Transaction
+from services.tracking.ports.store import PointArchive
+from services.tracking.ports.transaction import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 from tessera_kit.store.sql import Database, UnitOfWork
 from tessera_kit.tasks import detached_task

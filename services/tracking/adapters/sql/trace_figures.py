@@ -28,7 +28,7 @@ from services.tracking.domain.traces.metrics import (
     metadata_key,
 )
 from services.tracking.domain.traces.trace import NAME_TAG
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.traces import TraceQuery
 
 __all__ = ["measures_in_sql"]
 

@@ -15,7 +15,7 @@ from services.tracking.adapters.sql.tables import (
     TRACES,
 )
 from services.tracking.domain.search.syntax import Comparison, FieldKind, Operator
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.traces import TraceQuery
 
 __all__ = ["TraceSearch"]
 

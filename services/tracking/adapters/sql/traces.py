@@ -29,7 +29,7 @@ from services.tracking.domain.traces.assessment import (
 )
 from services.tracking.domain.traces.metrics import Measure, MetricsQuery
 from services.tracking.domain.traces.trace import Trace, TraceState
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.traces import TraceQuery
 
 __all__ = ["SqlTraces"]
 

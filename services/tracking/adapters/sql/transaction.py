@@ -31,7 +31,7 @@ from services.tracking.domain.batch import Batch, Known, News
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetInput, Run
-from services.tracking.transaction_ports import Home, RequestKey
+from services.tracking.ports.transaction import Home, RequestKey
 from tessera_kit.bus.event import Event
 from tessera_kit.bus.tables import OUTBOX
 from tessera_kit.bus.topics import REGISTRY

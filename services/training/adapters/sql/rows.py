@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.training import convert
+from services.training.convert import messages
 from services.training.domain.chore import Chore, ChoreKind
 from services.training.domain.job import Attempt, Checkpoint, InputTable, Job, JobState
 from services.training.domain.trigger import Trigger, TriggerEvent
@@ -49,7 +49,7 @@ def job_row(job: Job) -> dict[str, Any]:
     """The row of a job, its request id left out."""
     progress = None
     if job.progress is not None:
-        progress = convert.progress_message(job.progress).SerializeToString()
+        progress = messages.progress_message(job.progress).SerializeToString()
     return {
         "job_id": job.job_id,
         "name": job.spec.name,
@@ -58,7 +58,7 @@ def job_row(job: Job) -> dict[str, Any]:
         "state": job.state.value,
         "message": job.message,
         "run_id": job.run_id,
-        "spec": convert.spec_message(job.spec).SerializeToString(),
+        "spec": messages.spec_message(job.spec).SerializeToString(),
         "progress": progress,
         "checkpoint": _checkpoint_text(job.checkpoint),
         "attempts": json.dumps([_attempt_fields(attempt) for attempt in job.attempts]),
@@ -75,10 +75,10 @@ def job_row(job: Job) -> dict[str, Any]:
 
 def job_value(row: RowMapping) -> Job:
     """The job of a row."""
-    spec = convert.spec_value(job_pb2.JobSpec.FromString(row["spec"]))
+    spec = messages.spec_value(job_pb2.JobSpec.FromString(row["spec"]))
     progress = None
     if row["progress"] is not None:
-        progress = convert.progress_value(job_pb2.Progress.FromString(row["progress"]))
+        progress = messages.progress_value(job_pb2.Progress.FromString(row["progress"]))
     return Job(
         job_id=row["job_id"],
         spec=spec,
@@ -145,7 +145,7 @@ def trigger_row(trigger: Trigger) -> dict[str, Any]:
         "name": trigger.name,
         "event": trigger.event.value,
         "subject": trigger.subject,
-        "job": convert.spec_message(trigger.job).SerializeToString(),
+        "job": messages.spec_message(trigger.job).SerializeToString(),
         "created_by": trigger.created_by,
         "created_at": micros(trigger.created_at),
         "cool_down_us": trigger.cool_down // _MICROSECOND,
@@ -160,7 +160,7 @@ def trigger_value(row: RowMapping) -> Trigger:
         name=row["name"],
         event=TriggerEvent(row["event"]),
         subject=row["subject"],
-        job=convert.spec_value(job_pb2.JobSpec.FromString(row["job"])),
+        job=messages.spec_value(job_pb2.JobSpec.FromString(row["job"])),
         created_by=row["created_by"],
         created_at=_known(row["created_at"]),
         cool_down=timedelta(microseconds=row["cool_down_us"]),

@@ -12,7 +12,7 @@ from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.metrics import Extremes, Point, identity, latest_points
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import Run
-from services.tracking.transaction_ports import Home, RequestKey
+from services.tracking.ports.transaction import Home, RequestKey
 from tessera_kit.bus.event import Event
 
 __all__ = ["InMemoryTransaction", "PointSets", "merge_points"]

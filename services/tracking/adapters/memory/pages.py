@@ -10,9 +10,9 @@ from typing import Any
 from services.tracking.domain.search.evaluate import Values, matches
 from services.tracking.domain.search.paging import Position, position_after
 from services.tracking.domain.search.syntax import OrderKey
-from services.tracking.evaluation_ports import EvaluationQuery
-from services.tracking.ports import ExperimentQuery, RunQuery
-from services.tracking.trace_ports import TraceQuery
+from services.tracking.ports.evaluation import EvaluationQuery
+from services.tracking.ports.store import ExperimentQuery, RunQuery
+from services.tracking.ports.traces import TraceQuery
 
 __all__ = ["Item", "page_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.monitoring.convert import alert_message, window_message
+from services.monitoring.convert.messages import alert_message, window_message
 from services.monitoring.domain.alerts import Alert
 from services.monitoring.domain.monitor import Monitor
 from services.monitoring.domain.windows import WindowRecord

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from services.tracking.adapters.memory_pages import Item, page_of
+from services.tracking.adapters.memory.pages import Item, page_of
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.search.evaluate import matches, span_values, trace_values
 from services.tracking.domain.search.syntax import Filter
@@ -23,7 +23,7 @@ from services.tracking.domain.traces.metrics import (
 from services.tracking.domain.traces.search import split_span_filter
 from services.tracking.domain.traces.span import Span, otel_id_of, trace_id_of
 from services.tracking.domain.traces.trace import Trace
-from services.tracking.trace_ports import TraceKey, TraceQuery
+from services.tracking.ports.traces import TraceKey, TraceQuery
 
 __all__ = ["InMemorySpans", "InMemoryTraces"]
 

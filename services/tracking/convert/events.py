@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from services.tracking.convert import run_message, timestamp_message
+from services.tracking.convert.messages import run_message, timestamp_message
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.logged_model import LoggedModel, ModelLink
 from services.tracking.domain.run import DatasetInput, Run

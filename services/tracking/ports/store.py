@@ -1,7 +1,4 @@
-"""What tracking needs of the outside: a transactional store of its entities and of its points.
-
-Each port has a twin in memory (`adapters.memory`), and one contract test over both.
-"""
+"""What tracking needs to keep: a transactional store of its entities and of its points."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
-from services.tracking.evaluation_ports import EvaluationStore, ScorerStore
-from services.tracking.model_ports import ModelStore
-from services.tracking.review_ports import ReviewStore
-from services.tracking.trace_ports import TraceStore
-from services.tracking.transaction_ports import RequestKey, Transaction
-from services.tracking.webhook_ports import WebhookStore
+from services.tracking.ports.evaluation import EvaluationStore, ScorerStore
+from services.tracking.ports.models import ModelStore
+from services.tracking.ports.reviews import ReviewStore
+from services.tracking.ports.traces import TraceStore
+from services.tracking.ports.transaction import RequestKey, Transaction
+from services.tracking.ports.webhooks import WebhookStore
 from tessera_kit.bus.event import Event
 
 __all__ = [

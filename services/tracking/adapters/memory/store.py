@@ -1,4 +1,4 @@
-"""The ports in memory: for tests, and as the plainest statement of what each one promises."""
+"""The store of entities and points in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from services.tracking.adapters.memory_evaluation import InMemoryEvaluation, InMemoryScorers
-from services.tracking.adapters.memory_pages import Item, page_of
-from services.tracking.adapters.memory_reviews import InMemoryReviews
-from services.tracking.adapters.memory_traces import InMemoryTraces
-from services.tracking.adapters.memory_transaction import (
+from services.tracking.adapters.memory.evaluation import InMemoryEvaluation, InMemoryScorers
+from services.tracking.adapters.memory.pages import Item, page_of
+from services.tracking.adapters.memory.reviews import InMemoryReviews
+from services.tracking.adapters.memory.traces import InMemoryTraces
+from services.tracking.adapters.memory.transaction import (
     InMemoryTransaction,
     PointSets,
     merge_points,
 )
-from services.tracking.adapters.memory_webhooks import InMemoryWebhooks
+from services.tracking.adapters.memory.webhooks import InMemoryWebhooks
 from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
@@ -38,9 +38,9 @@ from services.tracking.domain.search.evaluate import experiment_values, run_valu
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.domain.webhooks import Delivery, GivenUp, Webhook
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports import POINT_SCHEMA, ExperimentQuery, RunQuery
-from services.tracking.review_ports import Reviewed
-from services.tracking.transaction_ports import RequestKey, Transaction
+from services.tracking.ports.reviews import Reviewed
+from services.tracking.ports.store import POINT_SCHEMA, ExperimentQuery, RunQuery
+from services.tracking.ports.transaction import RequestKey, Transaction
 from tessera_kit.bus.event import Event
 
 __all__ = ["InMemoryPoints", "InMemoryStore", "Snapshot"]

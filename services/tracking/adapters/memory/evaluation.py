@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from services.tracking.adapters.memory_pages import Item, page_of
+from services.tracking.adapters.memory.pages import Item, page_of
 from services.tracking.domain.evaluation import (
     EvaluationDataset,
     EvaluationRecord,
@@ -14,7 +14,7 @@ from services.tracking.domain.evaluation import (
 )
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.search.evaluate import dataset_values
-from services.tracking.evaluation_ports import EvaluationQuery
+from services.tracking.ports.evaluation import EvaluationQuery
 
 __all__ = ["InMemoryEvaluation", "InMemoryScorers"]
 

@@ -12,7 +12,7 @@ from services.tracking.domain.search.syntax import Filter
 from services.tracking.domain.traces.assessment import AssessmentKind
 from services.tracking.domain.traces.trace import Trace
 from services.tracking.errors import ReviewExists
-from services.tracking.review_ports import Place, Reviewed, T
+from services.tracking.ports.reviews import Place, Reviewed, T
 
 __all__ = ["InMemoryReviews"]
 

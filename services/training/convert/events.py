@@ -1,19 +1,18 @@
-"""Which events a change of a job tells and which effects it owes; pure."""
+"""The events that training tells: those of a new job, and those of a change; pure."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from services.training import convert
-from services.training.domain.chore import Chore, ChoreKind
+from services.training.convert import messages
 from services.training.domain.job import InputTable, Job, JobState
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.events.v1 import catalog_events_pb2, training_events_pb2
 from tessera.training.v1 import job_pb2
 from tessera_kit.bus.event import Event, new_event
 
-__all__ = ["chores_of", "events_of", "submitted"]
+__all__ = ["events_of", "submitted"]
 
 SOURCE = "tessera/training"
 _ATTEMPTS_IN_WORDS = 10
@@ -38,7 +37,7 @@ def events_of(before: Job, after: Job) -> Iterator[Event]:
     if after.checkpoint != before.checkpoint and after.checkpoint is not None:
         checkpoint = after.checkpoint
         data = training_events_pb2.JobCheckpointSaved(
-            job_id=after.job_id, checkpoint=convert.checkpoint_message(checkpoint)
+            job_id=after.job_id, checkpoint=messages.checkpoint_message(checkpoint)
         )
         yield _told(after, f"checkpoint.{checkpoint.attempt}.{checkpoint.step}", data)
     if after.output_model_version != before.output_model_version:
@@ -47,40 +46,9 @@ def events_of(before: Job, after: Job) -> Iterator[Event]:
         yield _told(after, "ended", training_events_pb2.JobEnded(job=_public(after)))
 
 
-def chores_of(before: Job, after: Job) -> Iterator[Chore]:
-    """The effects that a change owes to other systems."""
-    for old, new in zip(before.attempts, after.attempts, strict=False):
-        if new.state.is_final and not old.state.is_final and new.token_id and new.ended_at:
-            yield Chore(
-                f"revoke:{new.token_id}",
-                ChoreKind.REVOKE_TOKEN,
-                after.job_id,
-                new.ended_at,
-                {"token_id": new.token_id},
-            )
-    if after.checkpoint != before.checkpoint and after.checkpoint is not None:
-        saved = after.checkpoint
-        yield Chore(
-            f"tidy:{after.job_id}:{saved.attempt}.{saved.step}",
-            ChoreKind.TIDY_CHECKPOINTS,
-            after.job_id,
-            saved.created_at,
-        )
-    if after.state.is_final and not before.state.is_final and after.ended_at is not None:
-        if after.run_id:
-            yield Chore(f"run:{after.job_id}", ChoreKind.END_RUN, after.job_id, after.ended_at)
-        if after.checkpoint is not None:
-            yield Chore(
-                f"tidy:{after.job_id}:ended",
-                ChoreKind.TIDY_CHECKPOINTS,
-                after.job_id,
-                after.ended_at,
-            )
-
-
 def _public(job: Job) -> job_pb2.Job:
     """The job without what may be secret or large: an event is a fact, not a delivery."""
-    message = convert.job_message(job)
+    message = messages.job_message(job)
     if message.spec.WhichOneof("source") == "file":
         digest = hashlib.sha256(message.spec.file.content.encode()).hexdigest()
         message.spec.file.content = f"# left out; sha256 {digest}\n"
@@ -103,7 +71,7 @@ def _newly_started(before: Job, after: Job) -> int | None:
 def _attempt_started(job: Job) -> training_events_pb2.JobAttemptStarted:
     assert job.attempt is not None  # noqa: S101 - the caller saw it
     return training_events_pb2.JobAttemptStarted(
-        job_id=job.job_id, attempt=convert.attempt_message(job.attempt)
+        job_id=job.job_id, attempt=messages.attempt_message(job.attempt)
     )
 
 
