@@ -68,8 +68,10 @@ class Keeper:
 
     async def stop(self) -> None:
         """Ends the process after those that need it: the stop signal, SIGKILL when time is up."""
-        for peer in [peer for peer in self._peers.values() if self.spec.name in peer.spec.after]:
-            await peer.stopped.wait()
+        for name, peer in list(self._peers.items()):
+            leaves_first = name == self.spec.outlives and peer._stop_asked.is_set()
+            if leaves_first or self.spec.name in peer.spec.after:
+                await peer.stopped.wait()
         self._stop_asked.set()
         process = self._process
         if process is not None:

@@ -75,6 +75,7 @@ def check_names(names: Iterable[str]) -> frozenset[str]:
         raise StackError(f"unknown process {', '.join(sorted(unknown))}; there are {known}")
     if kafka.NAME in wanted:
         wanted.add(objectstore.NAME)
+    wanted |= {one.name for one in services.SERVICES.values() if one.beside in wanted}
     return frozenset(wanted)
 
 

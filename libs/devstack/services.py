@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from devstack.environment import service_environment
 from devstack.home import Home
@@ -27,6 +28,8 @@ class Service:
     """Its gRPC doors; the health of the first is the health of the process."""
     http: tuple[str, ...] = ()
     """Its HTTP doors."""
+    beside: str = ""
+    """The process whose data it shares and brings away: one does not run without the other."""
 
     @property
     def metrics(self) -> str:
@@ -53,6 +56,7 @@ SERVICES: Mapping[str, Service] = {
         Service("tracking", "tracking", grpc=("tracking",), http=("tracking-http",)),
         Service("training", "training", grpc=("training",)),
         Service("inference", "inference", grpc=("inference", "gateway"), http=("gateway-http",)),
+        Service("inference-shipper", "inference", ("shipper",), beside="inference"),
         Service("inference-sink", "inference", ("sink",)),
         Service("monitoring", "monitoring", grpc=("monitoring",)),
     )
@@ -72,7 +76,7 @@ def spec(
     after: Sequence[str],
 ) -> ProcessSpec:
     """The process of `service`, which starts when the engines in `after` are healthy."""
-    data = home.data(service.name)
+    data = _data(home, service)
 
     def prepare() -> None:
         data.mkdir(parents=True, exist_ok=True)
@@ -86,6 +90,7 @@ def spec(
         probe=_probe(service, ports),
         doors=service_doors(service, ports),
         after=frozenset(after),
+        outlives=service.beside,
         prepare=prepare,
         stop_seconds=20.0,
     )
@@ -96,6 +101,10 @@ def service_doors(service: Service, ports: Mapping[str, int]) -> dict[str, str]:
     doors = {name: f"{LOOPBACK}:{ports[name]}" for name in service.grpc}
     doors |= {_key(name): f"http://{LOOPBACK}:{ports[name]}" for name in service.http}
     return {**doors, _key(service.metrics): f"http://{LOOPBACK}:{ports[service.metrics]}/metrics"}
+
+
+def _data(home: Home, service: Service) -> Path:
+    return home.data(service.beside or service.name)
 
 
 def _key(port: str) -> str:
@@ -126,7 +135,7 @@ def _settings(
         f"TESSERA_{variable(service.package)}_DATABASE_URL": f"sqlite+aiosqlite:///{database}",
         "TESSERA_SERVICE_TOKEN_FILE": str(home.tokens / f"{service.package}.token"),
         "TESSERA_SERVICE_TOKENS_DIR": str(home.tokens),
-        "TESSERA_DATA_DIR": str(home.data(service.name)),
+        "TESSERA_DATA_DIR": str(_data(home, service)),
         "TESSERA_TELEMETRY_CLICKHOUSE": "1",
         "TESSERA_HOME": str(home.root),
         **own,

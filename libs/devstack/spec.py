@@ -42,6 +42,8 @@ class ProcessSpec:
     """Name to URL or `host:port` of each address it answers on."""
     after: frozenset[str] = frozenset()
     """Processes that must be healthy before it starts, and that stop after it."""
+    outlives: str = ""
+    """A process that is waited for when both are to stop."""
     prepare: Callable[[], None] = nothing
     """Runs before each start, with no process of that name alive.
 

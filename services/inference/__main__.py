@@ -1,4 +1,4 @@
-"""`python -m services.inference [sink]`: the service, or its sink, until told to end."""
+"""`python -m services.inference [shipper|sink]`: the service, or one that makes its rows."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import os
 import sys
 from functools import partial
 
-from services.inference.app import build_app, build_sink
-from services.inference.config import Config, SinkConfig
+from services.inference.app import build_app, build_shipper, build_sink
+from services.inference.config import Config, ShipperConfig, SinkConfig
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
-_SINK_NICENESS = 5
+_NICENESS = 5
+"""Where all run on one machine that is busy, requests come before their rows."""
 
 
 async def main(arguments: list[str]) -> None:
-    """Run one of the two processes until SIGTERM."""
-    if arguments == ["sink"]:
-        # Where both run on one machine that is busy, requests come before their rows.
-        os.nice(_SINK_NICENESS)
+    """Run one of the three processes until SIGTERM."""
+    if arguments == ["shipper"]:
+        os.nice(_NICENESS)
+        shipper = ShipperConfig.from_env(os.environ)
+        async with telemetry(shipper.telemetry, "inference-shipper"), build_shipper(shipper) as app:
+            await serve(app.servers, app.background)
+    elif arguments == ["sink"]:
+        os.nice(_NICENESS)
         sink = SinkConfig.from_env(os.environ)
         async with telemetry(sink.telemetry, "inference-sink"), build_sink(sink) as app:
             await serve(app.servers, app.background)
     elif arguments:
-        raise SystemExit("usage: python -m services.inference [sink]")
+        raise SystemExit("usage: python -m services.inference [shipper|sink]")
     else:
         config = Config.from_env(os.environ)
         async with telemetry(config.telemetry, "inference"), build_app(config) as app:

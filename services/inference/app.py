@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from services.inference.adapters.acting import ActingTokens
 from services.inference.adapters.bundles import FileBundles
@@ -20,8 +21,11 @@ from services.inference.adapters.sql_replacements import SqlReplacements
 from services.inference.adapters.triton_models import TritonModels
 from services.inference.adapters.triton_wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
+from services.inference.capture.bodies import LargeBodies
+from services.inference.capture.reader import SpoolReader
+from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
-from services.inference.config import Config, SinkConfig
+from services.inference.config import Config, ShipperConfig, SinkConfig
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
 from services.inference.service import Outside, build_service
 from services.inference.sink.writer import PayloadSink
@@ -38,9 +42,12 @@ from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sql import Database
+from tessera_kit.telemetry import names
 from tessera_kit.telemetry.setup import active_telemetry
 
-__all__ = ["App", "build_app", "build_sink"]
+__all__ = ["App", "build_app", "build_shipper", "build_sink"]
+
+_DRAIN_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,14 @@ class App:
     """What a process runs."""
 
     servers: Sequence[Server]
-    """The control plane's door and the gateway's two; none in the sink."""
+    """The control plane's door and the gateway's two; none in the others."""
     background: Sequence[BackgroundTask]
     """The work beside them."""
 
 
 @asynccontextmanager
 async def build_app(config: Config) -> AsyncIterator[App]:
-    """The service's process: control plane, gateway and shipper."""
+    """The service's process: control plane and gateway."""
     async with AsyncExitStack() as stack:
         await migrate(config.database.url, "inference")
         database = await stack.enter_async_context(Database(config.database))
@@ -77,6 +84,8 @@ async def build_app(config: Config) -> AsyncIterator[App]:
         )
         spool.open()
         stack.callback(spool.close)
+        pending = active_telemetry().metrics.gauge(names.SPOOL_PENDING)
+        pending.set_function(spool.pending_bytes)
         models = TritonModels(config.triton.grpc_target)
         stack.push_async_callback(models.close)
         runtime = TritonWire(
@@ -108,8 +117,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 runtime_models=models,
                 bundles=FileBundles(config.models_directory),
                 secrets=FileSecrets(config.secrets_directory),
-                spool=spool,
-                publisher=producer,
+                capture=spool,
                 objects=objects,
                 authority=authority,
                 clock=SystemClock(),
@@ -133,6 +141,27 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
             ),
         )
+
+
+@asynccontextmanager
+async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
+    """The shipper's process: what the gateway beside it appends to its spool goes to the bus."""
+    async with AsyncExitStack() as stack:
+        producer = await stack.enter_async_context(
+            EventProducer(config.kafka, client_id="inference-shipper")
+        )
+        objects = await stack.enter_async_context(S3ObjectStore(config.s3))
+        reader = SpoolReader(config.spool_directory)
+        reader.open()
+        stack.callback(reader.close)
+        shipper = SpoolShipper(
+            reader,
+            LargeBodies(producer, objects, config.largest_logged_body),
+            active_telemetry().metrics,
+            SystemClock(),
+        )
+        stack.push_async_callback(shipper.drain, _DRAIN_SECONDS)
+        yield App(servers=(), background=(BackgroundTask("shipper", shipper.run),))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Settings of the inference service and of its sink, read from the environment once."""
+"""Settings of the inference service, its shipper and its sink, read from the environment once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tessera_kit.config import (
 )
 from tessera_kit.rpc.tls import ClientTls
 
-__all__ = ["Config", "GatewayConfig", "SinkConfig", "SpoolConfig"]
+__all__ = ["Config", "GatewayConfig", "ShipperConfig", "SinkConfig", "SpoolConfig"]
 
 _LARGEST_LOGGED_BODY = 7 << 20
 
@@ -44,7 +44,7 @@ class SpoolConfig:
         """Read TESSERA_DATA_DIR and TESSERA_INFERENCE_SPOOL_*."""
         env = Env.of(source)
         config = cls(
-            directory=env.path("TESSERA_DATA_DIR").absolute() / "spool",
+            directory=_spool_directory(env),
             segment_bytes=env.integer("TESSERA_INFERENCE_SPOOL_SEGMENT_MIB", 32) << 20,
             max_bytes=env.integer("TESSERA_INFERENCE_SPOOL_MAX_MIB", 4096) << 20,
         )
@@ -62,30 +62,19 @@ class GatewayConfig:
 
     max_in_flight: int
     """Requests at once; more are refused."""
-    largest_logged_body: int
-    """Bytes of a request or response above which its row points at an object with the body."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_INFERENCE_MAX_IN_FLIGHT and TESSERA_INFERENCE_LOGGED_BODY_BYTES."""
-        env = Env.of(source)
-        config = cls(
-            max_in_flight=env.integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512),
-            largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 1 << 20),
-        )
+        """Read TESSERA_INFERENCE_MAX_IN_FLIGHT."""
+        config = cls(Env.of(source).integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512))
         if config.max_in_flight < 1:
             raise ConfigError("TESSERA_INFERENCE_MAX_IN_FLIGHT must be at least 1")
-        # A record holds two bodies, and the bus takes 16 MiB.
-        if not 0 <= config.largest_logged_body <= _LARGEST_LOGGED_BODY:
-            raise ConfigError(
-                f"TESSERA_INFERENCE_LOGGED_BODY_BYTES must be 0 to {_LARGEST_LOGGED_BODY}"
-            )
         return config
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings of the service's process: control plane, gateway and shipper."""
+    """All settings of the service's process: control plane and gateway."""
 
     rpc: RpcConfig
     """The control plane's door."""
@@ -118,7 +107,7 @@ class Config:
     clickhouse: ClickHouseConfig
     """Where inference tables are counted."""
     s3: S3Config
-    """Where bodies go that are too large for a row."""
+    """Where bodies are that are too large for a row."""
     triton: TritonConfig
     """The model runtime."""
     targets: TargetsConfig
@@ -165,6 +154,44 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
+class ShipperConfig:
+    """All settings of the shipper's process."""
+
+    spool_directory: Path
+    """Where the segments lie that the gateway beside it appends to."""
+    largest_logged_body: int
+    """Bytes of a request or response above which its row points at an object with the body."""
+    kafka: KafkaConfig
+    """The bus."""
+    s3: S3Config
+    """Where bodies go that are too large for a row."""
+    telemetry: TelemetryConfig
+    """Where telemetry goes; metrics at TESSERA_INFERENCE_SHIPPER_METRICS_LISTEN."""
+
+    @classmethod
+    def from_env(cls, source: Source) -> Self:
+        """Read every setting.
+
+        Raises:
+            ConfigError: A variable is missing or wrong; the text names it.
+        """
+        env = Env.of(source)
+        config = cls(
+            spool_directory=_spool_directory(env),
+            largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 1 << 20),
+            kafka=KafkaConfig.from_env(env),
+            s3=S3Config.from_env(env),
+            telemetry=TelemetryConfig.from_env(env, "inference-shipper"),
+        )
+        # A record holds two bodies, and the bus takes 16 MiB.
+        if not 0 <= config.largest_logged_body <= _LARGEST_LOGGED_BODY:
+            raise ConfigError(
+                f"TESSERA_INFERENCE_LOGGED_BODY_BYTES must be 0 to {_LARGEST_LOGGED_BODY}"
+            )
+        return config
+
+
+@dataclass(frozen=True, slots=True)
 class SinkConfig:
     """All settings of the sink's process."""
 
@@ -201,3 +228,7 @@ class SinkConfig:
         if config.max_rows < 1:
             raise ConfigError("TESSERA_INFERENCE_SINK_MAX_ROWS must be at least 1")
         return config
+
+
+def _spool_directory(env: Env) -> Path:
+    return env.path("TESSERA_DATA_DIR").absolute() / "spool"

@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from services.inference.capture.bodies import LargeBodies
-from services.inference.capture.shipper import SpoolShipper
-from services.inference.capture.spool import Spool
 from services.inference.config import Config
 from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.dispatch import Dispatcher
@@ -39,6 +36,7 @@ from services.inference.handlers.replacement import Replacement
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import (
     Bundles,
+    Capture,
     Endpoints,
     Lineage,
     ModelRegistry,
@@ -57,7 +55,6 @@ from services.inference.rest.errors import oip_error
 from services.inference.rest.routes import gateway_routes
 from services.inference.servicers import InferenceServicer
 from tessera.inference.v1 import inference_service_pb2_grpc as rpc
-from tessera_kit.bus.producer import Publisher
 from tessera_kit.clock import Clock
 from tessera_kit.config import RpcConfig
 from tessera_kit.http.server import build_http_server
@@ -88,9 +85,7 @@ class Outside:
     runtime_models: RuntimeModels
     bundles: Bundles
     secrets: Secrets
-    spool: Spool
-    """Opened."""
-    publisher: Publisher
+    capture: Capture
     objects: ObjectStore
     authority: Authority
     clock: Clock
@@ -150,19 +145,13 @@ def build_service(config: Config, outside: Outside) -> Service:
     """Bind the doors; call it where an event loop runs."""
     core = _core(config, outside)
     control, gateway = _control(core), _gateway(core)
-    payloads = LargeBodies(outside.publisher, outside.objects, config.gateway.largest_logged_body)
-    shipper = SpoolShipper(outside.spool, payloads, active_telemetry().metrics)
     return Service(
         control=control.server,
         gateway=gateway.server,
         gateway_http=gateway.http,
         deployer=core.deployer,
         canaries=control.canaries,
-        background=(
-            *control.background,
-            *gateway.background,
-            BackgroundTask("shipper", shipper.run),
-        ),
+        background=(*control.background, *gateway.background),
     )
 
 
@@ -281,7 +270,7 @@ def _gateway(core: _Core) -> _Gateway:
         bound=config.runtime_growth_bytes,
         interval_seconds=config.reconcile_seconds,
     )
-    recorder = Recorder(outside.spool, routes, core.metrics)
+    recorder = Recorder(outside.capture, routes, core.metrics)
     shadows = Shadows(outside.runtime, recorder, core.metrics)
     limiter = RateLimiter(outside.budgets, outside.clock)
     dispatcher = Dispatcher(

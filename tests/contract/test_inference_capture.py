@@ -10,6 +10,7 @@ import pytest
 from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.memory import InMemoryBundles
 from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
 from services.inference.errors import SpoolFull
 from services.inference.ports import Bundles, Capture
@@ -72,8 +73,11 @@ class TestMemoryCapture(CaptureContract):
 
 
 class TestSpoolCapture(CaptureContract):
+    folder: Path
+
     @pytest.fixture
     def capture(self, tmp_path: Path) -> Iterator[Spool]:
+        self.folder = tmp_path
         spool = Spool(tmp_path, segment_bytes=1000, max_bytes=1000)
         spool.open()
         yield spool
@@ -82,8 +86,9 @@ class TestSpoolCapture(CaptureContract):
     def kept(self, capture: Capture) -> list[bytes]:
         assert isinstance(capture, Spool)
         found: list[bytes] = []
-        position = capture.shipped
-        while (batch := capture.read(position, max_bytes=1 << 20, max_records=100)).records:
+        reader = SpoolReader(self.folder)
+        position = reader.shipped
+        while (batch := reader.read(position, max_bytes=1 << 20, max_records=100)).records:
             found += batch.records
             position = batch.end
         return found

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.timeout(600)
 
-BEHIND_THE_SPOOL = ("inference-sink", "kafka", "clickhouse")
+BEHIND_THE_SPOOL = ("inference-shipper", "inference-sink", "kafka", "clickhouse")
 """May be away without a caller's notice."""
 BEFORE_CALLERS = ("inference", "objectstore", "triton")
 SEED = int(os.environ.get("TESSERA_E2E_SEED", "2013"))

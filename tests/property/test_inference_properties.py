@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from services.inference.capture.frames import frame_header, split_frames
+from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
 from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.signature import parse_manifest
@@ -97,7 +98,8 @@ def test_a_flipped_byte_never_becomes_a_record(records: list[bytes], place: int,
         st.one_of(
             st.binary(min_size=1, max_size=60).map(lambda data: ("append", data)),
             st.integers(1, 5).map(lambda count: ("ship", count)),
-            st.just(("reopen", 0)),
+            st.just(("gateway", 0)),
+            st.just(("shipper", 0)),
         ),
         max_size=40,
     )
@@ -105,25 +107,32 @@ def test_a_flipped_byte_never_becomes_a_record(records: list[bytes], place: int,
 def test_a_spool_is_a_queue_over_restarts(steps: list[tuple[str, Any]]) -> None:
     with TemporaryDirectory() as directory:
         spool = Spool(Path(directory), segment_bytes=150, max_bytes=1 << 20)
+        reader = SpoolReader(Path(directory))
         spool.open()
+        reader.open()
         waiting: list[bytes] = []
         for step, value in steps:
             if step == "append":
                 spool.append(value)
                 waiting.append(value)
             elif step == "ship":
-                batch = spool.read(spool.shipped, max_bytes=1 << 16, max_records=value)
+                batch = reader.read(reader.shipped, max_bytes=1 << 16, max_records=value)
                 assert batch.records == waiting[: len(batch.records)]
-                spool.ship(batch.end)
+                reader.ship(batch.end)
                 del waiting[: len(batch.records)]
-            else:
+            elif step == "gateway":
                 spool.close()
                 spool.open()
-        found, position = [], spool.shipped
-        while (batch := spool.read(position, max_bytes=64, max_records=3)).records:
+            else:
+                reader.close()
+                reader.open()
+        found, position = [], reader.shipped
+        while (batch := reader.read(position, max_bytes=64, max_records=3)).records:
             found += batch.records
             position = batch.end
         assert found == waiting
+        assert (reader.pending_bytes() > 0) == bool(waiting)
+        reader.close()
         spool.close()
 
 

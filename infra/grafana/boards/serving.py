@@ -246,6 +246,16 @@ _CAPTURE: Final = Row(
             unit="bytes",
         ),
         Panel(
+            "To the bus",
+            "From the arrival of a batch's first request to the batch being on the bus, median and "
+            "99th percentile.",
+            (
+                Prom(promql.quantile(0.5, names.SPOOL_DELAY), "p50"),
+                Prom(promql.quantile(0.99, names.SPOOL_DELAY), "p99"),
+            ),
+            unit="s",
+        ),
+        Panel(
             "Bodies removed",
             "Bodies that left the object store per hour because the retention of their inference "
             "table had passed and their rows were gone.",

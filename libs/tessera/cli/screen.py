@@ -40,6 +40,7 @@ _PURPOSES = {
     "tracking": "experiments, runs, metrics, artifacts",
     "training": "jobs, checkpoints",
     "inference": "endpoints, and the gateway that serves them",
+    "inference-shipper": "payloads from the gateway's disk to Kafka",
     "inference-sink": "payloads from Kafka into inference tables",
     "monitoring": "profiles, drift, quality, alerts",
 }

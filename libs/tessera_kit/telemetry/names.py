@@ -319,6 +319,14 @@ SPOOL_PENDING: Final = Metric(
     "By",
     "Bytes of the spool that are not on the bus yet.",
 )
+SPOOL_DELAY: Final = Metric(
+    "tessera.spool.delay",
+    Instrument.HISTOGRAM,
+    "s",
+    "Time from the arrival of a batch's first request to the batch being on the bus.",
+    (),
+    _LATENCY,
+)
 BODIES_REMOVED: Final = Metric(
     "tessera.inference.bodies.removed",
     Instrument.COUNTER,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Final
 
-from services.inference.capture.spool import Spool
+from services.inference.capture.reader import SpoolReader
 from tessera.events.v1 import inference_events_pb2
 from tessera_kit.bus.envelope import PROTOBUF, Record
 from tessera_kit.bus.producer import BusUnavailable, Publisher
+from tessera_kit.clock import Clock
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
 
-__all__ = ["SpoolShipper"]
+__all__ = ["PAYLOAD_TOPIC", "SpoolShipper"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +28,6 @@ _LARGE_BATCH_BYTES: Final = 8 << 20
 """Of a batch of large records, several of which the object store takes at once."""
 _LARGE_RECORD: Final = 64 << 10
 _BATCH_RECORDS: Final = 1000
-_RECORDS_PER_TURN: Final = 50
 _RETRY_SECONDS: Final = 0.5
 
 
@@ -39,51 +40,67 @@ class SpoolShipper:
     meets its first copy.
 
     Args:
-        spool: Opened.
+        reader: Opened.
         publisher: Where records go.
-        metrics: Where records and pending bytes are counted.
+        metrics: Where records and their delay are counted.
+        clock: Tells how old they are.
         linger_seconds: How long to let records gather when there are few. Each batch costs the
             broker the same, however many records it has, and more than they do.
     """
 
     def __init__(
-        self, spool: Spool, publisher: Publisher, metrics: Metrics, *, linger_seconds: float = 0.25
+        self,
+        reader: SpoolReader,
+        publisher: Publisher,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        linger_seconds: float = 0.25,
     ) -> None:
-        self._spool = spool
+        self._reader = reader
         self._publisher = publisher
+        self._clock = clock
         self._linger_seconds = linger_seconds
         self._batch_bytes = _BATCH_BYTES
-        self._many = False
-        """Whether the next batch is worth sending at once."""
         self._shipped = metrics.counter(names.SPOOL_RECORDS).labels("shipped")
-        metrics.gauge(names.SPOOL_PENDING).set_function(lambda: spool.pending_bytes)
+        self._delay = metrics.histogram(names.SPOOL_DELAY)
 
     async def run(self) -> None:
         """Ship until cancelled."""
         while True:
-            await self._spool.wait()
-            await asyncio.sleep(self._linger_seconds)
-            while await self._ship_batch():
-                if not self._many:
-                    await asyncio.sleep(self._linger_seconds)
+            shipped = await self._ship_batch()
+            if not shipped or self._reader.pending_bytes() < _BATCH_BYTES // 2:
+                await asyncio.sleep(self._linger_seconds)
 
     async def ship_all(self) -> None:
         """Ship until the spool is empty."""
         while await self._ship_batch():
             pass
 
+    async def drain(self, seconds: float) -> None:
+        """Ship until the spool is empty, for so long at most; the rest waits for the next start."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ship_all()
+        except TimeoutError:
+            _log.warning("%d bytes stay in the spool", self._reader.pending_bytes())
+
     async def _ship_batch(self) -> bool:
         """Ship the next batch; False when there was none."""
-        start = self._spool.shipped
-        batch = self._spool.read(start, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS)
+        batch = self._reader.read(
+            self._reader.shipped, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS
+        )
         if batch.records:
+            payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
             key = b"spool-%d" % batch.end.segment
-            await self._publish(await _records_of(batch.records, key))
-            self._shipped.inc(len(batch.records))
-            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(batch.records)
+            records = [_record(*one, key) for one in zip(payloads, batch.records, strict=True)]
+            await self._publish(records)
+            self._shipped.inc(len(records))
+            oldest = payloads[0].request_time.ToDatetime(UTC)
+            self._delay.observe(max(0.0, (self._clock.now() - oldest).total_seconds()))
+            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(records)
             self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
-        self._spool.ship(batch.end)
-        self._many = self._spool.pending_bytes >= _BATCH_BYTES // 2
+        self._reader.ship(batch.end)
         return bool(batch.records)
 
     async def _publish(self, records: Sequence[Record]) -> None:
@@ -96,21 +113,10 @@ class SpoolShipper:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _records_of(batch: Sequence[bytes], key: bytes) -> list[Record]:
-    """What is published; requests have their turn in between."""
-    records: list[Record] = []
-    for start in range(0, len(batch), _RECORDS_PER_TURN):
-        records += [_record(data, key) for data in batch[start : start + _RECORDS_PER_TURN]]
-        await asyncio.sleep(0)
-    return records
-
-
-def _record(data: bytes, key: bytes) -> Record:
-    payload = inference_events_pb2.PayloadRecord.FromString(data)
-    request_id = payload.tessera_request_id.encode()
+def _record(payload: inference_events_pb2.PayloadRecord, data: bytes, key: bytes) -> Record:
     headers = [
         ("ce_specversion", b"1.0"),
-        ("ce_id", request_id),
+        ("ce_id", payload.tessera_request_id.encode()),
         ("ce_type", _TYPE),
         ("ce_source", _SOURCE),
         ("content-type", PROTOBUF.encode()),

@@ -212,7 +212,7 @@ async def test_one_that_is_killed_under_load_loses_and_doubles_no_row(
     await killed.more(50)
     await beside.kill()
     await other.more(50)
-    # Its spool holds what it had not sent: its next life sends it.
+    # What its spool holds its shipper sends; what it had not begun to answer is nobody's.
     await beside.start()
     await asyncio.gather(killed.more(50), other.more(50))
     await asyncio.gather(killed.stop(), other.stop())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.config import Config, SinkConfig
+from services.inference.config import Config, ShipperConfig, SinkConfig
 from tessera_kit.config import ConfigError
 
 
@@ -36,6 +36,9 @@ def test_defaults(environment: dict[str, str], tmp_path: Path) -> None:
     assert config.spool.directory == tmp_path / "data" / "spool"
     assert config.gateway.max_in_flight == 512
     assert "tsr_1_secret" not in repr(config)
+    shipper = ShipperConfig.from_env(environment)
+    assert shipper.spool_directory == config.spool.directory
+    assert shipper.largest_logged_body == 1 << 20
     sink = SinkConfig.from_env(environment)
     assert sink.max_wait_seconds == 0.2
     assert sink.telemetry.metrics_listen == "127.0.0.1:9100"
@@ -63,8 +66,6 @@ def test_what_is_missing_is_named(environment: dict[str, str], name: str) -> Non
     ("name", "value"),
     [
         ("TESSERA_INFERENCE_MAX_IN_FLIGHT", "0"),
-        ("TESSERA_INFERENCE_LOGGED_BODY_BYTES", "8000000"),
-        ("TESSERA_INFERENCE_LOGGED_BODY_BYTES", "-1"),
         ("TESSERA_INFERENCE_SPOOL_SEGMENT_MIB", "0"),
         ("TESSERA_INFERENCE_SPOOL_MAX_MIB", "1"),
     ],
@@ -74,6 +75,13 @@ def test_bounds_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=name):
         Config.from_env({**environment, name: value})
+
+
+@pytest.mark.parametrize("value", ["8000000", "-1"])
+def test_the_shippers_bounds_are_checked(environment: dict[str, str], value: str) -> None:
+    name = "TESSERA_INFERENCE_LOGGED_BODY_BYTES"
+    with pytest.raises(ConfigError, match=name):
+        ShipperConfig.from_env({**environment, name: value})
 
 
 def test_the_sinks_bounds_are_checked(environment: dict[str, str]) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from services.inference.capture import shipper as module
+from services.inference.capture.reader import SpoolReader
 from services.inference.capture.shipper import PAYLOAD_TOPIC, SpoolShipper
 from services.inference.capture.spool import Spool
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.bus.envelope import Record
 from tessera_kit.bus.memory import InMemoryBus
-from tessera_kit.bus.producer import BusUnavailable
+from tessera_kit.bus.producer import BusUnavailable, Publisher
+from tessera_kit.clock import SystemClock
 from tessera_kit.ids import new_id
 from tessera_kit.telemetry.metrics import Metrics
 from tests.helpers import eventually
@@ -26,6 +28,18 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.open()
     yield spool
     spool.close()
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[SpoolReader]:
+    reader = SpoolReader(tmp_path)
+    reader.open()
+    yield reader
+    reader.close()
+
+
+def shipper(reader: SpoolReader, bus: Publisher, metrics: Metrics | None = None) -> SpoolShipper:
+    return SpoolShipper(reader, bus, metrics or Metrics(), SystemClock(), linger_seconds=0)
 
 
 def payload() -> bytes:
@@ -48,12 +62,12 @@ class FlakyBus(InMemoryBus):
             raise BusUnavailable("no acknowledgement")
 
 
-async def test_records_become_events_of_their_topic(spool: Spool) -> None:
+async def test_records_become_events_of_their_topic(spool: Spool, reader: SpoolReader) -> None:
     bus = InMemoryBus()
     sent = [payload() for _ in range(50)]
     for record in sent:
         spool.append(record)
-    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    await shipper(reader, bus).ship_all()
     events = bus.events(PAYLOAD_TOPIC)
     assert [event.data.SerializeToString() for event in events] == sent
     assert all(event.id == event.data.tessera_request_id for event in events)
@@ -61,39 +75,69 @@ async def test_records_become_events_of_their_topic(spool: Spool) -> None:
     numbers = [int(event.key.removeprefix("spool-")) for event in events]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) == numbers[-1] - numbers[0] + 1
-    assert spool.pending_bytes == 0
+    assert reader.pending_bytes() == 0
 
 
-async def test_records_go_on_in_the_trace_of_their_request(spool: Spool) -> None:
+async def test_records_go_on_in_the_trace_of_their_request(
+    spool: Spool, reader: SpoolReader
+) -> None:
     bus = InMemoryBus()
     traced = pb.PayloadRecord.FromString(payload())
     traced.trace_id, traced.span_id, traced.trace_flags = "ab" * 16, b"\1" * 8, 1
     for record in (payload(), traced.SerializeToString()):
         spool.append(record)
-    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    await shipper(reader, bus).ship_all()
     found = [event.traceparent for event in bus.events(PAYLOAD_TOPIC)]
     assert found == [None, f"00-{'ab' * 16}-{'01' * 8}-01"]
 
 
 async def test_what_is_not_acknowledged_is_sent_again(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, reader: SpoolReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
     bus = FlakyBus(failures=2)
     sent = [payload() for _ in range(5)]
     for record in sent:
         spool.append(record)
-    await SpoolShipper(spool, bus, Metrics()).ship_all()
+    await shipper(reader, bus).ship_all()
     values = [record.value for record in bus.records(PAYLOAD_TOPIC)]
     assert values == sent * 3
-    assert spool.pending_bytes == 0
+    assert reader.pending_bytes() == 0
 
 
-async def test_it_goes_on_with_what_comes_later(spool: Spool) -> None:
+async def test_it_goes_on_with_what_comes_later(spool: Spool, reader: SpoolReader) -> None:
     bus = InMemoryBus()
-    task = asyncio.create_task(SpoolShipper(spool, bus, Metrics(), linger_seconds=0).run())
+    task = asyncio.create_task(shipper(reader, bus).run())
     for count in (1, 2, 3):
         spool.append(payload())
         await eventually(lambda count=count: len(bus.records(PAYLOAD_TOPIC)) == count)
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_how_long_records_took_is_measured(spool: Spool, reader: SpoolReader) -> None:
+    metrics = Metrics()
+    spool.append(payload())
+    await shipper(reader, InMemoryBus(), metrics).ship_all()
+    count = metrics.registry.get_sample_value("tessera_spool_delay_seconds_count")
+    seconds = metrics.registry.get_sample_value("tessera_spool_delay_seconds_sum")
+    assert count == 1
+    assert seconds is not None
+    assert 0 <= seconds < 60
+
+
+async def test_at_its_end_it_ships_what_is_there(spool: Spool, reader: SpoolReader) -> None:
+    bus = InMemoryBus()
+    sent = [payload() for _ in range(50)]
+    for record in sent:
+        spool.append(record)
+    await shipper(reader, bus).drain(60)
+    assert [record.value for record in bus.records(PAYLOAD_TOPIC)] == sent
+
+
+async def test_its_end_does_not_wait_for_a_bus_that_is_away(
+    spool: Spool, reader: SpoolReader
+) -> None:
+    spool.append(payload())
+    await shipper(reader, FlakyBus(failures=1000)).drain(0.01)
+    assert reader.pending_bytes() > 0

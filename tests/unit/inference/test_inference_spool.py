@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from services.inference.capture.folder import Position, SpoolFolder
 from services.inference.capture.frames import HEADER_BYTES, frame_header
-from services.inference.capture.spool import Position, Spool
+from services.inference.capture.reader import SpoolReader
+from services.inference.capture.spool import Spool
 from services.inference.errors import SpoolFull, StoreUnavailable
 from tessera.events.v1.inference_events_pb2 import PayloadRecord
 
@@ -28,10 +30,26 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
-def drain(spool: Spool, *, max_records: int = 1000, max_bytes: int = 1 << 20) -> list[bytes]:
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[SpoolReader]:
+    reader = SpoolReader(tmp_path / "spool")
+    reader.open()
+    yield reader
+    reader.close()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[SpoolReader]:
+    reader = SpoolReader(path)
+    reader.open()
+    yield reader
+    reader.close()
+
+
+def drain(reader: SpoolReader, *, max_records: int = 1000, max_bytes: int = 1 << 20) -> list[bytes]:
     """Everything that was not shipped, without shipping it."""
-    found, position = [], spool.shipped
-    while batch := spool.read(position, max_bytes=max_bytes, max_records=max_records):
+    found, position = [], reader.shipped
+    while batch := reader.read(position, max_bytes=max_bytes, max_records=max_records):
         if not batch.records:
             return found
         found += batch.records
@@ -39,43 +57,71 @@ def drain(spool: Spool, *, max_records: int = 1000, max_bytes: int = 1 << 20) ->
     return found
 
 
+def kept(path: Path) -> list[bytes]:
+    """What a spool holds."""
+    with reading(path) as reader:
+        return drain(reader)
+
+
+def ship(reader: SpoolReader, records: int) -> None:
+    """Ship so many."""
+    reader.ship(reader.read(reader.shipped, max_bytes=1 << 20, max_records=records).end)
+
+
 def segments(path: Path) -> list[Path]:
     return sorted(path.glob("*.spool"))
 
 
-def test_records_come_back_in_order(spool: Spool) -> None:
+def test_records_come_back_in_order(spool: Spool, reader: SpoolReader) -> None:
     records = [b"record %d" % number for number in range(100)]
     for record in records:
         spool.append(record)
-    assert drain(spool, max_records=7) == records
-    assert drain(spool, max_bytes=64) == records
+    assert drain(reader, max_records=7) == records
+    assert drain(reader, max_bytes=64) == records
 
 
-def test_a_record_larger_than_the_read_is_read_whole(spool: Spool) -> None:
+def test_a_record_larger_than_the_read_is_read_whole(spool: Spool, reader: SpoolReader) -> None:
     spool.append(b"x" * 5000)
-    assert drain(spool, max_bytes=100) == [b"x" * 5000]
+    assert drain(reader, max_bytes=100) == [b"x" * 5000]
 
 
-def test_nothing_behind_a_large_record_is_read_with_it(spool: Spool) -> None:
+def test_nothing_behind_a_large_record_is_read_with_it(spool: Spool, reader: SpoolReader) -> None:
     for record in (b"x" * 5000, b"y" * 5000, b"z"):
         spool.append(record)
-    batch = spool.read(spool.shipped, max_bytes=100, max_records=1000)
+    batch = reader.read(reader.shipped, max_bytes=100, max_records=1000)
     assert batch.records == [b"x" * 5000]
-    assert spool.read(batch.end, max_bytes=6000, max_records=1000).records == [b"y" * 5000, b"z"]
+    assert reader.read(batch.end, max_bytes=6000, max_records=1000).records == [b"y" * 5000, b"z"]
 
 
-def test_what_was_not_shipped_outlives_the_process(tmp_path: Path) -> None:
+def test_what_was_not_shipped_outlives_both_processes(tmp_path: Path) -> None:
     first = make(tmp_path)
-    for number in range(10):
-        first.append(b"%d" % number)
-    batch = first.read(first.shipped, max_bytes=1 << 20, max_records=4)
-    first.ship(batch.end)
+    with reading(tmp_path) as reader:
+        for number in range(10):
+            first.append(b"%d" % number)
+        ship(reader, 4)
     first.close()
     second = make(tmp_path)
-    assert drain(second) == [b"%d" % number for number in range(4, 10)]
-    second.append(b"new")
-    assert drain(second)[-1] == b"new"
+    with reading(tmp_path) as reader:
+        assert drain(reader) == [b"%d" % number for number in range(4, 10)]
+        second.append(b"new")
+        assert drain(reader)[-1] == b"new"
     second.close()
+
+
+def test_a_reader_goes_on_while_the_gateway_is_away_and_back(tmp_path: Path) -> None:
+    with reading(tmp_path) as reader:
+        assert drain(reader) == []
+        for life in range(3):
+            spool = make(tmp_path, segment_bytes=50)
+            for number in range(5):
+                spool.append(b"life %d, record %d" % (life, number))
+            spool.close()
+            assert drain(reader) == [b"life %d, record %d" % (life, number) for number in range(5)]
+            ship(reader, 1)
+            while (batch := reader.read(reader.shipped, max_bytes=64, max_records=2)).records:
+                reader.ship(batch.end)
+        assert reader.pending_bytes() == 0
+        assert len(segments(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("torn", [1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 3])
@@ -86,9 +132,12 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: int) -> None:
     frame = frame_header(b"torn record") + b"torn record"
     with segments(tmp_path)[-1].open("ab") as file:
         file.write(frame[:torn])
-    second = make(tmp_path)
-    second.append(b"after")
-    assert drain(second) == [b"whole", b"after"]
+    with reading(tmp_path) as reader:
+        ship(reader, 1000)
+        assert reader.read(reader.shipped, max_bytes=64, max_records=1).records == []
+        second = make(tmp_path)
+        second.append(b"after")
+        assert drain(reader) == [b"after"]
     second.close()
 
 
@@ -103,7 +152,7 @@ def test_damage_in_the_middle_loses_no_later_segment(tmp_path: Path) -> None:
     content[HEADER_BYTES] ^= 0xFF
     damaged.write_bytes(content)
     second = make(tmp_path)
-    found = drain(second)
+    found = kept(tmp_path)
     assert len(found) == 12 - lost
     assert found[-1] == b"record 11"
     second.close()
@@ -114,12 +163,23 @@ def test_shipped_segments_go_away(tmp_path: Path) -> None:
     for number in range(50):
         spool.append(b"record %02d" % number)
     assert len(segments(tmp_path)) > 5
-    position = spool.shipped
-    while (batch := spool.read(position, max_bytes=1 << 20, max_records=1000)).records:
-        position = batch.end
-    spool.ship(batch.end)
+    with reading(tmp_path) as reader:
+        position = reader.shipped
+        while (batch := reader.read(position, max_bytes=1 << 20, max_records=1000)).records:
+            position = batch.end
+        reader.ship(batch.end)
     assert len(segments(tmp_path)) == 1
-    assert spool.pending_bytes == 0
+    assert spool.pending_bytes() == 0
+    spool.close()
+
+
+def test_what_a_killed_reader_left_goes_away(tmp_path: Path) -> None:
+    spool = make(tmp_path, segment_bytes=100)
+    for number in range(50):
+        spool.append(b"record %02d" % number)
+    SpoolFolder(tmp_path).write_position(Position(3, 0))
+    assert kept(tmp_path)[0] == b"record 10"
+    assert segments(tmp_path)[0].stem.endswith("03")
     spool.close()
 
 
@@ -131,16 +191,21 @@ def test_beyond_its_bound_it_refuses_and_recovers(tmp_path: Path) -> None:
     with pytest.raises(SpoolFull) as caught:
         spool.append(record)
     assert caught.value.retry_after is not None
-    assert len(drain(spool)) == 3
-    batch = spool.read(spool.shipped, max_bytes=1 << 20, max_records=2)
-    spool.ship(batch.end)
-    spool.append(record)
-    assert len(drain(spool)) == 2
+    with pytest.raises(SpoolFull):
+        spool.begin("a", record)
+    with reading(tmp_path) as reader:
+        assert len(drain(reader)) == 3
+        ship(reader, 2)
+        spool.begin("a", record)
+        spool.end("a")
+        spool.append(record)
+        assert len(drain(reader)) == 2
+    assert spool.pending_bytes() == 120
     spool.close()
 
 
 def test_a_full_disk_leaves_no_half_record(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, reader: SpoolReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.append(b"first")
     whole = os.writev
@@ -153,7 +218,7 @@ def test_a_full_disk_leaves_no_half_record(
         spool.append(b"second")
     monkeypatch.setattr(os, "writev", whole)
     spool.append(b"third")
-    assert drain(spool) == [b"first", b"third"]
+    assert drain(reader) == [b"first", b"third"]
 
 
 def payload(name: str, text: str = "") -> bytes:
@@ -169,24 +234,31 @@ def test_what_has_begun_becomes_a_record_when_it_was_cut_short(tmp_path: Path) -
     first.close()
     for _ in range(2):
         second = make(tmp_path)
-        assert drain(second) == [payload("ended"), payload("cut", "cut")]
+        assert kept(tmp_path) == [payload("ended"), payload("cut", "cut")]
         second.close()
 
 
-@pytest.mark.parametrize("starts", [0, 1])
-def test_a_kill_between_an_end_and_its_note_leaves_one_record(tmp_path: Path, starts: int) -> None:
+@pytest.mark.parametrize("is_shipped", [False, True])
+def test_a_kill_between_an_end_and_its_note_leaves_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_shipped: bool
+) -> None:
     first = make(tmp_path)
     for name in ("one", "other"):
         first.begin(name, payload(name, "cut"))
     first.append(payload("one"))
     first.close()
-    if starts:
-        # A start that is killed before it has looked at what had begun.
-        (tmp_path / "begun").rename(tmp_path / "away")
+    with reading(tmp_path) as reader, monkeypatch.context() as patched:
+        if is_shipped:
+            ship(reader, 1000)
+        # A start that is killed as soon as there is a new segment.
+        patched.setattr(Spool, "_recover", lambda *_: None)
         make(tmp_path).close()
-        (tmp_path / "away").rename(tmp_path / "begun")
+        if is_shipped:
+            ship(reader, 1000)
+            assert len(segments(tmp_path)) == 1
     second = make(tmp_path)
-    assert drain(second) == [payload("one"), payload("other", "cut")]
+    wanted = [payload("other", "cut")] if is_shipped else [payload("one"), payload("other", "cut")]
+    assert kept(tmp_path) == wanted
     second.close()
 
 
@@ -206,7 +278,7 @@ def test_what_was_added_is_merged_into_what_was_cut_short(
     (note,) = (tmp_path / "begun").iterdir()
     os.truncate(note, note.stat().st_size - 1)
     second = make(tmp_path)
-    (record,) = map(PayloadRecord.FromString, drain(second))
+    (record,) = map(PayloadRecord.FromString, kept(tmp_path))
     second.close()
     wanted = PayloadRecord(
         tessera_request_id="a", status_message="asked", model_version=3, duration_us=5
@@ -221,7 +293,7 @@ def test_a_note_that_is_not_whole_is_of_an_answer_that_never_left(tmp_path: Path
     (note,) = (tmp_path / "begun").iterdir()
     os.truncate(note, HEADER_BYTES + 2)
     second = make(tmp_path)
-    assert drain(second) == []
+    assert kept(tmp_path) == []
     assert list((tmp_path / "begun").iterdir()) == []
     second.close()
 
@@ -244,51 +316,46 @@ def test_what_was_cut_short_waits_for_room(tmp_path: Path) -> None:
     first.begin("b", payload("b", "x" * 100))
     first.close()
     small = make(tmp_path, max_bytes=200)
-    assert drain(small) == [payload("a", "x" * 100)]
+    assert kept(tmp_path) == [payload("a", "x" * 100)]
     small.close()
     second = make(tmp_path)
-    assert drain(second) == [payload("a", "x" * 100), payload("b", "x" * 100)]
+    assert kept(tmp_path) == [payload("a", "x" * 100), payload("b", "x" * 100)]
     second.close()
 
 
-def test_two_processes_cannot_share_it(spool: Spool, tmp_path: Path) -> None:
+def test_two_processes_cannot_share_an_end_of_it(
+    spool: Spool, reader: SpoolReader, tmp_path: Path
+) -> None:
     with pytest.raises(StoreUnavailable):
         make(tmp_path / "spool")
+    with pytest.raises(StoreUnavailable):
+        SpoolReader(tmp_path / "spool").open()
 
 
 def test_a_damaged_position_sends_everything_again(tmp_path: Path) -> None:
     first = make(tmp_path)
     first.append(b"one")
     first.append(b"two")
-    batch = first.read(first.shipped, max_bytes=1 << 20, max_records=1)
-    first.ship(batch.end)
+    with reading(tmp_path) as reader:
+        ship(reader, 1)
     first.close()
     (tmp_path / "position.json").write_text("{")
     second = make(tmp_path)
-    assert drain(second) == [b"one", b"two"]
+    assert kept(tmp_path) == [b"one", b"two"]
     second.close()
 
 
 def test_a_position_in_a_lost_segment_starts_at_the_next(tmp_path: Path) -> None:
     first = make(tmp_path)
     first.append(b"one")
-    first.ship(Position(1, HEADER_BYTES + 3))
+    SpoolFolder(tmp_path).write_position(Position(1, HEADER_BYTES + 3))
     first.close()
     for path in segments(tmp_path):
         path.unlink()
     second = make(tmp_path)
     second.append(b"two")
-    assert drain(second) == [b"two"]
+    assert kept(tmp_path) == [b"two"]
     second.close()
-
-
-async def test_waiting_ends_with_the_next_append(spool: Spool) -> None:
-    assert spool.read(spool.shipped, max_bytes=1, max_records=1).records == []
-    waiting = asyncio.create_task(spool.wait())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    spool.append(b"record")
-    await asyncio.wait_for(waiting, 5)
 
 
 @pytest.mark.parametrize("record", [b"", b"x" * ((64 << 20) + 1)])
