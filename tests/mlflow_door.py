@@ -15,8 +15,7 @@ from google.protobuf.message import Message
 from services.tracking.adapters.memory.store import InMemoryStore
 from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
-from services.tracking.app import use_cases
-from services.tracking.handlers.cases import UseCases
+from services.tracking.handlers.cases import Outside, Places, UseCases, build_use_cases
 from services.tracking.mlflow.errors import mlflow_error
 from services.tracking.mlflow.protos import all_rpcs
 from services.tracking.mlflow.routes import mlflow_routes
@@ -67,14 +66,16 @@ class Door:
         self._token = token
         self.store = InMemoryStore()
         self.objects = InMemoryObjectStore()
-        self.cases: UseCases = use_cases(
-            self.store,
-            ObjectArtifacts(self.objects),
-            InMemorySpans(),
-            self.authority,
-            artifact_root="s3://test/tracking",
-            registry=registry,
-            hooks=hooks,
+        self.cases: UseCases = build_use_cases(
+            Outside(
+                self.store,
+                ObjectArtifacts(self.objects),
+                InMemorySpans(),
+                self.authority,
+                registry=registry,
+                hooks=hooks,
+            ),
+            Places("s3://test/tracking"),
         )
         self.routes = mlflow_routes(self.cases)
         self._app = HttpApp(

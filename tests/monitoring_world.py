@@ -17,7 +17,6 @@ from services.monitoring.adapters.memory.analytics import InMemoryAnalytics
 from services.monitoring.adapters.memory.catalog import InMemoryTableCatalog
 from services.monitoring.adapters.memory.rows import Request
 from services.monitoring.adapters.memory.store import InMemoryStore, InMemoryStreamStates
-from services.monitoring.app import Core, build_core
 from services.monitoring.domain.metric_tables import DRIFT_TABLE, PROFILE_TABLE, TableShape
 from services.monitoring.domain.monitor import (
     InferenceProfile,
@@ -27,6 +26,7 @@ from services.monitoring.domain.monitor import (
     Profile,
 )
 from services.monitoring.domain.windows import RequestRange, WindowRecord, microseconds
+from services.monitoring.handlers.cases import UseCases, build_use_cases
 from services.monitoring.handlers.monitors import Caller
 from services.monitoring.handlers.stream import RowObserver, RowsWritten
 from services.monitoring.ports import Analytics, RowBatch
@@ -240,7 +240,7 @@ class ServiceWorld:
     authority: InMemoryAuthority = field(default_factory=InMemoryAuthority)
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
     catalog: InMemoryTableCatalog = field(init=False)
-    core: Core = field(init=False)
+    cases: UseCases = field(init=False)
     observer: RowObserver = field(init=False)
     payload: PhysicalTable = field(init=False)
     ann: Caller = field(init=False)
@@ -248,7 +248,9 @@ class ServiceWorld:
 
     def __post_init__(self) -> None:
         self.catalog = InMemoryTableCatalog(self.authority)
-        self.core = build_core(self.store, self.memory, self.catalog, self.authority, self.clock)
+        self.cases = build_use_cases(
+            self.store, self.memory, self.catalog, self.authority, self.clock
+        )
         self.restart()
         self.payload = self.add_table(PAYLOAD, INFERENCE_COLUMNS)
         self.ann, self.bob = (self.add_principal(name) for name in ("ann", "bob"))
@@ -265,7 +267,7 @@ class ServiceWorld:
 
     def restart(self) -> None:
         """As a new process, with what the stream's table still holds."""
-        self.observer = RowObserver(self.store, self.memory, self.states, self.core.computer)
+        self.observer = RowObserver(self.store, self.memory, self.states, self.cases.computer)
 
     def add_principal(self, name: str) -> Caller:
         principal = Principal(name)
@@ -282,7 +284,7 @@ class ServiceWorld:
         settings = replace(
             Monitor(unique_name("monitor"), PAYLOAD, profile or inference()), **changes
         )
-        return await self.core.cases.monitors.create(self.ann, settings, "")
+        return await self.cases.monitors.create(self.ann, settings, "")
 
     def written(self, requests: Sequence[Request], table: str = PAYLOAD) -> RowsWritten:
         """What the sink tells of requests."""

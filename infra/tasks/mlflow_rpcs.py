@@ -14,7 +14,7 @@ from infra.tasks.kept import keep
 from services.tracking.adapters.memory.store import InMemoryStore
 from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
-from services.tracking.app import use_cases
+from services.tracking.handlers.cases import Outside, Places, build_use_cases
 from services.tracking.mlflow.not_offered import why_not_offered
 from services.tracking.mlflow.protos import PREFIXES, Rpc, all_rpcs
 from services.tracking.mlflow.routes import mlflow_methods
@@ -65,14 +65,16 @@ def _state(name: str, offered: set[str]) -> str:
 def _offered() -> set[str]:
     """Returns the names of the rpcs that have a handler; none of them is called."""
     never_called: Any = object()
-    cases = use_cases(
-        InMemoryStore(),
-        ObjectArtifacts(InMemoryObjectStore()),
-        InMemorySpans(),
-        InMemoryAuthority(),
-        artifact_root="",
-        registry=never_called,
-        hooks=Hooks(never_called, never_called, never_called),
+    cases = build_use_cases(
+        Outside(
+            InMemoryStore(),
+            ObjectArtifacts(InMemoryObjectStore()),
+            InMemorySpans(),
+            InMemoryAuthority(),
+            registry=never_called,
+            hooks=Hooks(never_called, never_called, never_called),
+        ),
+        Places(""),
     )
     return set(mlflow_methods(cases))
 

@@ -35,8 +35,7 @@ from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.server import BackgroundTask
-from tessera_kit.rpc.serving import Server
+from tessera_kit.rpc.serving import BackgroundTask, Server
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate

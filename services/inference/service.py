@@ -59,8 +59,8 @@ from tessera_kit.clock import Clock
 from tessera_kit.config import RpcConfig
 from tessera_kit.http.server import build_http_server
 from tessera_kit.rpc.authority import Authority
-from tessera_kit.rpc.server import BackgroundTask, Binding, RawBinding, RpcServer, build_server
-from tessera_kit.rpc.serving import Server
+from tessera_kit.rpc.server import Binding, RawBinding, RpcServer, build_server
+from tessera_kit.rpc.serving import BackgroundTask, Server
 from tessera_kit.store.objects import ObjectStore
 from tessera_kit.telemetry.setup import active_telemetry
 

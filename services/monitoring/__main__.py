@@ -6,7 +6,7 @@ import os
 
 from services.monitoring.app import build_app
 from services.monitoring.config import Config
-from tessera_kit.rpc.server import run, serve
+from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
 
@@ -14,7 +14,7 @@ async def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     config = Config.from_env(os.environ)
     async with telemetry(config.telemetry, "monitoring"), build_app(config) as app:
-        await serve(app.server, app.background)
+        await serve(app.servers, app.background)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 
 from services.monitoring.convert import messages
 from services.monitoring.domain.windows import microseconds, moment
-from services.monitoring.handlers.monitors import Caller, Monitors
-from services.monitoring.handlers.refresh import Refresh
-from services.monitoring.handlers.reports import Reports
+from services.monitoring.handlers.cases import UseCases
+from services.monitoring.handlers.monitors import Caller
 from services.monitoring.ports import MetricQuery, MetricRow
 from tessera.monitoring.v1 import monitoring_service_pb2 as pb
-from tessera.monitoring.v1 import monitoring_service_pb2_grpc
+from tessera.monitoring.v1 import monitoring_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import bearer_token, current_principal
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
+from tessera_kit.rpc.server import Binding
 
-__all__ = ["MonitoringServicer", "UseCases"]
+__all__ = ["MonitoringServicer", "bindings"]
 
 _METRICS_PAGE: Final = 1_000
 _MOST_METRICS: Final = 10_000
@@ -27,16 +26,13 @@ _MOST_METRICS: Final = 10_000
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class UseCases:
-    """What the door opens to."""
-
-    monitors: Monitors
-    refresh: Refresh
-    reports: Reports
+def bindings(cases: UseCases) -> tuple[Binding, ...]:
+    """The service, with its servicer."""
+    name = "tessera.monitoring.v1.MonitoringService"
+    return (Binding(rpc.add_MonitoringServiceServicer_to_server, MonitoringServicer(cases), name),)
 
 
-class MonitoringServicer(monitoring_service_pb2_grpc.MonitoringServiceServicer):
+class MonitoringServicer(rpc.MonitoringServiceServicer):
     """`tessera.monitoring.v1.MonitoringService`.
 
     Args:

@@ -6,7 +6,7 @@ import os
 
 from services.tracking.app import build_app
 from services.tracking.config import Config
-from tessera_kit.rpc.server import run, serve
+from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
 

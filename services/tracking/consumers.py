@@ -3,8 +3,8 @@
 - tessera.tracking.metric.v1, in batches: the points of `MetricsObserved` are stored with their run.
 - tessera.catalog.entity.v1 and tessera.catalog.model_version.v1: changes of the registry are put on
   their way to webhooks.
-- tessera.catalog.grant.v1, by every process and so in no consumer group: `AccessChanged` ends what
-  is kept of decisions.
+- tessera.catalog.grant.v1, by the kit's `GrantWatcher`: `AccessChanged` ends what is kept of
+  decisions.
 
 What cannot be understood, or names a run that takes no points, goes to the topic's dead-letter
 topic with the reason.
@@ -28,9 +28,7 @@ from tessera_kit.bus.event import Event
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.bus.topics import topic_for
 from tessera_kit.config import KafkaConfig
-from tessera_kit.rpc.server import BackgroundTask
 from tessera_kit.rpc.validation import validate
-from tessera_kit.rpc.watcher import GrantWatcher, Invalidated
 
 __all__ = [
     "METRICS_TOPIC",
@@ -38,7 +36,6 @@ __all__ = [
     "RegistryConsumer",
     "batch_of",
     "news_of",
-    "watch_grants",
 ]
 
 METRICS_TOPIC: Final = topic_for(tracking_events_pb2.MetricsObserved).name
@@ -48,11 +45,6 @@ _REGISTRY_TOPICS: Final = tuple(
     topic_for(kind).name
     for kind in (catalog_events_pb2.SecurableCreated, catalog_events_pb2.ModelVersionStatusChanged)
 )
-
-
-def watch_grants(authority: Invalidated, kafka: KafkaConfig) -> BackgroundTask:
-    """Return the task that drops decisions when grants change."""
-    return BackgroundTask("grant-watcher", GrantWatcher(authority, kafka).run)
 
 
 class MetricConsumer:

@@ -19,8 +19,9 @@ from tessera.tracking.v1 import tracking_service_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
+from tessera_kit.rpc.server import Binding
 
-__all__ = ["TrackingServicer"]
+__all__ = ["TrackingServicer", "bindings"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,21 +31,27 @@ _CURVE_BUCKETS: Final = 400
 _MOST_HISTORY: Final = 25_000
 
 
+def bindings(cases: UseCases) -> tuple[Binding, ...]:
+    """The service, with its servicer."""
+    name = "tessera.tracking.v1.TrackingService"
+    return (Binding(rpc.add_TrackingServiceServicer_to_server, TrackingServicer(cases), name),)
+
+
 class TrackingServicer(rpc.TrackingServiceServicer):
     """Answers `tessera.tracking.v1.TrackingService`.
 
     Args:
-        use_cases: Who does the work.
+        cases: Who does the work.
     """
 
-    def __init__(self, use_cases: UseCases) -> None:
-        self._experiments = use_cases.experiments
-        self._runs = use_cases.runs
-        self._log = use_cases.log
-        self._metrics = use_cases.metrics
-        self._search = use_cases.search
-        self._artifacts = use_cases.artifacts
-        self._webhooks = use_cases.webhooks
+    def __init__(self, cases: UseCases) -> None:
+        self._experiments = cases.experiments
+        self._runs = cases.runs
+        self._log = cases.log
+        self._metrics = cases.metrics
+        self._search = cases.search
+        self._artifacts = cases.artifacts
+        self._webhooks = cases.webhooks
 
     # Experiments
 

@@ -14,7 +14,7 @@ async def main() -> None:
     """Run the service until SIGTERM."""
     config = Config.from_env(os.environ)
     async with telemetry(config.telemetry, "training"), build_app(config) as app:
-        await serve(app.server, app.background)
+        await serve(app.servers, app.background)
 
 
 if __name__ == "__main__":

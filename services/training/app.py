@@ -1,8 +1,8 @@
-"""The composition root: the only place that names concrete adapters."""
+"""Puts the training service together; the only module that names concrete adapters."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -21,102 +21,149 @@ from services.training.adapters.sql import (
     SqlTriggers,
 )
 from services.training.adapters.tracking import GrpcTracking
-from services.training.config import Config
+from services.training.config import Config, JobConfig
 from services.training.domain.checks import GitRules
 from services.training.domain.queue import Capacity
-from services.training.service import Outside, PoliteServer, Service, Settings, Store
+from services.training.handlers.cases import Outside, Settings, Store, UseCases, build_use_cases
+from services.training.servicers.bindings import bindings
 from tessera_kit.bus.consumer import ConsumerRunner
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.server import build_server
-from tessera_kit.rpc.serving import BackgroundTask
+from tessera_kit.rpc.server import RpcServer, build_server
+from tessera_kit.rpc.serving import App, BackgroundTask
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.s3 import S3ObjectStore
 from tessera_kit.store.sole_access import sole_access
 from tessera_kit.store.sql import Database
 
-__all__ = ["App", "build_app"]
+__all__ = ["build_app"]
+
+_PREEMPT_MARGIN_SECONDS = 3.0
+"""What jobs that are stopped have beyond their grace, to be seen as ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class App:
-    """A built service."""
+class _Adapters:
+    """What the service stands on, open."""
 
-    server: PoliteServer
-    background: list[BackgroundTask]
+    database: Database
+    producer: EventProducer
+    authority: CatalogAuthority
+    catalog: GrpcCatalog
+    tracking: GrpcTracking
+    objects: S3ObjectStore
+
+
+class _PoliteServer:
+    """A server that lets jobs save what they have while it still answers them."""
+
+    def __init__(self, server: RpcServer, cases: UseCases) -> None:
+        self.address = server.address
+        self.start = server.start
+        self._server = server
+        self._cases = cases
+
+    async def stop(self) -> None:
+        """Stop jobs, then drain and end."""
+        await self._cases.stop()
+        await self._server.stop()
 
 
 @asynccontextmanager
 async def build_app(config: Config) -> AsyncIterator[App]:
-    """Build the service; everything that it opens is closed with the block."""
+    """Migrate the database, open what is needed, bind the server; close everything on leaving."""
     await migrate(config.database.url, "training")
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        database = await enter(Database(config.database))
-        producer = await enter(EventProducer(config.kafka))
-        objects = await enter(S3ObjectStore(config.s3))
-        own = {"token": config.token, "tls": config.tls}
-        catalog = await enter(open_channel(config.targets.catalog, **own))  # type: ignore[arg-type]
-        tracking = await enter(open_channel(config.targets.tracking, tls=config.tls))
-        authority = CatalogAuthority(catalog)
-        git = GitRules(config.jobs.git_hosts, config.jobs.git_file_root)
+        adapters = await _open(config, stack)
         variables = config.job_variables()
-        service = Service(
-            Store(
-                SqlJobs(database),
-                SqlCheckpointFiles(database),
-                SqlTriggers(database),
-                SqlChores(database),
-            ),
-            Outside(
-                authority,
-                GrpcCatalog(catalog),
-                GrpcTracking(tracking),
-                objects,
-                LocalSources(config.jobs.folder, Git(git)),
-                LocalProcesses(
-                    config.jobs.folder,
-                    grace_seconds=config.jobs.grace_seconds,
-                    log_limit_bytes=config.jobs.log_limit_bytes,
-                    log_days=config.jobs.log_days,
-                    nice=config.jobs.nice,
-                ),
-                FileLogs(config.jobs.folder),
-            ),
-            Settings(
-                Capacity(config.jobs.slots, tuple(range(config.jobs.gpus))),
-                git,
-                variables,
-                config.jobs.keep_checkpoints,
-                config.jobs.checkpoint_file_bytes,
-                preempt_seconds=config.jobs.grace_seconds + 3.0,
-            ),
+        cases = build_use_cases(
+            _store(adapters.database),
+            _outside(config.jobs, adapters),
+            _settings(config.jobs, variables),
         )
-        server = build_server(config.rpc, service.bindings(), authenticator=authority)
+        server = build_server(config.rpc, bindings(cases), authenticator=adapters.authority)
         variables.setdefault("TESSERA_TRAINING_TARGET", server.address)
-        triggers = ConsumerRunner(
-            config.kafka,
-            group=consumers.GROUP,
-            handlers=consumers.handlers(lambda uow: SqlFirings(uow.session)),
-            unit_of_work=lambda: FiringUnitOfWork(database, service.feed.owed),
-            dead_letters=producer,
-        )
+        yield App((_PoliteServer(server, cases),), _background(config, adapters, cases))
 
-        async def schedule() -> None:
-            # Two services over one database would run every job twice.
-            async with sole_access(database, "scheduler"):
-                await service.scheduler.run()
 
-        yield App(
-            PoliteServer(server, service),
-            [
-                BackgroundTask("scheduler", schedule),
-                BackgroundTask("chores", service.chores.run),
-                BackgroundTask("outbox", OutboxRelay(database, producer).run),
-                BackgroundTask("triggers", triggers.run),
-                BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
-            ],
-        )
+async def _open(config: Config, stack: AsyncExitStack) -> _Adapters:
+    enter = stack.enter_async_context
+    database = await enter(Database(config.database))
+    producer = await enter(EventProducer(config.kafka))
+    objects = await enter(S3ObjectStore(config.s3))
+    catalog = await enter(open_channel(config.targets.catalog, token=config.token, tls=config.tls))
+    tracking = await enter(open_channel(config.targets.tracking, tls=config.tls))
+    return _Adapters(
+        database,
+        producer,
+        CatalogAuthority(catalog),
+        GrpcCatalog(catalog),
+        GrpcTracking(tracking),
+        objects,
+    )
+
+
+def _store(database: Database) -> Store:
+    return Store(
+        SqlJobs(database), SqlCheckpointFiles(database), SqlTriggers(database), SqlChores(database)
+    )
+
+
+def _outside(jobs: JobConfig, adapters: _Adapters) -> Outside:
+    return Outside(
+        adapters.authority,
+        adapters.catalog,
+        adapters.tracking,
+        adapters.objects,
+        LocalSources(jobs.folder, Git(_git_rules(jobs))),
+        LocalProcesses(
+            jobs.folder,
+            grace_seconds=jobs.grace_seconds,
+            log_limit_bytes=jobs.log_limit_bytes,
+            log_days=jobs.log_days,
+            nice=jobs.nice,
+        ),
+        FileLogs(jobs.folder),
+    )
+
+
+def _settings(jobs: JobConfig, variables: dict[str, str]) -> Settings:
+    return Settings(
+        Capacity(jobs.slots, tuple(range(jobs.gpus))),
+        _git_rules(jobs),
+        variables,
+        jobs.keep_checkpoints,
+        jobs.checkpoint_file_bytes,
+        preempt_seconds=jobs.grace_seconds + _PREEMPT_MARGIN_SECONDS,
+    )
+
+
+def _git_rules(jobs: JobConfig) -> GitRules:
+    return GitRules(jobs.git_hosts, jobs.git_file_root)
+
+
+def _background(config: Config, adapters: _Adapters, cases: UseCases) -> Sequence[BackgroundTask]:
+    database = adapters.database
+    triggers = ConsumerRunner(
+        config.kafka,
+        group=consumers.GROUP,
+        handlers=consumers.handlers(lambda uow: SqlFirings(uow.session)),
+        unit_of_work=lambda: FiringUnitOfWork(database, cases.feed.owed),
+        dead_letters=adapters.producer,
+    )
+
+    async def schedule() -> None:
+        # Two services over one database would run every job twice.
+        async with sole_access(database, "scheduler"):
+            await cases.scheduler.run()
+
+    return (
+        BackgroundTask("scheduler", schedule),
+        BackgroundTask("chores", cases.chores.run),
+        BackgroundTask("outbox", OutboxRelay(database, adapters.producer).run),
+        BackgroundTask("triggers", triggers.run),
+        BackgroundTask("grants", GrantWatcher(adapters.authority, config.kafka).run),
+    )

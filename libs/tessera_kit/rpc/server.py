@@ -15,20 +15,11 @@ from tessera_kit.rpc.behaviours import Handler
 from tessera_kit.rpc.health import HealthServicer
 from tessera_kit.rpc.identity import Authenticator
 from tessera_kit.rpc.pipeline import Pipeline
-from tessera_kit.rpc.serving import BackgroundTask, run, serve
 from tessera_kit.rpc.tls import server_credentials
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.setup import Telemetry, active_telemetry
 
-__all__ = [
-    "BackgroundTask",
-    "Binding",
-    "RawBinding",
-    "RpcServer",
-    "build_server",
-    "run",
-    "serve",
-]
+__all__ = ["Binding", "RawBinding", "RpcServer", "build_server"]
 
 _MOST_METHODS = 1024
 

@@ -15,7 +15,7 @@ import uvloop
 
 from tessera_kit.config import ConfigError
 
-__all__ = ["BackgroundTask", "BackgroundTaskFailed", "Server", "run", "serve"]
+__all__ = ["App", "BackgroundTask", "BackgroundTaskFailed", "Server", "run", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,16 @@ class BackgroundTask:
     """What the log calls it."""
     run: Callable[[], Awaitable[None]]
     """Runs until it is cancelled; may return when its work is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What a process runs."""
+
+    servers: Sequence[Server]
+    """Bound, and not started."""
+    background: Sequence[BackgroundTask]
+    """The work beside them."""
 
 
 class BackgroundTaskFailed(Exception):

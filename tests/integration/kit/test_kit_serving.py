@@ -19,7 +19,8 @@ import asyncio, os, sys
 from tessera_kit.config import RpcConfig, Env
 from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
-from tessera_kit.rpc.server import BackgroundTask, build_server, run, serve
+from tessera_kit.rpc.server import build_server
+from tessera_kit.rpc.serving import BackgroundTask, run, serve
 from tests.kit_echo import binding
 
 class Servicer:

@@ -15,10 +15,10 @@ from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.webhook_http import HttpHookSender
-from services.tracking.app import binding, use_cases
 from services.tracking.domain.webhooks import HookUrls
-from services.tracking.handlers.cases import UseCases
+from services.tracking.handlers.cases import Outside, Places, UseCases, build_use_cases
 from services.tracking.ports.webhooks import Hooks
+from services.tracking.servicers import bindings
 from tessera.catalog.v1 import securable_pb2
 from tessera.tracking.v1 import tracking_service_pb2_grpc as rpc
 from tessera_kit.config import RpcConfig, Secret
@@ -69,17 +69,19 @@ async def service(authority: InMemoryAuthority, tmp_path: Path) -> AsyncIterator
         Database(await fresh_database(tmp_path)) as database,
         HttpHookSender(HookUrls()) as sender,
     ):
-        cases = use_cases(
-            SqlStore(database, InMemoryPoints()),
-            ObjectArtifacts(InMemoryObjectStore()),
-            InMemorySpans(),
-            authority,
-            artifact_root="s3://test/tracking",
-            hooks=Hooks(sender, FernetBox(Secret("key")), HookUrls()),
+        cases = build_use_cases(
+            Outside(
+                SqlStore(database, InMemoryPoints()),
+                ObjectArtifacts(InMemoryObjectStore()),
+                InMemorySpans(),
+                authority,
+                hooks=Hooks(sender, FernetBox(Secret("key")), HookUrls()),
+            ),
+            Places("s3://test/tracking"),
         )
         await cases.experiments.ensure_default()
         rpc_config = RpcConfig(listen="127.0.0.1:0", drain_seconds=1.0)
-        server = build_server(rpc_config, [binding(cases)], authenticator=authority)
+        server = build_server(rpc_config, bindings(cases), authenticator=authority)
         await server.start()
         channels = {name: channel_of(server.address, name) for name in ("ada", "bob", "admin")}
         try:

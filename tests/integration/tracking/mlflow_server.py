@@ -22,9 +22,9 @@ from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.adapters.secret_box import FernetBox
 from services.tracking.adapters.sql.store import SqlStore
 from services.tracking.adapters.webhook_http import HttpHookSender
-from services.tracking.app import use_cases
 from services.tracking.consumers import RegistryConsumer
 from services.tracking.domain.webhooks import HookUrls
+from services.tracking.handlers.cases import Outside, Places, build_use_cases
 from services.tracking.handlers.deliveries import Deliveries
 from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.mlflow.errors import mlflow_error
@@ -126,14 +126,16 @@ async def mlflow_server(
     ):
         hooks = Hooks(sender, FernetBox(Secret("key")), _LOCAL)
         store = SqlStore(database, InMemoryPoints())
-        cases = use_cases(
-            store,
-            ObjectArtifacts(InMemoryObjectStore()),
-            spans,
-            governed.authority,
-            artifact_root="s3://test/tracking",
-            registry=governed.registry,
-            hooks=hooks,
+        cases = build_use_cases(
+            Outside(
+                store,
+                ObjectArtifacts(InMemoryObjectStore()),
+                spans,
+                governed.authority,
+                registry=governed.registry,
+                hooks=hooks,
+            ),
+            Places("s3://test/tracking"),
         )
         assert cases.webhooks is not None
         await cases.experiments.ensure_default()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.tracking.app import binding
+from services.tracking.servicers import bindings
 from tessera.client.aio.tracking import AsyncTracking
 from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as api
@@ -214,7 +214,7 @@ async def test_points_logged_over_an_outage_arrive_once(
     await service.server.stop()
     await write(range(100, 200))
     config = RpcConfig(listen=service.address, drain_seconds=1.0)
-    again = build_server(config, [binding(service.cases)], authenticator=service.authority)
+    again = build_server(config, bindings(service.cases), authenticator=service.authority)
     await again.start()
     try:
         await write(range(200, 300))

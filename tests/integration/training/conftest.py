@@ -30,8 +30,15 @@ from services.training.adapters.sql import (
 )
 from services.training.domain.checks import GitRules
 from services.training.domain.queue import Capacity
+from services.training.handlers.cases import (
+    Outside,
+    Settings,
+    Store,
+    UseCases,
+    build_use_cases,
+)
 from services.training.ports import IssuedToken
-from services.training.service import Outside, Service, Settings, Store
+from services.training.servicers.bindings import bindings
 from tessera import AsyncClient
 from tessera import Settings as ClientSettings
 from tessera.catalog.v1 import securable_pb2 as securable
@@ -72,7 +79,7 @@ class TokenCatalog(InMemoryCatalog):
 class Running:
     """A service that answers."""
 
-    service: Service
+    service: UseCases
     address: str
     authority: InMemoryAuthority
     catalog: TokenCatalog
@@ -117,7 +124,7 @@ async def running(folder: Path, *, slots: int = 2, grace: float = 5.0) -> AsyncI
     }
     async with Database(DatabaseConfig(url)) as database:
         jobs = folder / "jobs"
-        service = Service(
+        service = build_use_cases(
             Store(
                 SqlJobs(database),
                 SqlCheckpointFiles(database),
@@ -136,7 +143,7 @@ async def running(folder: Path, *, slots: int = 2, grace: float = 5.0) -> AsyncI
             Settings(Capacity(slots), rules, variables, preempt_seconds=grace + 2.0),
         )
         config = RpcConfig("127.0.0.1:0", drain_seconds=1.0)
-        server = build_server(config, service.bindings(), authenticator=authority)
+        server = build_server(config, bindings(service), authenticator=authority)
         variables["TESSERA_TRAINING_TARGET"] = server.address
         await server.start()
         tasks: list[asyncio.Task[Any]] = [

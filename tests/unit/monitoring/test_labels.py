@@ -27,8 +27,8 @@ def world() -> ServiceWorld:
 def recomputer(world: ServiceWorld) -> LabelRecomputer:
     return LabelRecomputer(
         world.store,
-        world.core.computer,
-        world.core.labels.marked,
+        world.cases.computer,
+        world.cases.labels.marked,
         quiet_seconds=0.02,
         longest_seconds=0.2,
         poll_seconds=0.05,
@@ -62,7 +62,7 @@ async def test_late_labels_make_quality_known(world: ServiceWorld) -> None:
     monitor = await world.create(alert_rules=(rule,))
     await two_days(world)
     assert world.told(monitoring_events_pb2.AlertChanged) == []
-    await world.core.labels.take([label(i, float(i < 2)) for i in range(4)])
+    await world.cases.labels.take([label(i, float(i < 2)) for i in range(4)])
     done = await recomputer(world).recompute()
     assert [(w.label_count, w.revision, w.is_dirty) for w in done] == [(4, 2, False)]
     windows = await world.windows(monitor)
@@ -82,8 +82,8 @@ async def test_late_labels_make_quality_known(world: ServiceWorld) -> None:
 async def test_a_corrected_label_counts_once(world: ServiceWorld) -> None:
     monitor = await world.create()
     await two_days(world)
-    await world.core.labels.take([label(1, 0.0)])
-    await world.core.labels.take([label(1, 1.0, seconds=5), label(1, 0.0, seconds=4)])
+    await world.cases.labels.take([label(1, 0.0)])
+    await world.cases.labels.take([label(1, 1.0, seconds=5), label(1, 0.0, seconds=4)])
     await recomputer(world).recompute()
     values = await world.memory.values(
         monitor, [(await world.windows(monitor))[0].start_us], ["accuracy"]
@@ -93,7 +93,7 @@ async def test_a_corrected_label_counts_once(world: ServiceWorld) -> None:
 
 async def test_labels_before_their_rows_count_when_the_window_closes(world: ServiceWorld) -> None:
     monitor = await world.create()
-    await world.core.labels.take([label(0), label(1)])
+    await world.cases.labels.take([label(0), label(1)])
     await two_days(world)
     first, *_ = await world.windows(monitor)
     assert (first.label_count, first.revision) == (2, 1)
@@ -102,7 +102,7 @@ async def test_labels_before_their_rows_count_when_the_window_closes(world: Serv
 async def test_labels_of_open_windows_wait_for_their_end(world: ServiceWorld) -> None:
     monitor = await world.create()
     await world.write(a_request(0, SPRING))
-    await world.core.labels.take([label(0)])
+    await world.cases.labels.take([label(0)])
     assert await recomputer(world).recompute() == []
     await world.write(a_request(1, SPRING + DAY))
     first, *_ = await world.windows(monitor)
@@ -113,7 +113,7 @@ async def test_labels_of_unknown_requests_change_nothing(world: ServiceWorld) ->
     await world.create()
     await two_days(world)
     before = len(world.store.events)
-    await world.core.labels.take([label(12345)])
+    await world.cases.labels.take([label(12345)])
     assert await recomputer(world).recompute() == []
     assert len(world.store.events) == before
 
@@ -129,7 +129,7 @@ async def test_a_stream_of_labels_is_computed_in_few_batches(world: ServiceWorld
 
     async with running(recomputer(world)):
         for index in range(8):
-            await world.core.labels.take([label(index)])
+            await world.cases.labels.take([label(index)])
         windows = await eventually(labelled)
     assert sum(window.revision for window in windows) <= 6
 
@@ -155,6 +155,6 @@ async def test_what_fails_is_tried_again(
         return (await world.windows(monitor))[0].label_count == 1
 
     async with running(recomputer(world)):
-        await world.core.labels.take([label(0)])
+        await world.cases.labels.take([label(0)])
         await eventually(labelled)
     assert tried == 2

@@ -44,13 +44,13 @@ def settings(**changes: Any) -> Monitor:
 
 
 async def test_a_created_monitor_knows_its_tables_and_its_creator(world: ServiceWorld) -> None:
-    made = await world.core.cases.monitors.create(world.ann, settings(), "")
+    made = await world.cases.monitors.create(world.ann, settings(), "")
     assert (made.created_by, made.created_at, made.version) == ("ann", NOW, 1)
     assert made.source == world.payload
     assert made.profile_table_full_name == f"{PAYLOAD}_profile_metrics"
     assert made.drift_table_full_name == f"{PAYLOAD}_drift_metrics"
     assert made.profile_table.table == "delay_payload_profile_metrics"
-    assert await world.core.cases.monitors.get(world.ann.principal, "delays") == made
+    assert await world.cases.monitors.get(world.ann.principal, "delays") == made
     assert world.authority.owner_of(MONITOR, "delays") == "ann"
     (lineage,) = world.told(catalog_events_pb2.LineageObserved)
     assert [(e.source.name, e.target.name) for e in lineage.edges] == [
@@ -61,7 +61,7 @@ async def test_a_created_monitor_knows_its_tables_and_its_creator(world: Service
 
 
 async def test_a_repeated_request_id_gives_the_first_result(world: ServiceWorld) -> None:
-    create = world.core.cases.monitors.create
+    create = world.cases.monitors.create
     made = await create(world.ann, settings(), "once")
     assert await create(world.ann, settings(), "once") == made
     with pytest.raises(MonitorExists):
@@ -81,7 +81,7 @@ async def test_creating_needs_rights(
 ) -> None:
     world.authority.revoke("ann", [privilege], *METASTORE)
     with pytest.raises(PermissionDenied, match=says):
-        await world.core.cases.monitors.create(world.ann, settings(), "")
+        await world.cases.monitors.create(world.ann, settings(), "")
     assert await world.store.get_monitor("delays") is None
     assert world.authority.owner_of(MONITOR, "delays") is None
     assert world.store.events == []
@@ -110,7 +110,7 @@ async def test_settings_that_contradict_are_refused_by_field(
     world: ServiceWorld, changes: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidMonitor) as caught:
-        await world.core.cases.monitors.create(world.ann, settings(**changes), "")
+        await world.cases.monitors.create(world.ann, settings(**changes), "")
     assert [violation.field for violation in caught.value.violations] == [f"monitor.{field}"]
 
 
@@ -146,7 +146,7 @@ async def test_two_monitors_of_a_table_share_its_metric_tables(world: ServiceWor
 
 async def test_others_do_not_see_a_monitor_until_they_may(world: ServiceWorld) -> None:
     monitor = await world.create()
-    cases, bob = world.core.cases, world.bob.principal
+    cases, bob = world.cases, world.bob.principal
     with pytest.raises(MonitorNotFound):
         await cases.monitors.get(bob, monitor.name)
     with pytest.raises(MonitorNotFound):
@@ -172,7 +172,7 @@ async def test_pages_hold_what_the_caller_may_see(world: ServiceWorld) -> None:
         world.authority.grant("bob", [securable_pb2.PRIVILEGE_SELECT], MONITOR, name)
     seen, after = [], ""
     while True:
-        page, after = await world.core.cases.monitors.list(world.bob.principal, "", after, 2)
+        page, after = await world.cases.monitors.list(world.bob.principal, "", after, 2)
         seen += [monitor.name for monitor in page]
         if not after:
             break
@@ -189,25 +189,25 @@ async def test_an_update_changes_what_the_mask_names(world: ServiceWorld) -> Non
         slicing_columns=("model_version",),
         profile=SnapshotProfile(),
     )
-    changed = await world.core.cases.monitors.update(world.ann, wanted, ["allowed_lateness"])
+    changed = await world.cases.monitors.update(world.ann, wanted, ["allowed_lateness"])
     assert changed == replace(
         monitor, allowed_lateness=DAY, etag=changed.etag, updated_at=changed.updated_at
     )
     assert changed.etag != monitor.etag
-    again = await world.core.cases.monitors.update(
+    again = await world.cases.monitors.update(
         world.ann, replace(wanted, etag=changed.etag), ["columns", "slicing_columns"]
     )
     assert (again.columns, again.slicing_columns, again.version) == (("y",), ("model_version",), 2)
     assert await world.store.get_monitor(monitor.name) == again
     with pytest.raises(StaleMonitor):
-        await world.core.cases.monitors.update(world.ann, wanted, ["columns"])
+        await world.cases.monitors.update(world.ann, wanted, ["columns"])
 
 
 @pytest.mark.parametrize("fields", [[], ["name"], ["columns", "created_by"]])
 async def test_a_mask_of_other_fields_is_refused(world: ServiceWorld, fields: list[str]) -> None:
     monitor = await world.create()
     with pytest.raises(InvalidMonitor, match="update_mask"):
-        await world.core.cases.monitors.update(world.ann, monitor, fields)
+        await world.cases.monitors.update(world.ann, monitor, fields)
 
 
 async def test_a_rule_that_is_taken_away_resolves_its_alert(world: ServiceWorld) -> None:
@@ -215,9 +215,7 @@ async def test_a_rule_that_is_taken_away_resolves_its_alert(world: ServiceWorld)
     await world.write(a_request(0, SPRING, inputs={"x": [9.0]}), a_request(1, SPRING + DAY))
     (alert,) = await world.store.list_alerts([monitor.name], (), None, 10)
     assert alert.state is AlertState.FIRING
-    await world.core.cases.monitors.update(
-        world.ann, replace(monitor, alert_rules=()), ["alert_rules"]
-    )
+    await world.cases.monitors.update(world.ann, replace(monitor, alert_rules=()), ["alert_rules"])
     (alert,) = await world.store.list_alerts([monitor.name], (), None, 10)
     assert alert.state is AlertState.RESOLVED
     assert [t.alert.state for t in world.told(monitoring_events_pb2.AlertChanged)] == [1, 2]
@@ -226,9 +224,9 @@ async def test_a_rule_that_is_taken_away_resolves_its_alert(world: ServiceWorld)
 async def test_deleting_needs_the_etag_that_was_read(world: ServiceWorld) -> None:
     monitor = await world.create()
     with pytest.raises(StaleMonitor):
-        await world.core.cases.monitors.delete(world.ann, monitor.name, "old")
-    await world.core.cases.monitors.delete(world.ann, monitor.name, monitor.etag)
+        await world.cases.monitors.delete(world.ann, monitor.name, "old")
+    await world.cases.monitors.delete(world.ann, monitor.name, monitor.etag)
     assert await world.store.get_monitor(monitor.name) is None
     assert world.authority.owner_of(MONITOR, monitor.name) is None
     with pytest.raises(MonitorNotFound):
-        await world.core.cases.monitors.delete(world.ann, monitor.name, "")
+        await world.cases.monitors.delete(world.ann, monitor.name, "")

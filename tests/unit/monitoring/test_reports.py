@@ -42,7 +42,7 @@ async def test_a_table_in_time_is_computed_when_it_is_refreshed(world: ServiceWo
     monitor = await world.create(
         TimeSeriesProfile("at", DAY), table_full_name="main.flights.days", alert_rules=(RULE,)
     )
-    cases, ann = world.core.cases, world.ann.principal
+    cases, ann = world.cases, world.ann.principal
     windows = await cases.refresh.refresh(ann, monitor.name, None, None)
     # The rule does not judge the last window: rows may still come, so it is open.
     assert [(w.state, w.row_count) for w in windows] == [(CLOSED, 3), (CLOSED, 3), (OPEN, 1)]
@@ -62,7 +62,7 @@ async def test_each_refresh_of_a_snapshot_is_a_window_of_its_own(world: ServiceW
     table = world.add_table("main.flights.planes", {"seats": "Int32"})
     world.memory.rows[table].append({"seats": 100})
     monitor = await world.create(SnapshotProfile(), table_full_name="main.flights.planes")
-    cases, ann = world.core.cases, world.ann.principal
+    cases, ann = world.cases, world.ann.principal
     (first,) = await cases.refresh.refresh(ann, monitor.name, None, None)
     assert (first.start_us, first.end_us) == (microseconds(NOW), microseconds(NOW))
     world.memory.rows[table].append({"seats": 300})
@@ -80,7 +80,7 @@ async def test_each_refresh_of_a_snapshot_is_a_window_of_its_own(world: ServiceW
 async def test_closing_takes_what_was_never_told_of(world: ServiceWorld) -> None:
     monitor = await world.create()
     world.memory.requests[world.payload] += [a_request(0, SPRING), a_request(1, SPRING + DAY)]
-    closed = await world.core.cases.refresh.close(world.ann.principal, monitor.name)
+    closed = await world.cases.refresh.close(world.ann.principal, monitor.name)
     assert [(w.state, w.row_count) for w in closed] == [(CLOSED, 1), (CLOSED, 1)]
     # The stream hears of them later and finds them settled.
     await world.observer.observe([world.written(world.memory.requests[world.payload])])
@@ -91,9 +91,9 @@ async def test_open_windows_are_listed_with_the_rows_they_have_now(world: Servic
     monitor = await world.create()
     await world.write(a_request(0, SPRING), a_request(1, SPRING + DAY))
     world.memory.requests[world.payload].append(a_request(2, SPRING + DAY))
-    windows = await world.core.cases.reports.windows(world.ann.principal, monitor.name, None, 10)
+    windows = await world.cases.reports.windows(world.ann.principal, monitor.name, None, 10)
     assert [(w.state, w.row_count) for w in windows] == [(CLOSED, 1), (OPEN, 2)]
-    page = await world.core.cases.reports.windows(world.ann.principal, monitor.name, FIRST, 10)
+    page = await world.cases.reports.windows(world.ann.principal, monitor.name, FIRST, 10)
     assert [w.start_us for w in page] == [FIRST + DAY_US]
 
 
@@ -102,7 +102,7 @@ async def test_alerts_of_all_monitors_are_those_that_the_caller_may_read(
 ) -> None:
     monitors = [await world.create(alert_rules=(RULE,)) for _ in range(3)]
     await world.write(a_request(0, SPRING, inputs={"x": [9.0]}), a_request(1, SPRING + DAY))
-    reports, bob = world.core.cases.reports, world.bob.principal
+    reports, bob = world.cases.reports, world.bob.principal
     assert await reports.alerts(bob, "", (), None, 10) == []
     shared = monitors[1].name
     world.authority.grant("bob", [securable_pb2.PRIVILEGE_SELECT], MONITOR, shared)
@@ -116,7 +116,7 @@ async def test_alerts_of_all_monitors_are_those_that_the_caller_may_read(
 async def test_a_watcher_sees_what_fires_and_what_resolves(world: ServiceWorld) -> None:
     monitor = await world.create(alert_rules=(RULE,))
     await world.write(a_request(0, SPRING, inputs={"x": [9.0]}), a_request(1, SPRING + DAY))
-    watch = world.core.cases.reports.watch(world.ann.principal, monitor.name)
+    watch = world.cases.reports.watch(world.ann.principal, monitor.name)
     first = await anext(watch)
     assert first.state is AlertState.FIRING
     waiting = asyncio.ensure_future(anext(watch))
@@ -131,21 +131,21 @@ async def test_watching_ends_with_the_right_to_read(world: ServiceWorld) -> None
     grant = ("bob", [securable_pb2.PRIVILEGE_SELECT], MONITOR, monitor.name)
     world.authority.grant(*grant)
     world.authority.grant("bob", [securable_pb2.PRIVILEGE_BROWSE], MONITOR, monitor.name)
-    watch = world.core.cases.reports.watch(world.bob.principal, monitor.name)
+    watch = world.cases.reports.watch(world.bob.principal, monitor.name)
     waiting = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
     world.authority.revoke(*grant)
-    world.core.computer.alerts.notify()
+    world.cases.computer.alerts.notify()
     with pytest.raises(PermissionDenied):
         await waiting
 
 
 async def test_watching_ends_with_the_monitor(world: ServiceWorld) -> None:
     monitor = await world.create()
-    watch = world.core.cases.reports.watch(world.ann.principal, monitor.name)
+    watch = world.cases.reports.watch(world.ann.principal, monitor.name)
     waiting = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
-    await world.core.cases.monitors.delete(world.ann, monitor.name, "")
-    world.core.computer.alerts.notify()
+    await world.cases.monitors.delete(world.ann, monitor.name, "")
+    world.cases.computer.alerts.notify()
     with pytest.raises(MonitorNotFound):
         await waiting

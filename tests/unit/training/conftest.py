@@ -24,8 +24,14 @@ from services.training.adapters.memory import (
 from services.training.domain.checks import GitRules
 from services.training.domain.job import Job, JobSpec, JobState, PackageSource
 from services.training.domain.queue import Capacity
+from services.training.handlers.cases import (
+    Outside,
+    Settings,
+    Store,
+    UseCases,
+    build_use_cases,
+)
 from services.training.ports import AttemptKey
-from services.training.service import Outside, Service, Settings, Store
 from tessera.catalog.v1 import securable_pb2 as securable
 from tessera_kit.clock import ManualClock
 from tessera_kit.rpc.authority import InMemoryAuthority
@@ -53,16 +59,16 @@ class World:
     slots: int = 2
     gpus: tuple[int, ...] = ()
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    services: list[Service] = field(default_factory=list)
+    services: list[UseCases] = field(default_factory=list)
 
     @property
-    def service(self) -> Service:
+    def service(self) -> UseCases:
         return self.services[-1]
 
-    def start(self) -> Service:
+    def start(self) -> UseCases:
         """Begin a life of the service."""
         memory = self.memory
-        service = Service(
+        service = build_use_cases(
             Store(
                 InMemoryJobs(memory),
                 InMemoryCheckpointFiles(memory),
