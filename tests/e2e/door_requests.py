@@ -200,6 +200,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "JobRuntimeService/GetLatestCheckpoint": JOB,
     "JobRuntimeService/DownloadCheckpointFile": {**JOB, "step": "1", "path": "a"},
     "JobRuntimeService/ReportModelVersion": {**JOB, **VERSION},
+    "JobRuntimeService/ReportInputTable": {**JOB, "tableFullName": "{table}"},
     "InferenceService/CreateEndpoint": {
         "name": "{new}",
         "config": {"servedEntities": [ENTITY]},

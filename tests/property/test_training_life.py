@@ -36,6 +36,7 @@ from services.training.domain.life import (
     InputsSeen,
     ProgressTold,
     RunCreated,
+    TableRead,
     TimeUp,
     VersionRegistered,
     apply,
@@ -56,6 +57,9 @@ happenings: st.SearchStrategy[Happening] = st.one_of(
     st.builds(AttemptPrepared, numbers, st.uuids().map(str)),
     st.builds(CodeFetched, numbers, st.sampled_from(["", "commit-1", "commit-2"])),
     st.builds(InputsSeen, numbers, st.sampled_from([(), (InputTable("a.b.c", "v1"),)])),
+    st.builds(
+        TableRead, numbers, st.builds(InputTable, st.sampled_from("ab"), st.sampled_from("12"))
+    ),
     st.builds(AttemptRunning, numbers, times),
     st.builds(AttemptEnded, numbers, times, results, st.floats(0, 1)),
     st.builds(CancelRequested, times, st.just("somebody")),

@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tessera.catalog.v1 import table_data_service_pb2
-from tessera.catalog.v1.table_data_service_pb2_grpc import TableDataServiceStub
-from tessera.client.predicates import Condition, predicates
+from tessera.client.predicates import Condition
 from tessera.jobs.calls import Door
+from tessera.jobs.reading import TableReader
 from tessera.jobs.reporting import Reporter
 from tessera.jobs.saving import Checkpoint, CheckpointStore
 from tessera.jobs.surroundings import Surroundings
@@ -123,6 +122,10 @@ class Job:
     ) -> pyarrow.Table:
         """Read rows of a catalog table into memory, with the submitter's rights.
 
+        The table becomes an input of the job's run, with the version that it has now, and the
+        lineage of what the job makes leads to it. What is written to it between that and the
+        reading, a moment later, may be read under the older version.
+
         Args:
             full_name: "catalog.schema.table".
             columns: The columns to read; all when empty.
@@ -136,24 +139,9 @@ class Job:
             PermissionDenied: The submitter lacks SELECT on it, or USE on its parents.
             InvalidArgument: A column does not exist.
         """
-        import pyarrow
-
-        stub: Any = TableDataServiceStub(self._catalog.channel)
-        request = table_data_service_pb2.ReadTableRequest(
-            full_name=full_name,
-            columns=columns,
-            predicates=predicates(where),
-            order_by=order_by,
-            limit=limit,
+        return self._reader.read(
+            full_name, columns=columns, where=where, order_by=order_by, limit=limit
         )
-
-        def take(responses: Iterator[Any]) -> pyarrow.Table:
-            buffer = pyarrow.BufferOutputStream()
-            for response in responses:
-                buffer.write(response.arrow_ipc)
-            return pyarrow.ipc.open_stream(buffer.getvalue()).read_all()
-
-        return self._catalog.gather(stub.ReadTable, request, take)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Write parameters of the job's run; values become texts.
@@ -302,6 +290,10 @@ class Job:
 
     def _told_to_stop(self) -> bool:
         return "_reporter" in self.__dict__ and self._reporter.should_stop.is_set()
+
+    @cached_property
+    def _reader(self) -> TableReader:
+        return TableReader(self._catalog, self._training, self._tracking, self._surroundings)
 
     @cached_property
     def _reporter(self) -> Reporter:

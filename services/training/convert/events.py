@@ -32,8 +32,8 @@ def events_of(before: Job, after: Job) -> Iterator[Event]:
     if after.run_id != before.run_id:
         job_node = _node(lineage.LINEAGE_NODE_TYPE_JOB, after.job_id)
         yield _lineage(after, "run", [_edge(after, job_node, _run_node(after))])
-    if (attempt := after.attempt) is not None and _newly_seen(before, after):
-        yield _lineage(after, f"tables.{attempt.number}", _table_edges(after, attempt.input_tables))
+    if tables := _newly_seen(before, after):
+        yield _lineage(after, f"tables.{_digest(tables)}", _table_edges(after, tables))
     if after.checkpoint != before.checkpoint and after.checkpoint is not None:
         checkpoint = after.checkpoint
         data = training_events_pb2.JobCheckpointSaved(
@@ -93,13 +93,23 @@ def _run_node(job: Job) -> lineage.LineageNode:
     return _node(lineage.LINEAGE_NODE_TYPE_RUN, job.run_id)
 
 
-def _newly_seen(before: Job, after: Job) -> bool:
-    """Whether an attempt came to know its input tables, and they are not as the last one's."""
-    attempt, old = after.attempt, before.attempt
-    if attempt is None or old is None or not attempt.input_tables or old.input_tables:
-        return False
-    earlier = [one.input_tables for one in after.attempts[:-1] if one.input_tables]
-    return not earlier or earlier[-1] != attempt.input_tables
+def _newly_seen(before: Job, after: Job) -> list[InputTable]:
+    """The tables that an attempt came to know in a version that was not told last."""
+    if after.attempt is None:
+        return []
+    told = {
+        table.full_name: table.version
+        for attempt in before.attempts
+        for table in attempt.input_tables
+    }
+    return [
+        table for table in after.attempt.input_tables if told.get(table.full_name) != table.version
+    ]
+
+
+def _digest(tables: Sequence[InputTable]) -> str:
+    text = "\n".join(f"{table.full_name} {table.version}" for table in tables)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _table_edges(job: Job, tables: Sequence[InputTable]) -> list[lineage.LineageEdge]:

@@ -210,7 +210,7 @@ class Attempt:
     gpus: tuple[int, ...] = ()
     """Indexes of the GPUs that it holds."""
     input_tables: tuple[InputTable, ...] = ()
-    """The tables that it reads, as they were when its processes were about to be started."""
+    """The tables that it reads, each once, as seen before its start or as read last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from services.training.domain.job import (
 )
 
 __all__ = [
+    "MAX_INPUT_TABLES",
     "MAX_LOSSES",
     "AttemptBegun",
     "AttemptEnded",
@@ -44,11 +45,15 @@ __all__ = [
     "InputsSeen",
     "ProgressTold",
     "RunCreated",
+    "TableRead",
     "TimeUp",
     "VersionRegistered",
     "apply",
     "backoff",
 ]
+
+MAX_INPUT_TABLES = 200
+"""Tables of an attempt; they travel in the job's events, which the bus bounds."""
 
 MAX_LOSSES = 10
 """Attempts in a row that may end by the platform's fault before the job fails."""
@@ -127,6 +132,14 @@ class InputsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class TableRead:
+    """The attempt reads a table, declared or not."""
+
+    number: int
+    table: InputTable
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRunning:
     """The attempt's processes run."""
 
@@ -188,6 +201,7 @@ Happening = (
     | AttemptPrepared
     | CodeFetched
     | InputsSeen
+    | TableRead
     | AttemptRunning
     | AttemptEnded
     | CancelRequested
@@ -344,7 +358,7 @@ def _told(job: Job, happening: Happening) -> Job:
     match happening:
         case RunCreated(run_id):
             return job if job.run_id else replace(job, run_id=run_id)
-        case AttemptPrepared() | CodeFetched() | InputsSeen():
+        case AttemptPrepared() | CodeFetched() | InputsSeen() | TableRead():
             return _learn(job, happening)
         case ProgressTold(progress):
             return job if progress == job.progress else replace(job, progress=progress)
@@ -359,7 +373,7 @@ def _told(job: Job, happening: Happening) -> Job:
     return job
 
 
-def _learn(job: Job, happening: AttemptPrepared | CodeFetched | InputsSeen) -> Job:
+def _learn(job: Job, happening: AttemptPrepared | CodeFetched | InputsSeen | TableRead) -> Job:
     attempt = _under_way(job, happening.number)
     if attempt is None:
         return job
@@ -370,7 +384,17 @@ def _learn(job: Job, happening: AttemptPrepared | CodeFetched | InputsSeen) -> J
             learnt = replace(attempt, git_commit=git_commit)
         case InputsSeen(_, tables):
             learnt = replace(attempt, input_tables=tables)
+        case TableRead(_, table):
+            learnt = replace(attempt, input_tables=_with_table(attempt.input_tables, table))
     return job if learnt == attempt else _with_attempt(job, learnt)
+
+
+def _with_table(tables: tuple[InputTable, ...], table: InputTable) -> tuple[InputTable, ...]:
+    """The tables with another one, or with another version of it: what was read last counts."""
+    known = {one.full_name: one for one in tables}
+    if table.full_name not in known and len(known) >= MAX_INPUT_TABLES:
+        return tables
+    return tuple((known | {table.full_name: table}).values())
 
 
 def _under_way(job: Job, number: int) -> Attempt | None:

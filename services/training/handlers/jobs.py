@@ -62,9 +62,7 @@ class Rights:
             METASTORE,
         )
         for table in spec.input_tables:
-            await require(
-                principal, securable.PRIVILEGE_SELECT, securable.SECURABLE_TYPE_TABLE, table
-            )
+            await self.may_read_table(principal, table)
         if spec.output_model:
             await require(
                 principal,
@@ -100,6 +98,12 @@ class Rights:
     async def drop_job(self, job: Job) -> None:
         """Undo `add_job`."""
         await self._access.unregister(securable.SECURABLE_TYPE_JOB, job.job_id)
+
+    async def may_read_table(self, principal: Principal, table: str) -> None:
+        """Check that the principal may read a table's rows."""
+        await self._access.require(
+            principal, securable.PRIVILEGE_SELECT, securable.SECURABLE_TYPE_TABLE, table
+        )
 
     async def may_follow(self, principal: Principal, kind: int, privilege: int, name: str) -> None:
         """Check that the principal may learn of events of something."""

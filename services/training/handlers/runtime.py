@@ -1,4 +1,4 @@
-"""What a job's processes report: progress, checkpoints and the version that they registered."""
+"""What a job's processes report: progress, checkpoints, what they read and what they registered."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from services.training.domain.checks import check_checkpoint_path
-from services.training.domain.job import Checkpoint, Job, JobState, Progress
-from services.training.domain.life import CheckpointSaved, ProgressTold, VersionRegistered
+from services.training.domain.job import Checkpoint, InputTable, Job, JobState, Progress
+from services.training.domain.life import (
+    CheckpointSaved,
+    ProgressTold,
+    TableRead,
+    VersionRegistered,
+)
 from services.training.errors import (
     AttemptSuperseded,
     CheckpointComplete,
@@ -200,6 +205,21 @@ class RuntimeHandlers:
         if facts is None or facts.run_id != job.run_id:
             raise WrongModel(f"version {version} of {model} is not one of the job's run")
         await self._changes.apply(job_id, VersionRegistered(version))
+
+    async def input_table(
+        self, principal: Principal, job_id: str, attempt: int | None, table: str
+    ) -> str:
+        """Record a table that the job is about to read; returns its version, empty for none.
+
+        Raises:
+            JobNotFound, PermissionDenied, JobNotRunning, AttemptSuperseded
+        """
+        _, number = await self._running(principal, job_id, attempt)
+        await self._rights.may_read_table(principal, table)
+        version = await self._catalog.table_version(table)
+        if version:
+            await self._changes.apply(job_id, TableRead(number, InputTable(table, version)))
+        return version
 
     async def _readable(self, principal: Principal, job_id: str) -> Job:
         job = await self._jobs.get(job_id)

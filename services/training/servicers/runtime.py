@@ -100,6 +100,15 @@ class JobRuntimeServicer(JobRuntimeServiceServicer):
         )
         return pb.ReportModelVersionResponse()
 
+    async def ReportInputTable(
+        self, request: pb.ReportInputTableRequest, context: Any
+    ) -> pb.ReportInputTableResponse:
+        """Record a table that a job is about to read."""
+        version = await self._handlers.input_table(
+            current_principal(), request.job_id, _attempt(context), request.table_full_name
+        )
+        return pb.ReportInputTableResponse(version=version)
+
 
 def _attempt(context: Any) -> int | None:
     """The attempt that the caller says it is of; None when it says nothing."""

@@ -88,7 +88,6 @@ async def test_a_job_reads_logs_and_registers_one_version_even_when_it_is_killed
             name="fit",
             file=job_pb2.FileSource(name="fit.py", content=PROGRAM),
             arguments=[table],
-            input_tables=[table],
             output_model=model,
             experiment=unique_name("experiment"),
             retry=job_pb2.RetryPolicy(max_retries=1, initial_backoff=Duration(nanos=1_000_000)),
@@ -121,7 +120,10 @@ async def test_a_job_reads_logs_and_registers_one_version_even_when_it_is_killed
     }
     assert {"loss", "mse", "step"} == {metric.key for metric in run.metrics}
     version = await client.tables.version(table)
+    # The job did not declare the table: it read it.
     assert [(one.name, one.digest) for one in run.inputs] == [(table, version)]
+    for attempt in job.attempts:
+        assert [(one.full_name, one.version) for one in attempt.input_tables] == [(table, version)]
     created_by = (await client.access.who_am_i()).name
     assert (run.created_by, job.submitted_by) == (created_by, created_by)
 
@@ -131,7 +133,8 @@ async def test_a_job_reads_logs_and_registers_one_version_even_when_it_is_killed
             f"{model}/1",
             direction=lineage.LINEAGE_DIRECTION_UPSTREAM,
         )
-        return {edge.source.name for edge in found} == {job.run_id, job.job_id, table}
+        sources = {(edge.source.name, edge.source_version) for edge in found}
+        return sources == {(job.run_id, ""), (job.job_id, ""), (table, version)}
 
     await eventually(edges, timeout=30)
 

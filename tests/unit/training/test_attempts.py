@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -17,13 +18,13 @@ from services.training.domain.job import (
     RetryPolicy,
 )
 from services.training.domain.life import AttemptResult, EndCause
-from services.training.errors import SourceRefused
+from services.training.errors import AttemptSuperseded, SourceRefused
 from services.training.ports import AttemptKey
 from tessera.catalog.v1 import lineage_service_pb2 as lineage
 from tessera.catalog.v1 import securable_pb2 as securable
 from tessera.events.v1 import catalog_events_pb2, training_events_pb2
 from tessera_kit.bus.envelope import from_record, to_record
-from tessera_kit.errors import Unavailable
+from tessera_kit.errors import PermissionDenied, Unavailable
 from tests.helpers import eventually
 from tests.unit.training.conftest import ANN, BOB, World, spec
 
@@ -84,6 +85,36 @@ async def test_each_attempt_records_its_tables_as_it_found_them(world: World) ->
     assert found == [(InputTable(name, version),) for version in ("", "v1", "v1")]
     told = [version for kind, _, version in edges_into(world, job.run_id) if kind == TABLE]
     assert told == ["", "v1"]
+
+
+async def test_what_a_job_reads_is_an_input_without_being_declared(world: World) -> None:
+    declared, read, hidden = "main.a.flights", "main.a.weather", "main.a.hidden"
+    for name in (declared, read):
+        world.authority.grant(
+            "ann", [securable.PRIVILEGE_SELECT], securable.SECURABLE_TYPE_TABLE, name
+        )
+        world.catalog.tables[name] = "v1"
+    job = await world.service.jobs.submit(ANN, spec(input_tables=(declared,)))
+    key = await world.runs(job)
+    report = partial(world.service.runtime.input_table, ANN, job.job_id, 1)
+    assert await report(read) == "v1"
+    assert await report(read) == "v1"
+    # Written to between the attempt's preparation and its reading: what was read counts.
+    world.catalog.tables[declared] = "v2"
+    assert await report(declared) == "v2"
+    with pytest.raises(PermissionDenied):
+        await report(hidden)
+    with pytest.raises(AttemptSuperseded):
+        await world.service.runtime.input_table(ANN, job.job_id, 2, read)
+    world.authority.grant(
+        "ann", [securable.PRIVILEGE_SELECT], securable.SECURABLE_TYPE_TABLE, hidden
+    )
+    assert await report(hidden) == ""
+    world.processes.end(key, GOOD)
+    job = await world.reaches(job, JobState.SUCCEEDED)
+    assert job.attempts[0].input_tables == (InputTable(declared, "v2"), InputTable(read, "v1"))
+    told = [one for one in edges_into(world, job.run_id) if one[0] == TABLE]
+    assert told == [(TABLE, declared, "v1"), (TABLE, read, "v1"), (TABLE, declared, "v2")]
 
 
 async def test_events_pass_the_door_of_the_bus_and_hold_no_secrets_or_code(world: World) -> None:

@@ -338,7 +338,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def input_tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Tables that the job reads; checked for SELECT when the job is submitted, and recorded as lineage."""
+        """Tables that the job reads; checked for SELECT when the job is submitted, and recorded as lineage. What job.read_table reads is recorded without being named here."""
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -506,7 +506,7 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def input_tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputTable]:
-        """The input tables as they were when its processes were about to be started."""
+        """The input tables with their versions: those that the job declared as they were when its processes were about to be started, those that it read through its library as it read them last."""
 
     def __init__(
         self,

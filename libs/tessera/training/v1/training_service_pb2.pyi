@@ -903,3 +903,51 @@ class ReportModelVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportModelVersionResponse: _TypeAlias = ReportModelVersionResponse  # noqa: Y015
+
+@_typing.final
+class ReportInputTableRequest(_message.Message):
+    """Reports a table that a job is about to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TABLE_FULL_NAME_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    table_full_name: _builtins.str
+    """The table's full name."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        table_full_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "table_full_name", b"table_full_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInputTableRequest: _TypeAlias = ReportInputTableRequest  # noqa: Y015
+
+@_typing.final
+class ReportInputTableResponse(_message.Message):
+    """The table is recorded, with its version in place of an older one. An attempt has at most 200 tables; further ones are not recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The table's version as it is now; empty when there is nothing to be read, and then nothing is recorded."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInputTableResponse: _TypeAlias = ReportInputTableResponse  # noqa: Y015

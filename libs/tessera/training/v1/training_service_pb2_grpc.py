@@ -537,6 +537,11 @@ class JobRuntimeServiceStub:
                 request_serializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionRequest.SerializeToString,
                 response_deserializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionResponse.FromString,
                 _registered_method=True)
+        self.ReportInputTable = channel.unary_unary(
+                '/tessera.training.v1.JobRuntimeService/ReportInputTable',
+                request_serializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableRequest.SerializeToString,
+                response_deserializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableResponse.FromString,
+                _registered_method=True)
 
 
 class JobRuntimeServiceServicer:
@@ -585,6 +590,13 @@ class JobRuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportInputTable(self, request, context):
+        """Tells the service that the job is about to read a table, which becomes an input of its attempt and of its lineage. Needs SELECT on the table.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobRuntimeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -617,6 +629,11 @@ def add_JobRuntimeServiceServicer_to_server(servicer, server):
                     servicer.ReportModelVersion,
                     request_deserializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionRequest.FromString,
                     response_serializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionResponse.SerializeToString,
+            ),
+            'ReportInputTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportInputTable,
+                    request_deserializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableRequest.FromString,
+                    response_serializer=tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -782,6 +799,33 @@ class JobRuntimeService:
             '/tessera.training.v1.JobRuntimeService/ReportModelVersion',
             tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionRequest.SerializeToString,
             tessera_dot_training_dot_v1_dot_training__service__pb2.ReportModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportInputTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.training.v1.JobRuntimeService/ReportInputTable',
+            tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableRequest.SerializeToString,
+            tessera_dot_training_dot_v1_dot_training__service__pb2.ReportInputTableResponse.FromString,
             options,
             channel_credentials,
             insecure,

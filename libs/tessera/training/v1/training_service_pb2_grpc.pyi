@@ -138,6 +138,8 @@ class JobRuntimeServiceStub:
     """Reads one file of a checkpoint as a stream of bytes."""
     ReportModelVersion: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ReportModelVersionRequest, _training_service_pb2.ReportModelVersionResponse]
     """Tells the service which model version the job registered."""
+    ReportInputTable: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ReportInputTableRequest, _training_service_pb2.ReportInputTableResponse]
+    """Tells the service that the job is about to read a table, which becomes an input of its attempt and of its lineage. Needs SELECT on the table."""
 
 class JobRuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a running job's processes tell the service; called with the job's own token."""
@@ -189,5 +191,13 @@ class JobRuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_training_service_pb2.ReportModelVersionRequest, _abc.Awaitable[_training_service_pb2.ReportModelVersionResponse]],
     ) -> _abc.Awaitable[_training_service_pb2.ReportModelVersionResponse]:
         """Tells the service which model version the job registered."""
+
+    @_abc_1.abstractmethod
+    def ReportInputTable(
+        self,
+        request: _training_service_pb2.ReportInputTableRequest,
+        context: _aio.ServicerContext[_training_service_pb2.ReportInputTableRequest, _abc.Awaitable[_training_service_pb2.ReportInputTableResponse]],
+    ) -> _abc.Awaitable[_training_service_pb2.ReportInputTableResponse]:
+        """Tells the service that the job is about to read a table, which becomes an input of its attempt and of its lineage. Needs SELECT on the table."""
 
 def add_JobRuntimeServiceServicer_to_server(servicer: JobRuntimeServiceServicer, server: _aio.Server) -> None: ...
