@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack import gpus
 from devstack.environment import service_environment
 from devstack.home import Home
 from devstack.ports import LOOPBACK
@@ -124,7 +126,10 @@ def _settings(
         return name.upper().replace("-", "_")
 
     database = home.data(service.package) / f"{service.package}.db"
-    own = {"TESSERA_SECRETS_DIR": str(home.root / "secrets")} if service.name == "inference" else {}
+    own = {
+        "inference": {"TESSERA_SECRETS_DIR": str(home.root / "secrets")},
+        "training": {gpus.VARIABLE: gpus.count(os.environ)},
+    }
     return {
         **client_settings(doors, files(home)),
         **{
@@ -138,5 +143,5 @@ def _settings(
         "TESSERA_DATA_DIR": str(_data(home, service)),
         "TESSERA_TELEMETRY_CLICKHOUSE": "1",
         "TESSERA_HOME": str(home.root),
-        **own,
+        **own.get(service.name, {}),
     }

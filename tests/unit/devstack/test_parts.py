@@ -24,6 +24,7 @@ from devstack import (
     StackError,
     StackState,
     attach,
+    gpus,
     lock,
     logs,
     stack,
@@ -231,6 +232,16 @@ def test_a_cluster_is_attached_by_a_file_of_variables(tmp_path: Path) -> None:
 def test_every_service_has_a_health_door() -> None:
     for service in SERVICES.values():
         assert service.metrics in service.ports
+
+
+def test_jobs_may_use_every_gpu_unless_the_caller_says_otherwise(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert gpus.count({}, tmp_path) == "2"
+    assert gpus.count({"TESSERA_TRAINING_GPUS": "1"}, tmp_path) == "1"
+    assert gpus.count({"CUDA_VISIBLE_DEVICES": "1"}, tmp_path) == "0"
+    both = {"CUDA_VISIBLE_DEVICES": "1", "TESSERA_TRAINING_GPUS": "1"}
+    assert gpus.count(both, tmp_path) == "1"
 
 
 def test_exits_are_told_in_words() -> None:
