@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +21,10 @@ from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.signature import parse_manifest
 from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import make_bundle
-from tests.helpers import eventually, unique_name
+from tests.helpers import unique_name
+from tests.integration.inference.on_gpu import NEEDS_GPU, comes_back, used_bytes
 
-if TYPE_CHECKING:
-    pass
-
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
-]
+pytestmark = [pytest.mark.timeout(300), NEEDS_GPU]
 CPU, GPU, AUTO = Device.CPU, Device.GPU, Device.AUTO
 
 
@@ -147,12 +142,6 @@ async def ask(runtime: TritonWire, body: bytes) -> np.ndarray[Any, Any]:
     return np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(output.shape)
 
 
-def used_bytes() -> int:
-    """Memory of the GPU that all processes use."""
-    free, total = torch.cuda.mem_get_info()
-    return total - free
-
-
 @pytest.mark.parametrize(
     "groups",
     [
@@ -185,16 +174,45 @@ async def test_parameters_lie_on_the_gpu_and_leave_it(models: TritonModels) -> N
     torch.cuda.init()
     empty = used_bytes()
 
-    async def is_free() -> bool:
-        return used_bytes() < empty + (64 << 20)
-
     grown = {}
     for model in ("masked", "wide"):
         name = await load(models, model, InstanceGroup(GPU, 1))
         grown[model] = used_bytes() - empty
         await models.unload(name)
-        await eventually(is_free, timeout=30)
+        await comes_back(empty)
     assert 0.9 * parameters < grown["wide"] - grown["masked"] < 2 * parameters
     name = await load(models, "wide", InstanceGroup(CPU, 1))
     assert used_bytes() < empty + (64 << 20)
     await models.unload(name)
+
+
+async def test_a_hundred_swaps_leave_no_memory_behind(
+    models: TritonModels, runtime: TritonWire
+) -> None:
+    """Four models at a time come and go, 25 times each, while another one answers."""
+    steady = await load(models, "masked", InstanceGroup(GPU, 1))
+    before = used_bytes()
+    ended = asyncio.Event()
+
+    async def go_on() -> int:
+        answered = 0
+        while not ended.is_set():
+            await ask(runtime, request(steady, example("masked", 2)))
+            answered += 1
+        return answered
+
+    async def come_and_go(model: str) -> None:
+        for _ in range(25):
+            name = await load(models, model, InstanceGroup(GPU, 1))
+            got = await ask(runtime, request(name, example(model, 3)))
+            np.testing.assert_allclose(
+                got, expected(model, example(model, 3)), rtol=2e-3, atol=2e-3
+            )
+            await models.unload(name)
+
+    answering = asyncio.create_task(go_on())
+    await asyncio.gather(*map(come_and_go, ("masked", "wide", "convolutions", "wide")))
+    ended.set()
+    assert await answering > 100
+    await comes_back(before)
+    await models.unload(steady)
