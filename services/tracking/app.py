@@ -19,6 +19,7 @@ from services.tracking.consumers import MetricConsumer, RegistryConsumer
 from services.tracking.handlers.access import Access
 from services.tracking.handlers.cases import Outside, Places, UseCases, build_use_cases
 from services.tracking.handlers.deliveries import Deliveries
+from services.tracking.handlers.purger import Purger
 from services.tracking.handlers.registry_news import RegistryNews
 from services.tracking.handlers.upload_sweep import UploadSweep
 from services.tracking.handlers.webhooks import Webhooks
@@ -39,6 +40,7 @@ from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
 from tessera_kit.store.s3 import S3ObjectStore
+from tessera_kit.store.sole_access import sole_access
 from tessera_kit.store.sql import Database
 
 __all__ = ["build_app"]
@@ -129,11 +131,20 @@ def _background(config: Config, adapters: _Adapters, cases: UseCases) -> Sequenc
     )
     deliveries = Deliveries(adapters.store, adapters.hooks, clock)
     sweep = UploadSweep(adapters.files, clock, config.upload_age)
+    outside = (adapters.store, adapters.spans, adapters.files, access)
+    purger = Purger(*outside, cases.retention, clock, age=config.retention)
+
+    async def purge() -> None:
+        # Two would remove the same things, each of them twice.
+        async with sole_access(adapters.database, "purger"):
+            await purger.run()
+
     return (
         BackgroundTask("outbox", OutboxRelay(adapters.database, producer).run),
         BackgroundTask("points", adapters.store.carrier.run),
         BackgroundTask("webhooks", deliveries.run),
         BackgroundTask("uploads", sweep.run),
+        BackgroundTask("purger", purge),
         BackgroundTask("registry", RegistryConsumer(kafka, news, producer).run),
         BackgroundTask("metrics", MetricConsumer(kafka, cases.log, producer).run),
         BackgroundTask("default experiment", cases.experiments.register_default),

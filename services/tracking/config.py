@@ -28,6 +28,8 @@ __all__ = ["Config"]
 
 _SERVICE = "tracking"
 _UPLOAD_HOURS = "TESSERA_TRACKING_UPLOAD_HOURS"
+_RETENTION = "TESSERA_TRACKING_RETENTION"
+_RETENTION_DAYS = 30
 _DEFAULT_SCHEMA = "TESSERA_TRACKING_DEFAULT_SCHEMA"
 
 
@@ -47,6 +49,8 @@ class Config:
     """What their secrets are encrypted with."""
     upload_age: timedelta
     """How long an upload in parts may take before it is dropped."""
+    retention: timedelta | None
+    """How long what was deleted can be restored before it is removed for good; None for ever."""
     database: DatabaseConfig
     """Where experiments and runs are kept, and points until ClickHouse has them."""
     clickhouse: ClickHouseConfig
@@ -81,6 +85,7 @@ class Config:
                 "TESSERA_TRACKING_WEBHOOK_KEY_FILE", env.secret_file("TESSERA_SERVICE_TOKEN_FILE")
             ),
             upload_age=_upload_age(env),
+            retention=_retention(env),
             database=DatabaseConfig.from_env(env, _SERVICE),
             clickhouse=ClickHouseConfig.from_env(env, database=f"tessera_{_SERVICE}"),
             kafka=KafkaConfig.from_env(env),
@@ -97,6 +102,13 @@ def _upload_age(env: Env) -> timedelta:
     if not 13.0 <= hours <= 8760.0:
         raise ConfigError(f"{_UPLOAD_HOURS} must be 13 to 8760: URLs of parts live 12 hours")
     return timedelta(hours=hours)
+
+
+def _retention(env: Env) -> timedelta | None:
+    seconds = env.duration(_RETENTION, _RETENTION_DAYS * 86_400.0)
+    if seconds > 36_500 * 86_400.0:
+        raise ConfigError(f"{_RETENTION} must be at most 36500d; 0 keeps for ever")
+    return timedelta(seconds=seconds) if seconds else None
 
 
 def _hook_urls(env: Env) -> HookUrls:

@@ -31,6 +31,8 @@
     ├── ParamChanged            a parameter is written once
     ├── RunNotActive            the run was deleted
     ├── ExperimentNotActive     the experiment was deleted
+    ├── NotDeleted              it is in use and would be removed for good
+    ├── DeletedTooRecently      it was not deleted for as long as was asked for
     ├── DefaultExperimentKept   the default experiment stays as it is
     ├── TooManyWebhooks         there are as many as there may be
     ├── SecretLost              it was encrypted with another key
@@ -45,6 +47,8 @@ Texts that MLflow's users know (parameters written once, batch limits, stages) a
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from tessera_kit.errors import (
     Aborted,
@@ -64,6 +68,7 @@ __all__ = [
     "BatchTooLarge",
     "ChecksumMismatch",
     "DefaultExperimentKept",
+    "DeletedTooRecently",
     "DuplicateParams",
     "EvaluationDatasetNotFound",
     "ExperimentNameTaken",
@@ -78,6 +83,7 @@ __all__ = [
     "InvalidUpload",
     "InvalidValue",
     "LoggedModelNotFound",
+    "NotDeleted",
     "ParamChanged",
     "RegisteredFilesKept",
     "ReviewExists",
@@ -344,6 +350,30 @@ class DefaultExperimentKept(FailedPrecondition):
     """The default experiment can be neither renamed nor deleted."""
 
     reason = "DEFAULT_EXPERIMENT_KEPT"
+
+
+class NotDeleted(FailedPrecondition):
+    """It is in use: only what was deleted can be removed for good."""
+
+    reason = "NOT_DELETED"
+
+    def __init__(self, kind: str, thing_id: str) -> None:
+        super().__init__(
+            f"The {kind} {thing_id} is in use; only what was deleted can be removed for good.",
+            metadata={"kind": kind, "id": thing_id},
+        )
+
+
+class DeletedTooRecently(FailedPrecondition):
+    """It was not deleted for as long as was asked for."""
+
+    reason = "DELETED_TOO_RECENTLY"
+
+    def __init__(self, kind: str, thing_id: str, age: timedelta) -> None:
+        super().__init__(
+            f"The {kind} {thing_id} was deleted less than {age} ago.",
+            metadata={"kind": kind, "id": thing_id},
+        )
 
 
 class RegisteredFilesKept(FailedPrecondition):

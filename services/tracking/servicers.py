@@ -52,6 +52,7 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         self._search = cases.search
         self._artifacts = cases.artifacts
         self._webhooks = cases.webhooks
+        self._retention = cases.retention
 
     # Experiments
 
@@ -357,6 +358,24 @@ class TrackingServicer(rpc.TrackingServiceServicer):
         return pb.ListGivenUpDeliveriesResponse(
             deliveries=[messages.given_up_message(one) for one in found[:size]],
             next_page_token=token,
+        )
+
+    # Retention
+
+    async def PurgeDeleted(
+        self, request: pb.PurgeDeletedRequest, context: Context
+    ) -> pb.PurgeDeletedResponse:
+        """Remove for good what was deleted."""
+        purging = await self._retention.purge(
+            current_principal(),
+            messages.kinds_of(request),
+            older_than=messages.age_of(request),
+            dry_run=request.dry_run,
+        )
+        return pb.PurgeDeletedResponse(
+            things=[messages.deleted_message(one) for one in purging.things],
+            has_more=purging.has_more,
+            under_way=purging.under_way,
         )
 
 

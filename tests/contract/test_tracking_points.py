@@ -88,6 +88,22 @@ async def test_points_added_again_are_read_once_in_order_and_in_pages(
     assert await history(archive, run_id, "none") == []
 
 
+async def test_points_of_runs_are_forgotten(archive: PointArchive) -> None:
+    runs = [new_id() for _ in range(150)]
+    kept = new_id()
+    point = Point("m", 1, 2, 0.5)
+    await archive.delete(runs)
+    for _ in range(2):
+        await archive.add({one: Points.of([point]) for one in [*runs, kept]})
+    await archive.delete(runs)
+    assert [one async for batch in archive.export(runs, []) for one in batch.to_pylist()] == []
+    assert await archive.history(runs[0], "m", after=None, limit=9) == []
+    assert await archive.history(kept, "m", after=None, limit=9) == [point]
+    # What is added again is there again.
+    await archive.add({runs[0]: Points.of([point])})
+    assert await archive.history(runs[0], "m", after=None, limit=9) == [point]
+
+
 async def test_a_metric_in_few_buckets(archive: PointArchive) -> None:
     run_id = new_id()
     assert await archive.buckets(run_id, "m", Steps(), 10) == []

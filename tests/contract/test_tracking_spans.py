@@ -62,7 +62,8 @@ async def spans(request: pytest.FixtureRequest, clickhouse: ClickHouse) -> Async
     if request.param == "memory":
         yield InMemorySpans()
         return
-    await clickhouse.command("TRUNCATE TABLE otel_traces")
+    for table in ("otel_traces", "otel_traces_trace_id_ts"):
+        await clickhouse.command(f"TRUNCATE TABLE {table}")
     async with ClickHouseSpans(clickhouse) as spans:
         yield spans
 
@@ -103,6 +104,19 @@ class TestSpanStore:
         await spans.add({"e1": [a_span(1), a_span(2)]})
         await spans.delete([key(1), TraceKey("e1", "of another kind")])
         assert (await spans.of([key(1), key(2)])).keys() == {key(2).trace_id}
+
+    async def test_an_experiment_is_forgotten_whole(
+        self, spans: SpanStore, clickhouse: ClickHouse
+    ) -> None:
+        await spans.delete_all("e1")
+        await spans.add({"e1": [a_span(1), a_span(2)], "e2": [a_span(3)]})
+        await spans.delete_all("e1")
+        assert (await spans.of([key(1), key(2), key(3, "e2")])).keys() == {key(3).trace_id}
+        if isinstance(spans, ClickHouseSpans):
+            times = "SELECT count() FROM otel_traces_trace_id_ts WHERE TraceId = {trace:String}"
+            for number, rows in ((1, 0), (3, 1)):
+                found = await clickhouse.query(times, {"trace": f"{number:032x}"})
+                assert found.rows == [(rows,)]
 
     async def test_traces_of_other_kinds_of_ids_have_no_spans(self, spans: SpanStore) -> None:
         assert await spans.of([TraceKey("e1", "0123"), TraceKey("e1", "")]) == {}

@@ -58,14 +58,15 @@ async def test_runs_go_and_come_back_with_their_experiment(store: Store) -> None
     gone = run(2, stage=LifecycleStage.DELETED)
     await given(store, run(1), gone, run(3, "e2"))
     async with store.write() as work:
-        await work.runs.move_all("e1", LifecycleStage.DELETED)
+        await work.runs.move_all("e1", LifecycleStage.DELETED, at=9)
         await work.commit()
     async with store.read() as view:
         first = await view.runs.info("r1")
-        assert first == run(stage=LifecycleStage.DELETED, deleted_with_experiment=True)
+        gone_too = {"deleted_with_experiment": True, "deleted_at": 9}
+        assert first == run(stage=LifecycleStage.DELETED, **gone_too)
         assert await view.runs.info("r3") == run(3, "e2")
     async with store.write() as work:
-        await work.runs.move_all("e1", LifecycleStage.ACTIVE)
+        await work.runs.move_all("e1", LifecycleStage.ACTIVE, at=10)
         await work.commit()
     async with store.read() as view:
         assert await view.runs.info("r1") == run(1)

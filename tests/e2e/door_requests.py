@@ -175,6 +175,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
     "TrackingService/DownloadArtifact": {**RUN, "path": "mine.txt"},
     "TrackingService/ListArtifacts": RUN,
     "TrackingService/ListGivenUpDeliveries": {},
+    "TrackingService/PurgeDeleted": {"dry_run": True},
     "TrainingService/SubmitJob": {
         "spec": {"name": "mine", "file": {"name": "job.py", "content": "print()"}}
     },

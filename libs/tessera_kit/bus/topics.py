@@ -156,8 +156,11 @@ TOPICS: tuple[Topic, ...] = (
             tracking_events_pb2.RunStarted,
             tracking_events_pb2.RunEnded,
             tracking_events_pb2.ModelLogged,
+            tracking_events_pb2.RunPurged,
+            tracking_events_pb2.ModelPurged,
+            tracking_events_pb2.ExperimentPurged,
         ),
-        key="the run's id: a run starts before it logs models and ends",
+        key="the run's id: a run starts before it logs models, ends and is purged",
     ),
     Topic(
         name="tessera.tracking.metric.v1",

@@ -88,6 +88,7 @@ MONITOR: Final = "tessera.monitor.name"
 TASK: Final = "tessera.task.name"
 LOG_LEVEL: Final = "log.level"
 OUTCOME: Final = "tessera.outcome"
+KIND: Final = "tessera.kind"
 
 # Span names. A call's span is named after its method, a message's `<operation> <topic>`.
 SPAN_MODEL_INFER: Final = "model infer"
@@ -242,6 +243,13 @@ TRACKING_POINTS_CARRIED: Final = Metric(
     Instrument.COUNTER,
     "{point}",
     "Points of metrics that went from the log to ClickHouse.",
+)
+TRACKING_PURGED: Final = Metric(
+    "tessera.tracking.purged",
+    Instrument.COUNTER,
+    "{thing}",
+    "Deleted experiments, runs and logged models that were removed for good.",
+    (KIND,),
 )
 
 # Metrics: training.

@@ -139,6 +139,10 @@ class ObjectArtifacts:
         key = _key(root, path)
         await asyncio.gather(self._objects.delete(key), self._objects.delete_prefix(f"{key}/"))
 
+    async def remove_all(self, root: ArtifactRoot) -> int:
+        """Remove all files of an owner; return how many there were."""
+        return await self._objects.delete_prefix(_key(root, ""))
+
     async def _must_be_free(self, root: ArtifactRoot, path: str) -> None:
         """Refuse a path that is a folder or lies below a file: no disk could hold both."""
         parts = path.split("/")

@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from google.protobuf.message import Message
+
 from services.tracking.convert.messages import run_message, timestamp_message
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.logged_model import LoggedModel, ModelLink
+from services.tracking.domain.retention import Kind
 from services.tracking.domain.run import DatasetInput, Run
 from tessera.catalog.v1 import lineage_service_pb2 as lineage_pb
 from tessera.events.v1 import catalog_events_pb2, tracking_events_pb2
@@ -22,6 +25,7 @@ __all__ = [
     "inputs_observed",
     "model_logged",
     "models_linked",
+    "purged",
     "run_ended",
     "run_started",
     "version_made",
@@ -44,6 +48,18 @@ def run_ended(run: Run) -> Event:
     """Return the event that a run reached a final status."""
     data = tracking_events_pb2.RunEnded(run=_told(run))
     return new_event(data, source=SOURCE, key=run.info.run_id)
+
+
+def purged(kind: Kind, thing_id: str, experiment_id: str) -> Event:
+    """Return the event that something was removed for good; the same one however often."""
+    data: Message
+    if kind is Kind.EXPERIMENT:
+        data = tracking_events_pb2.ExperimentPurged(experiment_id=thing_id)
+    elif kind is Kind.RUN:
+        data = tracking_events_pb2.RunPurged(run_id=thing_id, experiment_id=experiment_id)
+    else:
+        data = tracking_events_pb2.ModelPurged(model_id=thing_id, experiment_id=experiment_id)
+    return new_event(data, source=SOURCE, key=thing_id, event_id=f"tracking-purged-{thing_id}")
 
 
 def inputs_observed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from services.tracking.domain.keys import check_key, check_text
 from services.tracking.domain.lifecycle import LifecycleStage, Micros, fits_64_bits
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Floats, Integers, Points
+from services.tracking.domain.retention import Deleted, Kind
 from services.tracking.domain.run import DatasetInput, Run, RunChange, RunNews, RunStatus
 from services.tracking.domain.webhooks import GivenUp
 from services.tracking.errors import InvalidUpdate, InvalidValue
@@ -24,12 +26,15 @@ from tessera.tracking.v1 import tracking_pb2 as pb
 from tessera.tracking.v1 import tracking_service_pb2 as service_pb
 
 __all__ = [
+    "age_of",
     "artifact_message",
     "batch_of",
     "bucket_message",
+    "deleted_message",
     "experiment_change",
     "experiment_message",
     "joined_points",
+    "kinds_of",
     "metric_message",
     "micros_of_message",
     "news_message",
@@ -47,6 +52,7 @@ __all__ = [
 MAX_STREAMED: Final = 100_000
 
 _MICROS: Final = 1_000_000
+_CENTURY: Final = 36_500 * 86_400
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a Timestamp may have
 
 _STAGES: Final = {
@@ -65,6 +71,11 @@ _STATUS_NUMBERS: Final = {
     RunStatus.FAILED: pb.RUN_STATUS_FAILED,
     RunStatus.KILLED: pb.RUN_STATUS_KILLED,
 }
+_DELETED_NUMBERS: Final = {
+    Kind.EXPERIMENT: pb.DELETED_KIND_EXPERIMENT,
+    Kind.RUN: pb.DELETED_KIND_RUN,
+    Kind.MODEL: pb.DELETED_KIND_LOGGED_MODEL,
+}
 _STATUSES: Final = {number: status for status, number in _STATUS_NUMBERS.items()}
 
 
@@ -75,6 +86,10 @@ def timestamp_message(micros: Micros) -> Timestamp:
     """Return the time as a message."""
     seconds, rest = divmod(micros, _MICROS)
     return Timestamp(seconds=seconds, nanos=rest * 1000)
+
+
+def _optional_time(micros: Micros | None) -> Timestamp | None:
+    return None if micros is None else timestamp_message(micros)
 
 
 def micros_of_message(timestamp: Timestamp, field: str) -> Micros:
@@ -217,6 +232,7 @@ def experiment_message(experiment: Experiment) -> pb.Experiment:
         created_at=timestamp_message(experiment.created_at),
         updated_at=timestamp_message(experiment.updated_at),
         etag=experiment.etag,
+        deleted_at=_optional_time(experiment.deleted_at),
     )
 
 
@@ -229,7 +245,7 @@ def run_message(run: Run) -> pb.Run:
         name=info.name,
         status=_STATUS_NUMBERS[info.status],
         started_at=timestamp_message(info.started_at),
-        ended_at=None if info.ended_at is None else timestamp_message(info.ended_at),
+        ended_at=_optional_time(info.ended_at),
         artifact_location=info.artifact_location,
         lifecycle_stage=_STAGE_NUMBERS[info.stage],
         created_by=info.created_by,
@@ -242,6 +258,38 @@ def run_message(run: Run) -> pb.Run:
             pb.MetricExtremes(key=key, min=ends.minimum, max=ends.maximum)
             for key, ends in run.extremes.items()
         ],
+        deleted_at=_optional_time(info.deleted_at),
+    )
+
+
+def kinds_of(request: service_pb.PurgeDeletedRequest) -> dict[Kind, Sequence[str]]:
+    """Return what a request names."""
+    return {
+        Kind.EXPERIMENT: request.experiment_ids,
+        Kind.RUN: request.run_ids,
+        Kind.MODEL: request.model_ids,
+    }
+
+
+def age_of(request: service_pb.PurgeDeletedRequest) -> timedelta:
+    """Return for how long things must have been deleted.
+
+    Raises:
+        InvalidValue: It is negative, or longer than a hundred years.
+    """
+    if not 0 <= request.older_than.seconds <= _CENTURY or request.older_than.nanos < 0:
+        raise InvalidValue("older_than must be 0 to 36500 days", "older_than")
+    return request.older_than.ToTimedelta()
+
+
+def deleted_message(deleted: Deleted) -> pb.DeletedThing:
+    """Return what was deleted as a message."""
+    return pb.DeletedThing(
+        kind=_DELETED_NUMBERS[deleted.kind],
+        id=deleted.id,
+        experiment_id=deleted.experiment_id,
+        name=deleted.name,
+        deleted_at=_optional_time(deleted.deleted_at),
     )
 
 

@@ -53,6 +53,8 @@ class Experiment:
     """When it was created."""
     updated_at: Micros
     """When it was last changed."""
+    deleted_at: Micros | None = None
+    """When it was deleted; None while it is in use."""
     etag: str
     """Changes with every change."""
 
@@ -133,4 +135,5 @@ def move_experiment(
         raise ExperimentNotActive(experiment.experiment_id, needed=needed, stage=experiment.stage)
     if stage is LifecycleStage.DELETED and experiment.experiment_id == DEFAULT_EXPERIMENT_ID:
         raise DefaultExperimentKept("the default experiment cannot be deleted")
-    return replace(experiment, stage=stage, updated_at=now, etag=etag)
+    deleted_at = now if stage is LifecycleStage.DELETED else None
+    return replace(experiment, stage=stage, updated_at=now, deleted_at=deleted_at, etag=etag)

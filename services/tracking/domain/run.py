@@ -81,6 +81,8 @@ class RunInfo:
     """Whether it is in use."""
     deleted_with_experiment: bool = False
     """Whether it was deleted along with its experiment, and so comes back with it."""
+    deleted_at: Micros | None = None
+    """When it was deleted; None while it is in use."""
     created_by: str
     """The principal that created it."""
     etag: str
@@ -178,7 +180,7 @@ def _end(run: RunInfo, change: RunChange, status: RunStatus, now: Micros) -> Mic
     return run.ended_at if run.ended_at is not None else max(now, run.started_at)
 
 
-def move_run(run: RunInfo, stage: LifecycleStage, *, etag: str) -> RunInfo:
+def move_run(run: RunInfo, stage: LifecycleStage, *, now: Micros, etag: str) -> RunInfo:
     """Return the run deleted or restored.
 
     Raises:
@@ -189,4 +191,7 @@ def move_run(run: RunInfo, stage: LifecycleStage, *, etag: str) -> RunInfo:
             LifecycleStage.ACTIVE if stage is LifecycleStage.DELETED else LifecycleStage.DELETED
         )
         raise RunNotActive(run.run_id, needed=needed, stage=run.stage)
-    return replace(run, stage=stage, deleted_with_experiment=False, etag=etag)
+    deleted_at = now if stage is LifecycleStage.DELETED else None
+    return replace(
+        run, stage=stage, deleted_with_experiment=False, deleted_at=deleted_at, etag=etag
+    )

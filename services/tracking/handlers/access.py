@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from services.tracking.domain.experiment import DEFAULT_EXPERIMENT_ID
+from services.tracking.domain.retention import Deleted
 from services.tracking.domain.run import RunInfo
 from services.tracking.errors import RunNotFound
 from services.tracking.ports.store import Store
@@ -87,8 +88,8 @@ class Access:
         """
         await self._require(principal, securable_pb2.PRIVILEGE_MANAGE, experiment_id)
 
-    async def manage_run(self, principal: Principal, run: RunInfo) -> None:
-        """Return when the principal may delete and restore the run.
+    async def manage_run(self, principal: Principal, run: RunInfo | Deleted) -> None:
+        """Return when the principal may delete and restore the run, or remove it for good.
 
         Raises:
             PermissionDenied: MANAGE on its experiment is missing, and the principal did not create
@@ -100,13 +101,14 @@ class Access:
             await self.manage(principal, run.experiment_id)
 
     async def read_run(self, principal: Principal, run_id: str) -> None:
-        """As `read`, for a run's experiment.
+        """As `read`, for a run's experiment; the run is there now.
 
         Raises:
             RunNotFound: No run has this id.
             PermissionDenied: SELECT on its experiment is missing.
         """
-        await self.read(principal, await self._experiment_of(run_id))
+        # Points may outlive their run for a while, and nobody may see them then.
+        await self.read(principal, await self._found_experiment_of(run_id))
 
     async def write_run(self, principal: Principal, run_id: str) -> None:
         """As `write`, for a run's experiment.
@@ -131,6 +133,11 @@ class Access:
             self._experiments.clear()
         self._experiments[run_id] = experiment_id
 
+    def forget(self, run_ids: Collection[str]) -> None:
+        """Note that runs are not there any more."""
+        for run_id in run_ids:
+            self._experiments.pop(run_id, None)
+
     async def register(self, experiment_id: str, owner: str) -> None:
         """Make the experiment known to the catalog, with its owner."""
         await self._authority.register(_EXPERIMENT, experiment_id, owner)
@@ -151,9 +158,10 @@ class Access:
 
     async def _experiment_of(self, run_id: str) -> str:
         # A run never changes its experiment, so what was read once stays true.
-        known = self._experiments.get(run_id)
-        if known is not None:
-            return known
+        # Whether it is still there, whoever writes finds out.
+        return self._experiments.get(run_id) or await self._found_experiment_of(run_id)
+
+    async def _found_experiment_of(self, run_id: str) -> str:
         async with self._store.read() as view:
             run = await view.runs.info(run_id)
         if run is None:

@@ -15,6 +15,7 @@ from services.tracking.handlers.log import RunLog
 from services.tracking.handlers.metrics import Metrics
 from services.tracking.handlers.models import LoggedModels
 from services.tracking.handlers.registry import Registry
+from services.tracking.handlers.retention import Retention
 from services.tracking.handlers.review_desk import ReviewDesk
 from services.tracking.handlers.review_queues import ReviewQueues
 from services.tracking.handlers.runs import Runs
@@ -86,6 +87,7 @@ class UseCases:
     review_queues: ReviewQueues
     issues: Issues
     models: LoggedModels
+    retention: Retention
     webhooks: Webhooks | None = None
     """None where nobody reaches their receivers."""
     registry: Registry | None = None
@@ -121,6 +123,7 @@ def build_use_cases(outside: Outside, places: Places) -> UseCases:
         review_queues=ReviewQueues(reviews),
         issues=Issues(reviews),
         models=models,
+        retention=Retention(store, access, clock),
         webhooks=Webhooks(store, access, outside.hooks, clock) if outside.hooks else None,
         registry=_registry(outside.registry, artifacts, models, places.default_schema),
     )

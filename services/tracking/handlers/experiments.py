@@ -185,7 +185,7 @@ class Experiments:
             now = micros_of(self._clock.now())
             moved = move_experiment(current, stage, now=now, etag=new_etag())
             await work.experiments.put(moved)
-            await work.runs.move_all(experiment_id, stage)
+            await work.runs.move_all(experiment_id, stage, at=now)
             await work.commit()
 
     async def _add(self, experiment: Experiment, request: RequestKey) -> Experiment:

@@ -173,8 +173,9 @@ class Runs:
             RunNotFound: There is none.
             PermissionDenied: The caller may not read it.
         """
-        await self._access.read_run(principal, run_id)
-        return await self._existing(run_id)
+        run = await self._existing(run_id)
+        await self._access.read(principal, run.info.experiment_id)
+        return run
 
     async def info(self, principal: Principal, run_id: str) -> RunInfo:
         """Return a run's own facts, as `get` does.
@@ -183,11 +184,11 @@ class Runs:
             RunNotFound: There is none.
             PermissionDenied: The caller may not read it.
         """
-        await self._access.read_run(principal, run_id)
         async with self._store.read() as view:
             run = await view.runs.info(run_id)
         if run is None:
             raise RunNotFound(run_id)
+        await self._access.read(principal, run.experiment_id)
         return run
 
     async def update(self, principal: Principal, run_id: str, change: RunChange) -> Run:
@@ -273,7 +274,7 @@ class Runs:
         return run
 
     async def _may_create(self, principal: Principal, experiment_id: str) -> None:
-        # Experiments are marked as deleted but never vanish: what was there once need not be asked.
+        # What was there once need not be asked: the transaction finds out when it has gone.
         if experiment_id not in self._known_experiments:
             async with self._store.read() as view:
                 if await view.experiments.get(experiment_id) is None:
@@ -293,7 +294,8 @@ class Runs:
             experiment = await work.experiments.lock(run.experiment_id, shared=True)
             if experiment is None or experiment.stage is not LifecycleStage.ACTIVE:
                 raise ExperimentNotActive(run.experiment_id)
-            moved = move_run(await _locked(work, run_id), stage, etag=new_etag())
+            now = micros_of(self._clock.now())
+            moved = move_run(await _locked(work, run_id), stage, now=now, etag=new_etag())
             await work.runs.put(moved)
             await work.commit()
 

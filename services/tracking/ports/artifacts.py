@@ -143,3 +143,6 @@ class ArtifactStore(Protocol):
 
     async def remove(self, root: ArtifactRoot, path: str) -> None:
         """Remove a file, or a folder with all that is in it; does nothing when there is none."""
+
+    async def remove_all(self, root: ArtifactRoot) -> int:
+        """Remove all files of an owner; return how many there were."""

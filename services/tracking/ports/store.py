@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from services.tracking.domain.buckets import Bucket, Steps
 from services.tracking.domain.experiment import Experiment
-from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.lifecycle import LifecycleStage, Micros
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
@@ -19,6 +19,7 @@ from services.tracking.domain.search.paging import Position
 from services.tracking.domain.search.syntax import Filter, OrderKey
 from services.tracking.ports.evaluation import EvaluationStore, ScorerStore
 from services.tracking.ports.models import ModelStore
+from services.tracking.ports.retention import PurgeStore
 from services.tracking.ports.reviews import ReviewStore
 from services.tracking.ports.traces import TraceStore
 from services.tracking.ports.transaction import RequestKey, Transaction
@@ -136,8 +137,14 @@ class RunStore(Protocol):
     async def put(self, run: RunInfo) -> None:
         """Store the new state of a locked run."""
 
-    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
-        """Delete the active runs of a locked experiment, or restore those deleted with it."""
+    async def move_all(self, experiment_id: str, stage: LifecycleStage, *, at: Micros) -> None:
+        """Delete the active runs of a locked experiment, or restore those deleted with it.
+
+        Args:
+            experiment_id: Whose runs.
+            stage: Where they go.
+            at: The time; deleted runs keep it.
+        """
 
     async def remove_tag(self, run_id: str, key: str) -> bool:
         """Remove a tag of a locked run; return whether it had it."""
@@ -171,6 +178,13 @@ class PointArchive(Protocol):
 
         Raises:
             Unavailable: The archive is away; some of the points may have been stored.
+        """
+
+    async def delete(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs: no later read sees them.
+
+        Raises:
+            Unavailable: The archive is away; some may be forgotten.
         """
 
     async def history(
@@ -234,6 +248,10 @@ class View(Protocol):
     @property
     def reviews(self) -> ReviewStore:
         """Questions about traces, queues of traces and issues."""
+
+    @property
+    def purges(self) -> PurgeStore:
+        """What was deleted, and what is being removed for good."""
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""
@@ -318,4 +336,11 @@ class Store(Protocol):
 
         Raises (at the first batch):
             Unavailable: The archive is away.
+        """
+
+    async def forget_points(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs that are being removed, and take no more of them.
+
+        Raises:
+            Unavailable: The archive is away; some may be forgotten.
         """

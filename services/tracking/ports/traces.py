@@ -119,3 +119,6 @@ class SpanStore(Protocol):
 
     async def delete(self, traces: Sequence[TraceKey]) -> None:
         """Forget the spans of traces."""
+
+    async def delete_all(self, experiment_id: str) -> None:
+        """Forget all spans of an experiment."""

@@ -153,19 +153,19 @@ def test_changes_of_a_run_that_make_no_sense() -> None:
     with pytest.raises(InvalidUpdate):
         change_run(RUN, RunChange(ended_at=5), now=1, etag="two")
     with pytest.raises(RunNotActive):
-        deleted = move_run(RUN, LifecycleStage.DELETED, etag="two")
+        deleted = move_run(RUN, LifecycleStage.DELETED, now=5, etag="two")
         change_run(deleted, RunChange(name="n"), now=1, etag="three")
 
 
 def test_a_run_moves_there_and_back_once() -> None:
-    deleted = move_run(RUN, LifecycleStage.DELETED, etag="two")
+    deleted = move_run(RUN, LifecycleStage.DELETED, now=5, etag="two")
     with pytest.raises(RunNotActive, match=r"must be in the 'active' state\. Current state is del"):
-        move_run(deleted, LifecycleStage.DELETED, etag="three")
+        move_run(deleted, LifecycleStage.DELETED, now=5, etag="three")
     with pytest.raises(
         RunNotActive, match=r"must be in the 'deleted' state\. Current state is act"
     ):
-        move_run(RUN, LifecycleStage.ACTIVE, etag="two")
-    assert move_run(deleted, LifecycleStage.ACTIVE, etag="one") == RUN
+        move_run(RUN, LifecycleStage.ACTIVE, now=5, etag="two")
+    assert move_run(deleted, LifecycleStage.ACTIVE, now=5, etag="one") == RUN
 
 
 def test_made_up_names_are_said_aloud() -> None:

@@ -26,7 +26,7 @@ from tessera.tracking.v1 import tracking_pb2 as tessera_dot_tracking_dot_v1_dot_
 from tessera.type.v1 import rules_pb2 as tessera_dot_type_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tessera/events/v1/tracking_events.proto\x12\x11tessera.events.v1\x1a\"tessera/tracking/v1/tracking.proto\x1a\x1btessera/type/v1/rules.proto\"3\n\nRunStarted\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.tessera.tracking.v1.Run\"1\n\x08RunEnded\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.tessera.tracking.v1.Run\"|\n\x0bModelLogged\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\nmodel_type\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\"\x9e\x01\n\x0fMetricsObserved\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\x8a\xb5\x18\x04\x08\x01\x18@\x12\x35\n\x07metrics\x18\x02 \x03(\x0b\x32\x1b.tessera.tracking.v1.MetricB\x07\x8a\xb5\x18\x03@\x90N\x12:\n\x06series\x18\x03 \x03(\x0b\x32!.tessera.tracking.v1.MetricSeriesB\x07\x8a\xb5\x18\x03@\xe8\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tessera/events/v1/tracking_events.proto\x12\x11tessera.events.v1\x1a\"tessera/tracking/v1/tracking.proto\x1a\x1btessera/type/v1/rules.proto\"3\n\nRunStarted\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.tessera.tracking.v1.Run\"1\n\x08RunEnded\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.tessera.tracking.v1.Run\"|\n\x0bModelLogged\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\nmodel_type\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\"2\n\tRunPurged\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\"6\n\x0bModelPurged\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\")\n\x10\x45xperimentPurged\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\"\x9e\x01\n\x0fMetricsObserved\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\x8a\xb5\x18\x04\x08\x01\x18@\x12\x35\n\x07metrics\x18\x02 \x03(\x0b\x32\x1b.tessera.tracking.v1.MetricB\x07\x8a\xb5\x18\x03@\x90N\x12:\n\x06series\x18\x03 \x03(\x0b\x32!.tessera.tracking.v1.MetricSeriesB\x07\x8a\xb5\x18\x03@\xe8\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNENDED']._serialized_end=229
   _globals['_MODELLOGGED']._serialized_start=231
   _globals['_MODELLOGGED']._serialized_end=355
-  _globals['_METRICSOBSERVED']._serialized_start=358
-  _globals['_METRICSOBSERVED']._serialized_end=516
+  _globals['_RUNPURGED']._serialized_start=357
+  _globals['_RUNPURGED']._serialized_end=407
+  _globals['_MODELPURGED']._serialized_start=409
+  _globals['_MODELPURGED']._serialized_end=463
+  _globals['_EXPERIMENTPURGED']._serialized_start=465
+  _globals['_EXPERIMENTPURGED']._serialized_end=506
+  _globals['_METRICSOBSERVED']._serialized_start=509
+  _globals['_METRICSOBSERVED']._serialized_end=667
 # @@protoc_insertion_point(module_scope)

@@ -114,6 +114,84 @@ class ModelLogged(_message.Message):
 Global___ModelLogged: _TypeAlias = ModelLogged  # noqa: Y015
 
 @_typing.final
+class RunPurged(_message.Message):
+    """A deleted run was removed for good, with its metrics and files. Topic tessera.tracking.run.v1, keyed by run id. Runs that
+    went with their experiment are told one by one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    experiment_id: _builtins.str
+    """The experiment that it belonged to."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_id", b"experiment_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPurged: _TypeAlias = RunPurged  # noqa: Y015
+
+@_typing.final
+class ModelPurged(_message.Message):
+    """A deleted logged model was removed for good, with its files; versions that were registered of it keep theirs.
+    Topic tessera.tracking.run.v1, keyed by the model's id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The model's id."""
+    experiment_id: _builtins.str
+    """The experiment that it belonged to."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_id", b"experiment_id", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPurged: _TypeAlias = ModelPurged  # noqa: Y015
+
+@_typing.final
+class ExperimentPurged(_message.Message):
+    """A deleted experiment was removed for good, after all that was in it. Topic tessera.tracking.run.v1, keyed by its id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    experiment_id: _builtins.str
+    """The experiment's id."""
+    def __init__(
+        self,
+        *,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_id", b"experiment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentPurged: _TypeAlias = ExperimentPurged  # noqa: Y015
+
+@_typing.final
 class MetricsObserved(_message.Message):
     """Points of metrics that a run logs, told by outsiders, as protobuf or as JSON.
     Topic tessera.tracking.metric.v1, keyed by run id. The run must exist; the same points told again change nothing.

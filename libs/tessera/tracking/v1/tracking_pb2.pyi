@@ -80,6 +80,34 @@ RUN_STATUS_KILLED: RunStatus.ValueType  # 5
 """Ended from outside."""
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
 
+class _DeletedKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeletedKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeletedKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELETED_KIND_UNSPECIFIED: _DeletedKind.ValueType  # 0
+    """No kind was given."""
+    DELETED_KIND_EXPERIMENT: _DeletedKind.ValueType  # 1
+    """An experiment with its runs, logged models and traces."""
+    DELETED_KIND_RUN: _DeletedKind.ValueType  # 2
+    """A run."""
+    DELETED_KIND_LOGGED_MODEL: _DeletedKind.ValueType  # 3
+    """A logged model."""
+
+class DeletedKind(_DeletedKind, metaclass=_DeletedKindEnumTypeWrapper):
+    """What can be deleted and brought back, or removed for good."""
+
+DELETED_KIND_UNSPECIFIED: DeletedKind.ValueType  # 0
+"""No kind was given."""
+DELETED_KIND_EXPERIMENT: DeletedKind.ValueType  # 1
+"""An experiment with its runs, logged models and traces."""
+DELETED_KIND_RUN: DeletedKind.ValueType  # 2
+"""A run."""
+DELETED_KIND_LOGGED_MODEL: DeletedKind.ValueType  # 3
+"""A logged model."""
+Global___DeletedKind: _TypeAlias = DeletedKind  # noqa: Y015
+
 @_typing.final
 class Experiment(_message.Message):
     """An experiment: a named set of runs."""
@@ -115,6 +143,7 @@ class Experiment(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     experiment_id: _builtins.str
     """The experiment's id, set by the service."""
     name: _builtins.str
@@ -139,6 +168,10 @@ class Experiment(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When the experiment was last changed."""
 
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the experiment was deleted; absent while it is in use."""
+
     def __init__(
         self,
         *,
@@ -151,10 +184,11 @@ class Experiment(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_at", b"created_at", "created_by", b"created_by", "etag", b"etag", "experiment_id", b"experiment_id", "lifecycle_stage", b"lifecycle_stage", "name", b"name", "tags", b"tags", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_at", b"created_at", "created_by", b"created_by", "deleted_at", b"deleted_at", "etag", b"etag", "experiment_id", b"experiment_id", "lifecycle_stage", b"lifecycle_stage", "name", b"name", "tags", b"tags", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +461,7 @@ class Run(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     METRIC_EXTREMES_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id, set by the service."""
     experiment_id: _builtins.str
@@ -471,6 +506,10 @@ class Run(_message.Message):
     def metric_extremes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricExtremes]:
         """The extremes of each metric that has numbers, ordered by key."""
 
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the run was deleted; absent while it is in use."""
+
     def __init__(
         self,
         *,
@@ -489,14 +528,55 @@ class Run(_message.Message):
         inputs: _abc.Iterable[Global___DatasetInput] | None = ...,
         etag: _builtins.str = ...,
         metric_extremes: _abc.Iterable[Global___MetricExtremes] | None = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted_at", b"deleted_at", "ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_by", b"created_by", "ended_at", b"ended_at", "etag", b"etag", "experiment_id", b"experiment_id", "inputs", b"inputs", "lifecycle_stage", b"lifecycle_stage", "metric_extremes", b"metric_extremes", "metrics", b"metrics", "name", b"name", "params", b"params", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_location", b"artifact_location", "created_by", b"created_by", "deleted_at", b"deleted_at", "ended_at", b"ended_at", "etag", b"etag", "experiment_id", b"experiment_id", "inputs", b"inputs", "lifecycle_stage", b"lifecycle_stage", "metric_extremes", b"metric_extremes", "metrics", b"metrics", "name", b"name", "params", b"params", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class DeletedThing(_message.Message):
+    """Something that was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
+    kind: Global___DeletedKind.ValueType
+    """What it is."""
+    id: _builtins.str
+    """Its id."""
+    experiment_id: _builtins.str
+    """The experiment that it is, or belonged to."""
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___DeletedKind.ValueType = ...,
+        id: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted_at", b"deleted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_at", b"deleted_at", "experiment_id", b"experiment_id", "id", b"id", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletedThing: _TypeAlias = DeletedThing  # noqa: Y015
 
 @_typing.final
 class ArtifactInfo(_message.Message):

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -1350,3 +1351,85 @@ class ListGivenUpDeliveriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListGivenUpDeliveriesResponse: _TypeAlias = ListGivenUpDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class PurgeDeletedRequest(_message.Message):
+    """Asks to remove for good what was deleted: what is named, or all there is. One that is named and does not qualify fails
+    the whole call, and nothing is removed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_IDS_FIELD_NUMBER: _builtins.int
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    MODEL_IDS_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only tells what would be removed."""
+    @_builtins.property
+    def experiment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deleted experiments, with all that is in them."""
+
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deleted runs."""
+
+    @_builtins.property
+    def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deleted logged models."""
+
+    @_builtins.property
+    def older_than(self) -> _duration_pb2.Duration:
+        """For how long they must have been deleted; however short when absent."""
+
+    def __init__(
+        self,
+        *,
+        experiment_ids: _abc.Iterable[_builtins.str] | None = ...,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        older_than: _duration_pb2.Duration | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["older_than", b"older_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "experiment_ids", b"experiment_ids", "model_ids", b"model_ids", "older_than", b"older_than", "run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeDeletedRequest: _TypeAlias = PurgeDeletedRequest  # noqa: Y015
+
+@_typing.final
+class PurgeDeletedResponse(_message.Message):
+    """What is removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THINGS_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    UNDER_WAY_FIELD_NUMBER: _builtins.int
+    has_more: _builtins.bool
+    """Whether there was more than that: call again."""
+    under_way: _builtins.int
+    """How many purges are under way: their metrics, spans and files are being removed."""
+    @_builtins.property
+    def things(self) -> _containers.RepeatedCompositeFieldContainer[_tracking_pb2.DeletedThing]:
+        """Experiments, then runs, then logged models, each by when they were deleted; those in an experiment of the list are
+        not told apart. At most 1000 of each kind.
+        """
+
+    def __init__(
+        self,
+        *,
+        things: _abc.Iterable[_tracking_pb2.DeletedThing] | None = ...,
+        has_more: _builtins.bool = ...,
+        under_way: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more", b"has_more", "things", b"things", "under_way", b"under_way"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeDeletedResponse: _TypeAlias = PurgeDeletedResponse  # noqa: Y015

@@ -150,6 +150,11 @@ class TrackingServiceStub:
                 request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.SerializeToString,
                 response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.FromString,
                 _registered_method=True)
+        self.PurgeDeleted = channel.unary_unary(
+                '/tessera.tracking.v1.TrackingService/PurgeDeleted',
+                request_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedRequest.SerializeToString,
+                response_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedResponse.FromString,
+                _registered_method=True)
 
 
 class TrackingServiceServicer:
@@ -317,6 +322,14 @@ class TrackingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeDeleted(self, request, context):
+        """Removes for good what was deleted: gone for everybody when this is answered, and its metrics, spans and files soon
+        after. Needs MANAGE on the experiments that are named, or to have created the run; on the metastore when nothing is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrackingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -434,6 +447,11 @@ def add_TrackingServiceServicer_to_server(servicer, server):
                     servicer.ListGivenUpDeliveries,
                     request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.FromString,
                     response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.SerializeToString,
+            ),
+            'PurgeDeleted': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeDeleted,
+                    request_deserializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedRequest.FromString,
+                    response_serializer=tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1058,6 +1076,33 @@ class TrackingService:
             '/tessera.tracking.v1.TrackingService/ListGivenUpDeliveries',
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesRequest.SerializeToString,
             tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.ListGivenUpDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeDeleted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.tracking.v1.TrackingService/PurgeDeleted',
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedRequest.SerializeToString,
+            tessera_dot_tracking_dot_v1_dot_tracking__service__pb2.PurgeDeletedResponse.FromString,
             options,
             channel_credentials,
             insecure,

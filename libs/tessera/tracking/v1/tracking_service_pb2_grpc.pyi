@@ -62,6 +62,10 @@ class TrackingServiceStub:
     """Lists the artifacts of a run below a path, one level deep."""
     ListGivenUpDeliveries: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.ListGivenUpDeliveriesRequest, _tracking_service_pb2.ListGivenUpDeliveriesResponse]
     """Lists what webhooks were to be told and did not take, the newest first. Needs MANAGE on the metastore."""
+    PurgeDeleted: _aio.UnaryUnaryMultiCallable[_tracking_service_pb2.PurgeDeletedRequest, _tracking_service_pb2.PurgeDeletedResponse]
+    """Removes for good what was deleted: gone for everybody when this is answered, and its metrics, spans and files soon
+    after. Needs MANAGE on the experiments that are named, or to have created the run; on the metastore when nothing is named.
+    """
 
 class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps experiments and runs: parameters, metrics with their history, tags and artifacts."""
@@ -249,5 +253,15 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_tracking_service_pb2.ListGivenUpDeliveriesRequest, _abc.Awaitable[_tracking_service_pb2.ListGivenUpDeliveriesResponse]],
     ) -> _abc.Awaitable[_tracking_service_pb2.ListGivenUpDeliveriesResponse]:
         """Lists what webhooks were to be told and did not take, the newest first. Needs MANAGE on the metastore."""
+
+    @_abc_1.abstractmethod
+    def PurgeDeleted(
+        self,
+        request: _tracking_service_pb2.PurgeDeletedRequest,
+        context: _aio.ServicerContext[_tracking_service_pb2.PurgeDeletedRequest, _abc.Awaitable[_tracking_service_pb2.PurgeDeletedResponse]],
+    ) -> _abc.Awaitable[_tracking_service_pb2.PurgeDeletedResponse]:
+        """Removes for good what was deleted: gone for everybody when this is answered, and its metrics, spans and files soon
+        after. Needs MANAGE on the experiments that are named, or to have created the run; on the metastore when nothing is named.
+        """
 
 def add_TrackingServiceServicer_to_server(servicer: TrackingServiceServicer, server: _aio.Server) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -68,7 +69,8 @@ _EXPORT: Final = (
     "WHERE run_id IN {run_ids:Array(String)} AND (empty({keys:Array(String)}) "
     "OR key IN {keys:Array(String)}) ORDER BY run_id, key, step, timestamp, value"
 )
-# Runs that one query exports: their ids travel in its URL.
+_DELETE: Final = "DELETE FROM metric_points WHERE run_id IN {run_ids:Array(String)}"
+# Runs that one statement names: their ids travel in its URL.
 _RUNS_AT_ONCE: Final = 100
 _BEFORE_ALL: Final = Point("", -(2**63), -1, -math.inf)
 
@@ -89,6 +91,14 @@ class ClickHousePoints:
         await self._tables.make()
         data = await asyncio.to_thread(_arrow, points)
         await self._client.insert_bytes(_INSERT, data)
+
+    async def delete(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs."""
+        ordered = sorted(run_ids)
+        with suppress(TableNotFound):
+            for at in range(0, len(ordered), _RUNS_AT_ONCE):
+                chosen = {"run_ids": ordered[at : at + _RUNS_AT_ONCE]}
+                await self._client.command(_DELETE, chosen)
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int

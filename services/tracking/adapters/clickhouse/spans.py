@@ -34,6 +34,10 @@ _GATHER_SECONDS: Final = 0.01
 _PATIENCE_SECONDS: Final = 10.0
 _THEIRS: Final = "ExperimentId IN {experiments:Array(String)}"
 _THESE: Final = f"{_THEIRS} AND TraceId IN {{traces:Array(String)}}"
+_FORGET_TIMES: Final = (
+    "DELETE FROM otel_traces_trace_id_ts WHERE TraceId IN "
+    f"(SELECT TraceId FROM {_TABLE} WHERE {_THEIRS})"
+)
 _TEXT: Final = """arrayStringConcat(arrayConcat(
     [SpanName, StatusMessage],
     arrayMap((k, v) -> concat(k, '=', v), mapKeys(SpanAttributes), mapValues(SpanAttributes)),
@@ -165,6 +169,13 @@ class ClickHouseSpans:
             return
         with suppress(TableNotFound):
             await self._client.command(f"DELETE FROM {_TABLE} WHERE {_THESE}", bound)
+
+    async def delete_all(self, experiment_id: str) -> None:
+        """Forget all spans of an experiment, and when its traces were."""
+        theirs = {"experiments": [experiment_id]}
+        with suppress(TableNotFound):
+            for statement in (_FORGET_TIMES, f"DELETE FROM {_TABLE} WHERE {_THEIRS}"):
+                await self._client.command(statement, theirs)
 
     async def _query(self, sql: str, bound: dict[str, Any]) -> list[dict[str, Any]]:
         try:

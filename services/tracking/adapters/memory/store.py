@@ -6,14 +6,16 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pyarrow as pa
 
 from services.tracking.adapters.memory.evaluation import InMemoryEvaluation, InMemoryScorers
 from services.tracking.adapters.memory.pages import Item, page_of
+from services.tracking.adapters.memory.purges import InMemoryPurges
 from services.tracking.adapters.memory.reviews import InMemoryReviews
+from services.tracking.adapters.memory.state import State
 from services.tracking.adapters.memory.traces import InMemoryTraces
 from services.tracking.adapters.memory.transaction import (
     InMemoryTransaction,
@@ -22,23 +24,14 @@ from services.tracking.adapters.memory.transaction import (
 )
 from services.tracking.adapters.memory.webhooks import InMemoryWebhooks
 from services.tracking.domain.buckets import Bucket, Steps, bucket_width
-from services.tracking.domain.evaluation import (
-    EvaluationDataset,
-    EvaluationRecord,
-    ScorerVersion,
-)
 from services.tracking.domain.experiment import Experiment
-from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.lifecycle import LifecycleStage, Micros
 from services.tracking.domain.logged_model import LoggedModel, ModelLink, RunDataset
 from services.tracking.domain.metrics import Point, identity
 from services.tracking.domain.points import Points
-from services.tracking.domain.reviews import ReviewItem
 from services.tracking.domain.run import DatasetUse, Run, RunInfo
 from services.tracking.domain.search.evaluate import experiment_values, run_values
-from services.tracking.domain.traces.trace import Trace
-from services.tracking.domain.webhooks import Delivery, GivenUp, Webhook
 from services.tracking.errors import ExperimentNameTaken
-from services.tracking.ports.reviews import Reviewed
 from services.tracking.ports.store import POINT_SCHEMA, ExperimentQuery, RunQuery
 from services.tracking.ports.transaction import RequestKey, Transaction
 from tessera_kit.bus.event import Event
@@ -50,36 +43,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """Everything that is stored; values are never changed in place, so a copy is shallow."""
-
-    experiments: dict[str, Experiment] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
-    points: PointSets = field(default_factory=dict)
-    requests: dict[RequestKey, str] = field(default_factory=dict)
-    traces: dict[str, Trace] = field(default_factory=dict)
-    datasets: dict[str, EvaluationDataset] = field(default_factory=dict)
-    records: dict[tuple[str, str], EvaluationRecord] = field(default_factory=dict)
-    scorers: dict[tuple[str, str, int], ScorerVersion] = field(default_factory=dict)
-    webhooks: dict[str, Webhook] = field(default_factory=dict)
-    deliveries: dict[str, Delivery] = field(default_factory=dict)
-    given_up: dict[str, GivenUp] = field(default_factory=dict)
-    heard: dict[tuple[str, str], None] = field(default_factory=dict)
-    reviews: dict[tuple[type[Reviewed], str], Reviewed] = field(default_factory=dict)
-    review_items: dict[tuple[str, str], ReviewItem] = field(default_factory=dict)
-    models: dict[str, LoggedModel] = field(default_factory=dict)
-    links: dict[tuple[str, ModelLink], None] = field(default_factory=dict)
-    run_datasets: dict[tuple[str, str, str, str], RunDataset] = field(default_factory=dict)
-
-    def copy(self) -> _State:
-        return _State(**{one.name: dict(getattr(self, one.name)) for one in fields(self)})
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is stored, and the events that were told."""
 
-    state: _State
+    state: State
     told: tuple[Event, ...]
 
 
@@ -87,7 +54,7 @@ class InMemoryStore:
     """The store as dictionaries; `told` holds the events of committed works, in order."""
 
     def __init__(self) -> None:
-        self._state = _State()
+        self._state = State()
         self._writer = asyncio.Lock()
         self.told: list[Event] = []
 
@@ -129,11 +96,18 @@ class InMemoryStore:
         """Return all points of runs as Arrow batches."""
         return InMemoryPoints(self._state.points).export(run_ids, keys)
 
+    async def forget_points(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs."""
+        async with self._writer:
+            state = self._state.copy()
+            await InMemoryPoints(state.points).delete(run_ids)
+            self.keep(state, [])
+
     def snapshot(self) -> Snapshot:
         """Return all that is stored and was told, to compare with what is later."""
         return Snapshot(self._state.copy(), tuple(self.told))
 
-    def keep(self, state: _State, events: list[Event]) -> None:
+    def keep(self, state: State, events: list[Event]) -> None:
         """Make a work's state the stored one."""
         self._state = state.copy()
         self.told += events
@@ -142,7 +116,7 @@ class InMemoryStore:
 class InMemoryWork:
     """A view of a state, and a transaction on it."""
 
-    def __init__(self, store: InMemoryStore, state: _State) -> None:
+    def __init__(self, store: InMemoryStore, state: State) -> None:
         self._store = store
         self._state = state
         self._events: list[Event] = []
@@ -155,6 +129,7 @@ class InMemoryWork:
         self.models = _Models(state)
         self.webhooks = InMemoryWebhooks(state.webhooks, state.deliveries, state.given_up)
         self.reviews = InMemoryReviews(state.reviews, state.review_items, state.traces)
+        self.purges = InMemoryPurges(state)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created."""
@@ -182,7 +157,7 @@ class InMemoryWork:
 
 
 class _Experiments:
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: State) -> None:
         self._all = state.experiments
 
     async def get(self, experiment_id: str) -> Experiment | None:
@@ -213,7 +188,7 @@ class _Experiments:
 
 
 class _Runs:
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: State) -> None:
         self._all = state.runs
 
     async def get(self, run_id: str) -> Run | None:
@@ -248,14 +223,20 @@ class _Runs:
     async def put(self, run: RunInfo) -> None:
         self._all[run.run_id] = replace(self._all[run.run_id], info=run)
 
-    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
+    async def move_all(self, experiment_id: str, stage: LifecycleStage, *, at: Micros) -> None:
         deleting = stage is LifecycleStage.DELETED
         for run in list(self._all.values()):
             info = run.info
             if info.experiment_id != experiment_id or info.stage is stage:
                 continue
             if deleting or info.deleted_with_experiment:
-                await self.put(replace(info, stage=stage, deleted_with_experiment=deleting))
+                moved = replace(
+                    info,
+                    stage=stage,
+                    deleted_with_experiment=deleting,
+                    deleted_at=at if deleting else None,
+                )
+                await self.put(moved)
 
     async def remove_tag(self, run_id: str, key: str) -> bool:
         run = self._all[run_id]
@@ -273,6 +254,11 @@ class InMemoryPoints:
     async def add(self, points: Mapping[str, Points]) -> None:
         """Store points."""
         merge_points(self._points, points)
+
+    async def delete(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs."""
+        for key in [key for key in self._points if key[0] in run_ids]:
+            del self._points[key]
 
     async def history(
         self, run_id: str, key: str, *, after: Point | None, limit: int
@@ -333,7 +319,7 @@ def _bucket(points: Sequence[Point]) -> Bucket:
 
 
 class _Models:
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
 
     async def get(self, model_id: str) -> LoggedModel | None:

@@ -100,6 +100,11 @@ class InMemorySpans:
                 of_trace = self._all.setdefault((experiment_id, span.trace_id), {})
                 of_trace[span.span_id] = span
 
+    async def delete_all(self, experiment_id: str) -> None:
+        """Forget all spans of an experiment."""
+        for place in [place for place in self._all if place[0] == experiment_id]:
+            del self._all[place]
+
     async def of(self, traces: Sequence[TraceKey]) -> dict[str, list[Span]]:
         """Return the spans of traces by trace id, the earliest first."""
         return {

@@ -110,6 +110,12 @@ class PointCarrier:
             self._since_given_back += carried
             return True
 
+    async def forget(self, run_ids: Collection[str]) -> None:
+        """Take the points of runs off the log, and keep none of them on the way."""
+        runs = sa.select(RUNS.c.run_no).where(RUNS.c.run_id.in_(sorted(run_ids)))
+        async with self._one_at_a_time, self._database.engine.begin() as connection:
+            await connection.execute(sa.delete(POINT_LOG).where(POINT_LOG.c.run_no.in_(runs)))
+
     async def settle(self, run_ids: Collection[str]) -> None:
         """Return when the archive has every point that was committed before the call.
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.tracking.adapters.sql.search import ExperimentSearch
-from services.tracking.adapters.sql.tables import EXPERIMENT_TAGS, EXPERIMENTS
+from services.tracking.adapters.sql.tables import EXPERIMENT_TAGS, EXPERIMENTS, PURGING
 from services.tracking.domain.experiment import Experiment
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.errors import ExperimentNameTaken
@@ -95,7 +95,7 @@ class SqlExperiments:
         return tags
 
 
-_SELECT = sa.select(EXPERIMENTS)
+_SELECT = sa.select(EXPERIMENTS).where(EXPERIMENTS.c.stage != PURGING)
 
 
 def _row(experiment: Experiment) -> dict[str, Any]:
@@ -107,6 +107,7 @@ def _row(experiment: Experiment) -> dict[str, Any]:
         "created_by": experiment.created_by,
         "created_at": experiment.created_at,
         "updated_at": experiment.updated_at,
+        "deleted_at": experiment.deleted_at,
         "etag": experiment.etag,
     }
 
@@ -121,5 +122,6 @@ def _experiment(row: Any, tags: dict[str, str]) -> Experiment:
         created_by=row.created_by,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        deleted_at=row.deleted_at,
         etag=row.etag,
     )

@@ -10,7 +10,12 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.tracking.adapters.sql.tables import LOGGED_MODELS, RUN_DATASETS, RUN_MODELS
+from services.tracking.adapters.sql.tables import (
+    LOGGED_MODELS,
+    PURGING,
+    RUN_DATASETS,
+    RUN_MODELS,
+)
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.domain.logged_model import (
     LoggedModel,
@@ -107,7 +112,7 @@ class SqlModels:
         return None if document is None else _model(document)
 
 
-_DOCUMENT = sa.select(LOGGED_MODELS.c.document)
+_DOCUMENT = sa.select(LOGGED_MODELS.c.document).where(LOGGED_MODELS.c.stage != PURGING)
 
 
 def _parts(run_ids: Collection[str]) -> Iterator[Sequence[str]]:
@@ -127,6 +132,8 @@ def _row(model: LoggedModel) -> dict[str, Any]:
         "experiment_id": model.experiment_id,
         "stage": str(model.stage),
         "created_at": model.created_at,
+        # Nothing changes a model once it is deleted.
+        "deleted_at": model.updated_at if model.stage is LifecycleStage.DELETED else None,
         "document": orjson.dumps(document),
     }
 

@@ -12,12 +12,13 @@ from services.tracking.adapters.sql.metrics import point_of
 from services.tracking.adapters.sql.run_numbers import Narrowing, RunNumbers
 from services.tracking.adapters.sql.tables import (
     LATEST_METRICS,
+    PURGING,
     RUN_INPUTS,
     RUN_PARAMS,
     RUN_TAGS,
     RUNS,
 )
-from services.tracking.domain.lifecycle import LifecycleStage
+from services.tracking.domain.lifecycle import LifecycleStage, Micros
 from services.tracking.domain.metrics import Extremes, Point
 from services.tracking.domain.run import DatasetInput, DatasetUse, Run, RunInfo, RunStatus
 from services.tracking.ports.store import RunQuery
@@ -71,7 +72,7 @@ class SqlRuns:
         statement = (
             sa.select(*columns)
             .join(RUN_INPUTS, dataset.run_no == RUNS.c.run_no)
-            .where(RUNS.c.experiment_id.in_(sorted(experiment_ids)))
+            .where(RUNS.c.experiment_id.in_(sorted(experiment_ids)), RUNS.c.stage != PURGING)
             .distinct()
             .order_by(*columns)
             .limit(limit)
@@ -95,18 +96,22 @@ class SqlRuns:
             sa.update(RUNS).where(RUNS.c.run_id == run.run_id).values(run_row(run))
         )
 
-    async def move_all(self, experiment_id: str, stage: LifecycleStage) -> None:
+    async def move_all(self, experiment_id: str, stage: LifecycleStage, *, at: Micros) -> None:
         """Delete the active runs of a locked experiment, or restore those deleted with it."""
         deleting = stage is LifecycleStage.DELETED
-        moved = [RUNS.c.experiment_id == experiment_id, RUNS.c.stage != str(stage)]
+        before = LifecycleStage.ACTIVE if deleting else LifecycleStage.DELETED
+        moved = [RUNS.c.experiment_id == experiment_id, RUNS.c.stage == str(before)]
         if not deleting:
             moved.append(RUNS.c.deleted_with_experiment)
         # Locked in the order of `lock` first: an update takes rows as it comes across them.
         locked = sa.select(RUNS.c.run_no).where(*moved).order_by(RUNS.c.run_no).with_for_update()
         await self._session.execute(locked)
-        await self._session.execute(
-            sa.update(RUNS).where(*moved).values(stage=str(stage), deleted_with_experiment=deleting)
-        )
+        values = {
+            "stage": str(stage),
+            "deleted_with_experiment": deleting,
+            "deleted_at": at if deleting else None,
+        }
+        await self._session.execute(sa.update(RUNS).where(*moved).values(values))
 
     async def remove_tag(self, run_id: str, key: str) -> bool:
         """Remove a tag of a locked run; return whether it had it."""
@@ -156,7 +161,7 @@ class SqlRuns:
         return (await self._session.execute(statement.order_by(latest.key))).all()
 
 
-_SELECT = sa.select(RUNS)
+_SELECT = sa.select(RUNS).where(RUNS.c.stage != PURGING)
 
 
 def run_row(run: RunInfo) -> dict[str, Any]:
@@ -173,6 +178,7 @@ def run_row(run: RunInfo) -> dict[str, Any]:
         "deleted_with_experiment": run.deleted_with_experiment,
         "created_by": run.created_by,
         "etag": run.etag,
+        "deleted_at": run.deleted_at,
     }
 
 
@@ -189,4 +195,5 @@ def _info(row: Any) -> RunInfo:
         deleted_with_experiment=bool(row.deleted_with_experiment),
         created_by=row.created_by,
         etag=row.etag,
+        deleted_at=row.deleted_at,
     )

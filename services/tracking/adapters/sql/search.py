@@ -13,6 +13,7 @@ from services.tracking.adapters.sql.tables import (
     EXPERIMENT_TAGS,
     EXPERIMENTS,
     LATEST_METRICS,
+    PURGING,
     RUN_INPUTS,
     RUN_PARAMS,
     RUN_TAGS,
@@ -262,7 +263,8 @@ class ExperimentSearch(Search):
 
 
 def _in_stage(column: sa.Column[str], query: RunQuery | ExperimentQuery) -> tuple[Condition, ...]:
-    return () if query.stage is None else (column == str(query.stage),)
+    # No stage that is asked for: some of what is in the table is being removed for good.
+    return (column != PURGING,) if query.stage is None else (column == str(query.stage),)
 
 
 def _missing(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

@@ -17,6 +17,7 @@ from services.tracking.adapters.sql.evaluation import SqlEvaluation, SqlScorers
 from services.tracking.adapters.sql.experiments import SqlExperiments
 from services.tracking.adapters.sql.metrics import SqlMetrics
 from services.tracking.adapters.sql.models import SqlModels
+from services.tracking.adapters.sql.purges import SqlPurges
 from services.tracking.adapters.sql.reviews import SqlReviews
 from services.tracking.adapters.sql.run_numbers import Narrowing
 from services.tracking.adapters.sql.runs import SqlRuns
@@ -94,6 +95,11 @@ class SqlStore:
         async for batch in self._archive.export(run_ids, keys):
             yield batch
 
+    async def forget_points(self, run_ids: Collection[str]) -> None:
+        """Forget all points of runs, on the log first: none is carried behind what is deleted."""
+        await self.carrier.forget(run_ids)
+        await self._archive.delete(run_ids)
+
     async def _transacted(self, task: Callable[[Transaction], T]) -> T:
         if self._database.dialect == "sqlite":
             result, transaction = await self._in_sqlite(task)
@@ -127,6 +133,7 @@ class SqlView:
         self.models = SqlModels(session)
         self.webhooks = SqlWebhooks(session)
         self.reviews = SqlReviews(session)
+        self.purges = SqlPurges(session)
 
     async def result_of(self, request: RequestKey) -> str | None:
         """Return the id of what a request created; None when it created nothing yet."""

@@ -21,6 +21,8 @@ __all__ = [
     "LOGGED_MODELS",
     "METADATA",
     "POINT_LOG",
+    "PURGES",
+    "PURGING",
     "REQUESTS",
     "REVIEWS",
     "REVIEW_ITEMS",
@@ -45,6 +47,15 @@ outbox_tables(METADATA)
 
 # Texts order by their bytes on both databases, as they do in Python.
 _Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+PURGING = "purging"
+"""The stage of what is being removed for good: only `adapters.sql.purges` finds it."""
+
+
+def _deleted(name: str) -> sa.Index:
+    where = sa.text("deleted_at IS NOT NULL")
+    return sa.Index(f"ix_{name}_deleted", "deleted_at", sqlite_where=where, postgresql_where=where)
+
+
 # SQLite counts up by itself only for the exact type INTEGER.
 _Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -59,7 +70,9 @@ EXPERIMENTS = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("etag", _Text, nullable=False),
+    sa.Column("deleted_at", sa.BigInteger, nullable=True),
     sa.Index("ix_experiments_created", "stage", "created_at", "experiment_id"),
+    _deleted("experiments"),
 )
 
 EXPERIMENT_TAGS = sa.Table(
@@ -86,7 +99,9 @@ RUNS = sa.Table(
     sa.Column("deleted_with_experiment", sa.Boolean, nullable=False),
     sa.Column("created_by", _Text, nullable=False),
     sa.Column("etag", _Text, nullable=False),
+    sa.Column("deleted_at", sa.BigInteger, nullable=True),
     sa.Index("ix_runs_started", "experiment_id", "stage", "started_at", "run_id"),
+    _deleted("runs"),
 )
 """`run_no` joins a run to its rows: shorter than its id, and rows of one run lie together."""
 
@@ -153,7 +168,9 @@ LOGGED_MODELS = sa.Table(
     sa.Column("stage", _Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("deleted_at", sa.BigInteger, nullable=True),
     sa.Index("ix_logged_models_created", "experiment_id", "stage", "created_at", "model_id"),
+    _deleted("logged_models"),
 )
 """`document` is the model as JSON: it is read and written whole."""
 
@@ -164,6 +181,7 @@ RUN_MODELS = sa.Table(
     sa.Column("model_id", _Text, primary_key=True),
     sa.Column("is_output", sa.Boolean, primary_key=True),
     sa.Column("step", sa.BigInteger, primary_key=True),
+    sa.Index("ix_run_models_model", "model_id"),
     sqlite_with_rowid=False,
 )
 
@@ -385,3 +403,16 @@ SCORERS = sa.Table(
     sqlite_with_rowid=False,
 )
 """Versions of scorers; all of one name share a `scorer_id`."""
+
+PURGES = sa.Table(
+    "purges",
+    METADATA,
+    sa.Column("kind", _Text, primary_key=True),
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("experiment_id", _Text, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("is_late", sa.Boolean, nullable=False),
+    sa.Index("ix_purges_due", "due_at", "kind", "id"),
+    sqlite_with_rowid=False,
+)
+"""What is being removed for good; an experiment's note stands for its runs and models too."""

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from services.tracking.adapters.sql.search import Condition, Search, compares
 from services.tracking.adapters.sql.tables import (
     ASSESSMENTS,
+    EXPERIMENTS,
+    PURGING,
     TRACE_LINKS,
     TRACE_METADATA,
     TRACE_TAGS,
@@ -17,8 +19,12 @@ from services.tracking.adapters.sql.tables import (
 from services.tracking.domain.search.syntax import Comparison, FieldKind, Operator
 from services.tracking.ports.traces import TraceQuery
 
-__all__ = ["TraceSearch"]
+__all__ = ["KEPT", "TraceSearch"]
 
+KEPT = TRACES.c.experiment_id.not_in(
+    sa.select(EXPERIMENTS.c.experiment_id).where(EXPERIMENTS.c.stage == PURGING)
+)
+"""What is true of traces but those whose experiment is being removed for good."""
 _ASSESSMENTS = (FieldKind.FEEDBACK, FieldKind.EXPECTATION, FieldKind.ISSUE)
 
 
@@ -58,7 +64,7 @@ class TraceSearch(Search):
         return self._among(select, query).where(*(self._condition(one) for one in query.filter))
 
     def _among(self, select: sa.Select[Any], query: TraceQuery) -> sa.Select[Any]:
-        select = select.where(TRACES.c.experiment_id.in_(sorted(query.experiment_ids)))
+        select = select.where(TRACES.c.experiment_id.in_(sorted(query.experiment_ids)), KEPT)
         if query.trace_ids is not None:
             select = select.where(TRACES.c.trace_id.in_(sorted(query.trace_ids)))
         return select

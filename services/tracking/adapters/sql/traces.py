@@ -19,7 +19,7 @@ from services.tracking.adapters.sql.tables import (
     TRACES,
 )
 from services.tracking.adapters.sql.trace_figures import measures_in_sql
-from services.tracking.adapters.sql.trace_search import TraceSearch
+from services.tracking.adapters.sql.trace_search import KEPT, TraceSearch
 from services.tracking.domain.lifecycle import Micros
 from services.tracking.domain.traces.assessment import (
     Assessment,
@@ -51,7 +51,7 @@ class SqlTraces:
         found: dict[str, str] = {}
         for some in _parts(_possible(trace_ids)):
             statement = sa.select(TRACES.c.trace_id, TRACES.c.experiment_id)
-            rows = await self._session.execute(statement.where(TRACES.c.trace_id.in_(some)))
+            rows = await self._session.execute(statement.where(TRACES.c.trace_id.in_(some), KEPT))
             found.update((row.trace_id, row.experiment_id) for row in rows)
         return found
 
@@ -59,7 +59,7 @@ class SqlTraces:
         """Return the traces that there are, by id."""
         found: dict[str, Trace] = {}
         for some in _parts(_possible(trace_ids)):
-            statement = sa.select(TRACES).where(TRACES.c.trace_id.in_(some))
+            statement = sa.select(TRACES).where(TRACES.c.trace_id.in_(some), KEPT)
             found.update((one.trace_id, one) for one in await self._read(statement))
         return found
 

@@ -111,7 +111,7 @@ class SqlTransaction:
         """Return where runs of experiments are kept; the experiments are held, shared."""
         rows = self._where_in(
             "SELECT experiment_id, stage, artifact_location FROM experiments "
-            "WHERE experiment_id IN ({}) ORDER BY experiment_id",
+            "WHERE experiment_id IN ({}) AND stage <> 'purging' ORDER BY experiment_id",
             sorted(experiment_ids),
             self._share,
         )
@@ -151,7 +151,8 @@ class SqlTransaction:
     def lock(self, run_ids: Collection[str]) -> dict[str, LifecycleStage]:
         """Return the stages of the runs that there are, held until the transaction ends."""
         rows = self._where_in(
-            "SELECT run_id, run_no, stage FROM runs WHERE run_id IN ({}) ORDER BY run_no",
+            "SELECT run_id, run_no, stage FROM runs "
+            "WHERE run_id IN ({}) AND stage <> 'purging' ORDER BY run_no",
             sorted(run_ids),
             self._hold,
         )
