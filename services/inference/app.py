@@ -30,6 +30,7 @@ from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_c
 from services.inference.service import Outside, build_service
 from services.inference.sink.writer import PayloadSink
 from tessera_kit.bus.consumer import ConsumerRunner
+from tessera_kit.bus.continuity import Continuity
 from tessera_kit.bus.outbox import OutboxRelay
 from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
@@ -173,16 +174,19 @@ async def build_sink(config: SinkConfig) -> AsyncIterator[App]:
             EventProducer(config.kafka, client_id="inference-sink")
         )
         clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
+        continuity = Continuity(longest_silence=config.kafka.session_seconds / 2)
         sink = PayloadSink(
             SqlEndpoints(database),
             ClickHousePayloads(clickhouse),
             producer,
             active_telemetry().metrics,
+            continuity,
         )
         consumer = payload_consumer(
             config.kafka,
             sink,
             producer,
+            continuity,
             max_records=config.max_rows,
             max_wait=config.max_wait_seconds,
         )

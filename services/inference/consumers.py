@@ -13,6 +13,7 @@ from services.inference.sink.writer import GROUP, PayloadSink
 from tessera.events.v1 import monitoring_events_pb2
 from tessera.monitoring.v1 import monitor_pb2
 from tessera_kit.bus.batches import BatchConsumer
+from tessera_kit.bus.continuity import Continuity
 from tessera_kit.bus.event import Event
 from tessera_kit.bus.handling import Handler
 from tessera_kit.bus.producer import Publisher
@@ -45,6 +46,7 @@ def payload_consumer(
     kafka: KafkaConfig,
     sink: PayloadSink,
     dead_letters: Publisher,
+    continuity: Continuity,
     *,
     max_records: int,
     max_wait: float,
@@ -55,6 +57,7 @@ def payload_consumer(
         kafka: The bus.
         sink: Writes them.
         dead_letters: Where a record goes that the database itself refuses.
+        continuity: The sink's.
         max_records: Most records of a batch.
         max_wait: Least seconds from the begin of a batch to that of the next.
     """
@@ -66,4 +69,6 @@ def payload_consumer(
         dead_letters=dead_letters,
         max_records=max_records,
         max_wait=max_wait,
+        before_commit=sink.tell,
+        continuity=continuity,
     )

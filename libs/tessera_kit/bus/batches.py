@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiokafka.structs import TopicPartition
 from opentelemetry import trace
 
+from tessera_kit.bus.continuity import Continuity
 from tessera_kit.bus.dead_letters import DeadLetters, reason_of
 from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.gathering import Gathering
@@ -71,6 +72,11 @@ class BatchConsumer:
         registry: Topics that are made when missing.
         instance: Name of this member that survives its restart; see `membership.new_consumer`.
         max_partition_bytes: Most bytes fetched ahead per partition; bounds memory.
+        before_commit: Called before offsets are committed, at most once a second: for what the
+            handler leaves to be done for several batches together. Until it has returned, the
+            batches are handed over again after a crash.
+        continuity: Is told when partitions are gained, and beats while the member waits for
+            records; the handler makes it beat while it works.
     """
 
     def __init__(
@@ -88,6 +94,8 @@ class BatchConsumer:
         registry: TopicRegistry = REGISTRY,
         instance: str | None = None,
         max_partition_bytes: int = 4 << 20,
+        before_commit: Callable[[], Awaitable[None]] | None = None,
+        continuity: Continuity | None = None,
     ) -> None:
         self.kafka = kafka
         self.group = group
@@ -101,6 +109,8 @@ class BatchConsumer:
         self.registry = registry
         self.instance = instance
         self.max_partition_bytes = max_partition_bytes
+        self.before_commit = before_commit
+        self.continuity = continuity
 
     async def run(self) -> None:
         """Consume until cancelled; outages of the broker are waited out.
@@ -124,7 +134,9 @@ class _Session:
             instance=settings.instance,
             max_partition_bytes=settings.max_partition_bytes,
         )
-        self._committer = OffsetCommitter(self._consumer, settings.group, _COMMIT_SECONDS)
+        self._committer = OffsetCommitter(
+            self._consumer, settings.group, _COMMIT_SECONDS, settings.before_commit
+        )
         self._gathering = Gathering(
             self._consumer,
             settings.group,
@@ -157,6 +169,8 @@ class _Session:
         due = loop.time()
         while True:
             batch = await self._gathering.take(due)
+            if self._settings.continuity is not None:
+                self._settings.continuity.beat()
             for helper in helpers:
                 if helper.done():
                     helper.result()
@@ -165,6 +179,8 @@ class _Session:
                 await self._work_on(batch)
 
     def gained(self, partitions: Partitions) -> None:
+        if self._settings.continuity is not None:
+            self._settings.continuity.end()
         _log.info("%s: works on %d partitions", self._group, len(partitions))
 
     async def lost(self, partitions: Partitions) -> None:

@@ -12,7 +12,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from tessera_kit.bus.envelope import ConsumedRecord
-from tessera_kit.bus.retry import RetryPolicy
+from tessera_kit.bus.retry import RetryPolicy, is_retryable
 from tessera_kit.bus.topics import TopicRegistry, ensure_topics
 from tessera_kit.config import KafkaConfig
 
@@ -162,14 +162,21 @@ class OffsetCommitter:
         group: For the log.
         interval_seconds: Least time between two commits. What was done in it is done again after a
             crash.
+        before: Called before each commit, for what must be done once the work is and may be done
+            for several pieces of it together. When it fails nothing is committed.
     """
 
     def __init__(
-        self, consumer: AIOKafkaConsumer, group: str, interval_seconds: float = 0.2
+        self,
+        consumer: AIOKafkaConsumer,
+        group: str,
+        interval_seconds: float = 0.2,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._consumer = consumer
         self._group = group
         self._interval_seconds = interval_seconds
+        self._before = before
         self._pending: dict[TopicPartition, int] = {}
         self._wake = asyncio.Event()
 
@@ -187,7 +194,9 @@ class OffsetCommitter:
             try:
                 await self._commit(dict(self._pending))
                 failures = 0
-            except KafkaError as error:
+            except Exception as error:
+                if not is_retryable(error) and not isinstance(error, KafkaError):
+                    raise
                 failures += 1
                 _log.warning("%s: committing offsets failed: %r", self._group, error)
                 self._wake.set()
@@ -200,7 +209,7 @@ class OffsetCommitter:
         try:
             async with asyncio.timeout(_COMMIT_SECONDS):
                 await self._commit(last)
-        except (KafkaError, TimeoutError) as error:
+        except Exception as error:
             _log.warning("%s: the last commit failed, some is done again: %r", self._group, error)
         for partition in last:
             self._pending.pop(partition, None)
@@ -208,6 +217,8 @@ class OffsetCommitter:
     async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
         if not offsets:
             return
+        if self._before is not None:
+            await self._before()
         try:
             await self._consumer.commit(
                 {one: OffsetAndMetadata(offset, "") for one, offset in offsets.items()}

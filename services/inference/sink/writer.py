@@ -10,16 +10,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.ports import PayloadStore, Tables
 from services.inference.sink.rows import Row, UnknownEndpoint, row_of
-from tessera.events.v1 import inference_events_pb2
+from services.inference.sink.telling import RowsTold
+from services.inference.sink.written import WrittenIds
+from tessera_kit.bus.continuity import Continuity
 from tessera_kit.bus.dead_letters import DeadLetters
 from tessera_kit.bus.envelope import ConsumedRecord
-from tessera_kit.bus.event import Event, new_event
 from tessera_kit.bus.producer import Publisher
 from tessera_kit.errors import InvalidArgument
 from tessera_kit.ids import new_id
@@ -34,34 +34,40 @@ _log = logging.getLogger(__name__)
 
 GROUP: Final = "inference-sink"
 """Consumer group of the sink."""
-_SOURCE: Final = "tessera/inference-sink"
 _RECORDS_PER_TURN: Final = 50
-_HEIR_SECONDS: Final = 60.0
-_MOST_DOUBTFUL: Final = 1000
 
 
 class PayloadSink:
     """Handles batches of payload records; see `tessera_kit.bus.batches.BatchConsumer`.
 
     A record may come again: after a crash of this process or of the broker, and when the gateway's
-    shipper repeats what was not acknowledged. So before every insert the table is asked which of
-    the batch's ids it has. A retried insert is told by its token as well, which covers an insert
-    that is still running in the database when it is asked.
+    shipper repeats what was not acknowledged. So before an insert the table is asked which of the
+    batch's ids it has, unless it can have none (`WrittenIds`). A retried insert is told by its
+    token as well, which covers an insert that is still running in the database when it is asked.
 
     A database that was killed may know a token and not have its rows: ClickHouse's MergeTree notes
     the token first. So where an earlier insert of a token may have been cut short, here or in the
     process before this one, the table is asked afterwards too, and what it lacks goes again under
     another token.
 
+    What was written is told apart from writing it (`tell`), before the offsets are committed: an
+    event costs the bus what a batch of records does.
+
     Args:
         tables: Where each endpoint's rows go.
         store: Where rows are written.
         publisher: Tells `InferenceRowsWritten`, and takes the dead letters.
         metrics: Where rows and lags are counted.
+        continuity: Since when this process alone works on its partitions.
     """
 
     def __init__(
-        self, tables: Tables, store: PayloadStore, publisher: Publisher, metrics: Metrics
+        self,
+        tables: Tables,
+        store: PayloadStore,
+        publisher: Publisher,
+        metrics: Metrics,
+        continuity: Continuity,
     ) -> None:
         self._tables = tables
         self._store = store
@@ -70,10 +76,9 @@ class PayloadSink:
         self._rows = metrics.counter(names.SINK_ROWS)
         self._lag = metrics.histogram(names.TABLE_LAG)
         self._duplicates = metrics.counter(names.BUS_DUPLICATES)
-        self._doubtful: dict[str, None] = {}
-        """Tokens of inserts that have begun and not returned, the oldest first."""
-        self._heir_until = time.monotonic() + _HEIR_SECONDS
-        """Until when tokens may be those of the process before this one."""
+        self._continuity = continuity
+        self._written = WrittenIds(continuity)
+        self._told = RowsTold(publisher)
 
     async def handle(self, records: Sequence[ConsumedRecord]) -> None:
         """Write the records' rows; returns when all can be read, or are dead letters."""
@@ -84,6 +89,7 @@ class PayloadSink:
             if number % _RECORDS_PER_TURN == 0:
                 # The next records are fetched, and heartbeats sent, in between.
                 await asyncio.sleep(0)
+                self._continuity.beat()
             try:
                 row = row_of(record)
                 table = await self._table((row.endpoint, row.endpoint_id), known)
@@ -92,11 +98,18 @@ class PayloadSink:
                 continue
             if by_table[table].setdefault(row.request_id, row) is not row:
                 self._duplicates.labels(record.topic, GROUP).inc()
-        events = [await self._write(table, rows) for table, rows in by_table.items()]
-        if events:
-            await self._publisher.publish_many(events)
+        for table, rows in by_table.items():
+            await self._write(table, rows)
         for record, reason in refused:
             await self._dead_letters.put(record, GROUP, reason, 1)
+
+    async def tell(self) -> None:
+        """Tell of all rows that were written since the last time; returns when that is durable.
+
+        Raises:
+            BusUnavailable: The bus does not take it now.
+        """
+        await self._told.publish()
 
     async def _table(
         self,
@@ -111,8 +124,9 @@ class PayloadSink:
             raise UnknownEndpoint(f"endpoint: there is no endpoint {endpoint[0]!r}")
         return table
 
-    async def _write(self, table: InferenceTable, rows: Mapping[str, Row]) -> Event:
-        present = await self._store.existing(table, list(rows))
+    async def _write(self, table: InferenceTable, rows: Mapping[str, Row]) -> None:
+        unsure = self._written.unsure(rows)
+        present = await self._store.existing(table, unsure) if unsure else frozenset()
         new = [row for request_id, row in rows.items() if request_id not in present]
         if present:
             topic = next(iter(rows.values())).record.topic
@@ -121,28 +135,39 @@ class PayloadSink:
         token = _token(list(rows.values()))
         if new:
             began = time.time_ns()
-            await self._insert(table, new, token)
+            await self._insert(table, new, token, doubtful=bool(unsure))
             self._observe(new)
             _trace(table, new, began)
-        return _rows_written(table, list(rows.values()), token)
+        # Also of rows that were there before: the process may have died before it told.
+        self._told.add(table, list(rows.values()), token)
 
-    async def _insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
-        doubtful = token in self._doubtful or time.monotonic() < self._heir_until
-        self._doubtful[token] = None
-        if len(self._doubtful) > _MOST_DOUBTFUL:
-            del self._doubtful[next(iter(self._doubtful))]
-        await self._store.insert(table, rows, token)
-        if doubtful:
-            present = await self._store.existing(table, [row.request_id for row in rows])
-            lost = [row for row in rows if row.request_id not in present]
-            if lost:
-                _log.warning(
-                    "%s: %d rows of an insert that was cut short are written again",
-                    table.full_name,
-                    len(lost),
-                )
-                await self._store.insert(table, lost, f"{token}/{new_id()}")
-        self._doubtful.pop(token, None)
+    async def _insert(
+        self, table: InferenceTable, rows: Sequence[Row], token: str, *, doubtful: bool
+    ) -> None:
+        """Insert rows.
+
+        Args:
+            table: Where to.
+            rows: Which.
+            token: Theirs.
+            doubtful: An earlier insert of the token may have been cut short.
+        """
+        ids = [row.request_id for row in rows]
+        try:
+            await self._store.insert(table, rows, token)
+            if doubtful:
+                present = await self._store.existing(table, ids)
+                lost = [row for row in rows if row.request_id not in present]
+                if lost:
+                    _log.warning(
+                        "%s: %d rows of an insert that was cut short are written again",
+                        table.full_name,
+                        len(lost),
+                    )
+                    await self._store.insert(table, lost, f"{token}/{new_id()}")
+        finally:
+            # Of one that failed nobody knows whether it happened: its ids are asked for next time.
+            self._written.add(ids)
 
     def _observe(self, rows: Sequence[Row]) -> None:
         now_us = time.time_ns() // 1000
@@ -188,29 +213,3 @@ def _token(rows: Sequence[Row]) -> str:
         for (topic, partition), offsets in sorted(places.items())
     )
     return f"{ranges}:{digest.hexdigest()[:32]}"
-
-
-def _rows_written(table: InferenceTable, rows: Sequence[Row], token: str) -> Event:
-    """Told for rows that were there before too: the process may have died before it told."""
-    ids = [row.request_id for row in rows]
-    times = [row.request_us for row in rows]
-    return new_event(
-        inference_events_pb2.InferenceRowsWritten(
-            endpoint=rows[0].endpoint,
-            table_full_name=table.full_name,
-            row_count=len(rows),
-            first_request_time=_timestamp(min(times)),
-            last_request_time=_timestamp(max(times)),
-            first_request_id=min(ids),
-            last_request_id=max(ids),
-        ),
-        source=_SOURCE,
-        key=rows[0].endpoint,
-        event_id=hashlib.sha256(token.encode()).hexdigest()[:36],
-    )
-
-
-def _timestamp(microseconds: int) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(microseconds)
-    return stamp

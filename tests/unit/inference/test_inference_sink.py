@@ -16,12 +16,14 @@ from services.inference.adapters.memory import InMemoryEndpoints
 from services.inference.adapters.memory_rows import InMemoryPayloads
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.errors import StoreUnavailable
-from services.inference.sink import writer
+from services.inference.sink import writer, written
 from services.inference.sink.rows import Row, row_of
 from services.inference.sink.writer import PayloadSink
 from tessera.events.v1 import inference_events_pb2 as pb
+from tessera_kit.bus.continuity import Continuity
 from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.memory import InMemoryBus
+from tessera_kit.bus.producer import BusUnavailable
 from tessera_kit.ids import new_id
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
@@ -54,7 +56,7 @@ def store() -> InMemoryPayloads:
 
 @pytest.fixture
 def sink(store: InMemoryPayloads, bus: InMemoryBus) -> PayloadSink:
-    return PayloadSink(OneTable(), store, bus, Metrics())
+    return PayloadSink(OneTable(), store, bus, Metrics(), Continuity(60.0))
 
 
 def consumed(
@@ -111,10 +113,60 @@ async def test_a_record_becomes_a_row(
     assert row.response_us - row.request_us == 2500
     assert json.loads(row.values["inputs"])["carrier"] == ["UA"]
     assert (row.values["kafka_partition"], row.values["kafka_offset"]) == (1, 42)
+    assert bus.events(ROWS) == []
+    await sink.tell()
     (event,) = bus.events(ROWS)
     assert event.data.row_count == 1
     assert event.data.table_full_name == TABLE.full_name
     assert event.data.first_request_id == payload.tessera_request_id
+
+
+async def test_batches_are_told_of_together_and_again_after_a_failure(
+    sink: PayloadSink, bus: InMemoryBus, make_payload: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> None:
+        raise BusUnavailable("away")
+
+    payloads = [make_payload() for _ in range(3)]
+    records = [consumed(payload, offset) for offset, payload in enumerate(payloads)]
+    await sink.handle(records[:2])
+    await sink.handle(records[2:])
+    with monkeypatch.context() as broken, pytest.raises(BusUnavailable):
+        broken.setattr(bus, "publish_many", away)
+        await sink.tell()
+    await sink.tell()
+    await sink.tell()
+    (event,) = bus.events(ROWS)
+    ids = sorted(payload.tessera_request_id for payload in payloads)
+    assert event.data.row_count == 3
+    assert (event.data.first_request_id, event.data.last_request_id) == (ids[0], ids[-1])
+
+
+class Counting(InMemoryPayloads):
+    """Counts how often it is asked for ids."""
+
+    asked = 0
+
+    async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
+        self.asked += 1
+        return await super().existing(table, request_ids)
+
+
+async def test_a_table_is_not_asked_for_ids_that_nobody_else_can_have_written(
+    bus: InMemoryBus, make_payload: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter(["02", "8"])
+    monkeypatch.setattr(written, "_least_id", lambda _: next(moments, "8"))
+    store = Counting()
+    sink = PayloadSink(OneTable(), store, bus, Metrics(), Continuity(60.0))
+    old, new, strange = (make_payload(tessera_request_id=one) for one in ("01", "03", "zz"))
+    await sink.handle([consumed(new, 0)])
+    assert store.asked == 0
+    for payload in (old, strange, new):
+        before = store.asked
+        await sink.handle([consumed(payload, 1)])
+        assert store.asked > before
+    assert sorted(row.request_id for row in store.rows(TABLE)) == ["01", "03", "zz"]
 
 
 async def test_a_record_that_comes_again_is_one_row(
@@ -156,17 +208,15 @@ async def test_rows_that_a_killed_database_lost_are_written_again(
     store: InMemoryPayloads,
     bus: InMemoryBus,
     make_payload: Make,
-    monkeypatch: pytest.MonkeyPatch,
     restarted: bool,
 ) -> None:
-    monkeypatch.setattr(writer, "_HEIR_SECONDS", 60.0 if restarted else 0.0)
-    sink = PayloadSink(OneTable(), store, bus, Metrics())
+    sink = PayloadSink(OneTable(), store, bus, Metrics(), Continuity(60.0))
     records = [consumed(make_payload(), offset) for offset in range(3)]
     store.lose_insert = True
     with pytest.raises(StoreUnavailable):
         await sink.handle(records)
     if restarted:
-        sink = PayloadSink(OneTable(), store, bus, Metrics())
+        sink = PayloadSink(OneTable(), store, bus, Metrics(), Continuity(60.0))
     await sink.handle(records)
     assert offsets(store.rows(TABLE)) == [0, 1, 2]
 
@@ -184,7 +234,7 @@ async def test_an_endpoint_that_was_made_anew_has_its_new_table(
     store: InMemoryPayloads, bus: InMemoryBus, make_payload: Make
 ) -> None:
     tables = OneTable()
-    sink = PayloadSink(tables, store, bus, Metrics())
+    sink = PayloadSink(tables, store, bus, Metrics(), Continuity(60.0))
     await sink.handle([consumed(make_payload(), 0)])
     tables.table = replace(TABLE, table="flights_2_payload")
     await sink.handle([consumed(make_payload(), 1)])
@@ -288,7 +338,7 @@ async def test_late_records_of_a_deleted_endpoint_never_land_in_its_successors_t
     late = make_payload(endpoint_id=first.endpoint_id)
     fresh = make_payload(endpoint_id=second.endpoint_id)
     strangers = make_payload()
-    sink = PayloadSink(endpoints, store, bus, Metrics())
+    sink = PayloadSink(endpoints, store, bus, Metrics(), Continuity(60.0))
     records = (late, fresh, strangers)
     await sink.handle([consumed(one, offset) for offset, one in enumerate(records)])
     assert [row.request_id for row in store.rows(first.table)] == [late.tessera_request_id]
