@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from math import isfinite, prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from services.inference.domain.datatypes import BYTES, DATATYPES, Datatype
 from services.inference.sink.tensors import (
     DecodedBody,
+    Seen,
     UndecodableBody,
     decode_request,
     decode_response,
@@ -110,12 +112,27 @@ def cut(values: list[Any], shape: list[int]) -> list[Any]:
 
 
 def decoded(message: Any) -> DecodedBody:
-    body = message.SerializeToString()
-    return (
-        decode_request(body)
-        if isinstance(message, service_pb2.ModelInferRequest)
-        else decode_response(body)
+    """The message's JSON; the same once its like was seen, with another id too."""
+    decode = (
+        decode_request if isinstance(message, service_pb2.ModelInferRequest) else decode_response
     )
+    body = message.SerializeToString()
+    found = decode(body)
+    seen = Seen()
+    other = type(message).FromString(body)
+    other.id = "another"
+    for like in (message, other, message):
+        assert decode(like.SerializeToString(), seen) == decode(like.SerializeToString())
+    for cut in range(1, min(len(body), 40)):
+        assert outcome(decode, body[:-cut], seen) == outcome(decode, body[:-cut], None)
+    return found
+
+
+def outcome(decode: Callable[..., DecodedBody], body: bytes, seen: Seen | None) -> Any:
+    try:
+        return decode(body, seen)
+    except UndecodableBody as error:
+        return str(error)
 
 
 @settings(max_examples=400)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from aiokafka.partitioner import murmur2 as reference_murmur2
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.events.v1 import monitoring_events_pb2
-from tessera_kit.bus.envelope import JSON, MalformedEvent, Record, from_record, to_record
+from tessera_kit.bus.envelope import (
+    JSON,
+    ConsumedRecord,
+    DataReader,
+    MalformedEvent,
+    Record,
+    check_data,
+    from_record,
+    to_record,
+)
 from tessera_kit.bus.event import Event
 from tessera_kit.bus.partition import KafkaPartitioner, murmur2
 from tessera_kit.bus.topics import REGISTRY, Topic, TopicRegistry
@@ -99,6 +111,21 @@ def test_any_one_required_header_missing_or_doubled_is_refused(
             assert name in error.message
         else:
             raise AssertionError(f"{name} was not missed")
+
+
+def read_anew(record: ConsumedRecord) -> Message:
+    return from_record(record, OURS).data
+
+
+def outcome(read: Callable[[ConsumedRecord], Message], record: Record) -> Message | str:
+    """The message, or why there is none."""
+    place = ConsumedRecord(record.topic, 0, 0, 1, record.key, record.value, record.headers)
+    try:
+        message = read(place)
+        check_data(message)
+    except MalformedEvent as error:
+        return str(error)
+    return message
 
 
 header_names = st.sampled_from(
@@ -193,3 +220,18 @@ def test_equal_keys_go_to_one_partition(key: bytes, count: int) -> None:
     chosen = KafkaPartitioner()(key, partitions, partitions)
     assert chosen in partitions
     assert chosen == KafkaPartitioner()(key, partitions, partitions[:1])
+
+
+@given(events(), outside_records())
+def test_a_reader_takes_and_refuses_what_is_taken_and_refused_one_by_one(
+    event: Event, other: Record
+) -> None:
+    reader = DataReader(OURS)
+    record = to_record(event, OURS)
+    timeless = replace(record, headers=tuple(one for one in record.headers if one[0] != "ce_time"))
+    strange = replace(timeless, headers=(*timeless.headers, ("CE_ID", b"2")))
+    empty, broken = replace(timeless, value=None), replace(timeless, value=b"\xff")
+    for one in (timeless, other, strange, timeless, empty, broken, other, strange, timeless):
+        assert outcome(reader.read, one) == outcome(read_anew, one)
+    nameless = replace(timeless, headers=(("ce_id", b"a\n"), *timeless.headers[2:]))
+    assert outcome(reader.read, nameless) == outcome(read_anew, nameless)

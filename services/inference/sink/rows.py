@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
@@ -10,16 +11,18 @@ import orjson
 from services.inference.domain.table import typed_name
 from services.inference.sink.tensors import (
     DecodedBody,
+    Seen,
     UndecodableBody,
     decode_request,
     decode_response,
     undecoded,
 )
 from tessera.events.v1 import inference_events_pb2 as pb
-from tessera_kit.bus.envelope import ConsumedRecord, from_record
+from tessera_kit.bus.envelope import ConsumedRecord, DataReader, check_data
 from tessera_kit.errors import FieldViolation, InvalidArgument
+from tessera_kit.rpc.validation import rules_without
 
-__all__ = ["InvalidPayload", "Row", "UnknownEndpoint", "row_of"]
+__all__ = ["InvalidPayload", "Row", "RowMaker", "UnknownEndpoint", "row_of"]
 
 _FIRST_SECOND: Final = 0
 _LAST_SECOND: Final = int(datetime(2149, 1, 1, tzinfo=UTC).timestamp())
@@ -27,6 +30,15 @@ _LONGEST_DURATION_US: Final = 10**13
 _ROUTES: Final = {
     number: name.removeprefix("PAYLOAD_ROUTE_") for name, number in pb.PayloadRoute.items()
 }
+_MOST_COMMON: Final = 256
+_COMMON: Final = (
+    *("endpoint", "endpoint_id", "served_entity", "model_name", "model_version"),
+    *("config_version", "route", "status_code", "status_message", "requester"),
+    *("sampling_fraction", "encoding", "trace_flags"),
+)
+"""Fields that are the same in most records of one caller and entity."""
+_read_common: Final = attrgetter(*_COMMON)
+_others_are_sound: Final = rules_without(pb.PayloadRecord, _COMMON)
 REQUEST_NOT_DECODED: Final = "REQUEST_NOT_DECODED"
 """The request's body is kept as base64, as it is no message of its encoding."""
 
@@ -60,41 +72,85 @@ class Row(NamedTuple):
     """Which endpoint of that name; empty for the newest."""
 
 
-def row_of(record: ConsumedRecord) -> Row:
-    """The row of a record.
+class _Common(NamedTuple):
+    """What requests of one caller to one served entity have in common; checked."""
 
-    Raises:
-        MalformedEvent: It is no valid event.
-        InvalidPayload: It is no payload that fits a table.
+    values: dict[str, Any]
+    request: Seen
+    response: Seen
+
+
+class RowMaker:
+    """Makes rows of records, most of which are like those before them.
+
+    What a record says of its endpoint, entity, caller and status is checked once, and the like of
+    its bodies read without parsing them again.
     """
-    payload = from_record(record).data
-    if not isinstance(payload, pb.PayloadRecord):
-        raise InvalidPayload("the record holds no tessera.events.v1.PayloadRecord")
-    request_us = _checked_time(payload)
-    response_us = request_us + payload.duration_us
-    codes = list(payload.logging_error_codes)
-    request, response = _bodies(payload, codes)
-    values: dict[str, Any] = {
-        "tessera_request_id": payload.tessera_request_id,
-        "request_date": request_us // 86_400_000_000,
-        "request_time": _time(request_us),
-        "response_time": _time(response_us),
-        "client_request_id": payload.client_request_id,
+
+    def __init__(self) -> None:
+        self._reader = DataReader()
+        self._common: dict[tuple[Any, ...], _Common] = {}
+
+    def row_of(self, record: ConsumedRecord) -> Row:
+        """The row of a record.
+
+        Raises:
+            MalformedEvent: It is no valid event.
+            InvalidPayload: It is no payload that fits a table.
+        """
+        payload = self._reader.read(record)
+        if not isinstance(payload, pb.PayloadRecord):
+            raise InvalidPayload("the record holds no tessera.events.v1.PayloadRecord")
+        key = _read_common(payload)
+        common = self._common.get(key)
+        if common is None or not _others_are_sound(payload):
+            check_data(payload)
+            common = self._common[key] = _Common(_common_values(payload), Seen(), Seen())
+            if len(self._common) > _MOST_COMMON:
+                del self._common[next(iter(self._common))]
+        return _row(payload, record, common)
+
+
+def row_of(record: ConsumedRecord) -> Row:
+    """The row of a single record; as `RowMaker.row_of`."""
+    return RowMaker().row_of(record)
+
+
+def _common_values(payload: pb.PayloadRecord) -> dict[str, Any]:
+    """The columns that the fields of `_COMMON` decide."""
+    return {
         "endpoint": payload.endpoint,
         "served_entity_id": payload.served_entity,
-        "failed_entity_ids": list(payload.failed_served_entities),
         "model_name": payload.model_name,
         "model_version": payload.model_version,
         "config_version": payload.config_version,
         "route": _route(payload),
         "status_code": payload.status_code,
         "status_message": payload.status_message,
-        "duration_ms": payload.duration_us / 1000,
+        "requester": payload.requester,
+        "sampling_fraction": payload.sampling_fraction or 1.0,
+    }
+
+
+def _row(payload: pb.PayloadRecord, record: ConsumedRecord, common: _Common) -> Row:
+    request_us = _checked_time(payload)
+    duration_us = payload.duration_us
+    response_us = request_us + duration_us
+    codes = list(payload.logging_error_codes)
+    request, response = _bodies(payload, codes, common)
+    request_id = payload.tessera_request_id
+    values: dict[str, Any] = {
+        **common.values,
+        "tessera_request_id": request_id,
+        "request_date": request_us // 86_400_000_000,
+        "request_time": _time(request_us),
+        "response_time": _time(response_us),
+        "client_request_id": payload.client_request_id,
+        "failed_entity_ids": list(payload.failed_served_entities),
+        "duration_ms": duration_us / 1000,
         "queue_duration_ms": payload.queue_duration_us / 1000,
         "execution_duration_ms": payload.execution_duration_us / 1000,
-        "requester": payload.requester,
         "trace_id": payload.trace_id,
-        "sampling_fraction": payload.sampling_fraction or 1.0,
         "logging_error_codes": codes,
         "inputs": request.columns,
         "outputs": response.columns,
@@ -106,9 +162,12 @@ def row_of(record: ConsumedRecord) -> Row:
         "kafka_partition": record.partition,
         "kafka_offset": record.offset,
     }
-    values |= _typed(request, response)
+    for side, body in (("input", request), ("output", response)):
+        for tensor, text in body.tensors.items():
+            if name := typed_name(side, tensor):
+                values[name] = orjson.Fragment(text)
     return Row(
-        *(payload.tessera_request_id, payload.endpoint, request_us, response_us, record, values),
+        *(request_id, payload.endpoint, request_us, response_us, record, values),
         endpoint_id=payload.endpoint_id,
     )
 
@@ -126,23 +185,15 @@ def _checked_time(payload: pb.PayloadRecord) -> int:
     return time.seconds * 1_000_000 + time.nanos // 1000
 
 
-def _typed(request: DecodedBody, response: DecodedBody) -> dict[str, orjson.Fragment]:
-    """The columns of single tensors."""
-    return {
-        name: orjson.Fragment(text)
-        for side, body in (("input", request), ("output", response))
-        for tensor, text in body.tensors.items()
-        if (name := typed_name(side, tensor))
-    }
-
-
 def _route(payload: pb.PayloadRecord) -> str:
     if payload.route != pb.PAYLOAD_ROUTE_UNSPECIFIED:
         return _ROUTES[payload.route]
     return "PRIMARY" if payload.model_version else "REFUSED"
 
 
-def _bodies(payload: pb.PayloadRecord, codes: list[str]) -> tuple[DecodedBody, DecodedBody]:
+def _bodies(
+    payload: pb.PayloadRecord, codes: list[str], common: _Common
+) -> tuple[DecodedBody, DecodedBody]:
     if payload.encoding == pb.PAYLOAD_ENCODING_JSON:
         return (
             _json_body("request", "inputs", payload.request),
@@ -151,7 +202,7 @@ def _bodies(payload: pb.PayloadRecord, codes: list[str]) -> tuple[DecodedBody, D
     request = undecoded(b"")
     if payload.request:
         try:
-            request = decode_request(payload.request)
+            request = decode_request(payload.request, common.request)
         except UndecodableBody as error:
             if payload.status_code == 0:
                 raise _invalid("request", str(error)) from None
@@ -161,7 +212,7 @@ def _bodies(payload: pb.PayloadRecord, codes: list[str]) -> tuple[DecodedBody, D
     response = undecoded(b"")
     if payload.response:
         try:
-            response = decode_response(payload.response)
+            response = decode_response(payload.response, common.response)
         except UndecodableBody as error:
             raise _invalid("response", str(error)) from None
     return request, response

@@ -14,7 +14,7 @@ from opentelemetry import trace
 
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.ports import PayloadStore, Tables
-from services.inference.sink.rows import Row, UnknownEndpoint, row_of
+from services.inference.sink.rows import Row, RowMaker, UnknownEndpoint
 from services.inference.sink.telling import RowsTold
 from services.inference.sink.written import WrittenIds
 from tessera_kit.bus.continuity import Continuity
@@ -77,6 +77,7 @@ class PayloadSink:
         self._lag = metrics.histogram(names.TABLE_LAG)
         self._duplicates = metrics.counter(names.BUS_DUPLICATES)
         self._continuity = continuity
+        self._maker = RowMaker()
         self._written = WrittenIds(continuity)
         self._told = RowsTold(publisher)
 
@@ -91,7 +92,7 @@ class PayloadSink:
                 await asyncio.sleep(0)
                 self._continuity.beat()
             try:
-                row = row_of(record)
+                row = self._maker.row_of(record)
                 table = await self._table((row.endpoint, row.endpoint_id), known)
             except InvalidArgument as error:
                 refused.append((record, error))
