@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import faust
 
+from services.monitoring.adapters.faust_fetch import fetch_within
 from services.monitoring.domain.windows import StreamState
 from tessera_kit.bus.envelope import ConsumedRecord
 from tessera_kit.bus.retry import RetryPolicy
@@ -41,7 +42,7 @@ class FaustStream:
     The table is there while `run` runs.
 
     Args:
-        kafka: Brokers.
+        kafka: Brokers, and how long they may wait for records.
         topic: What to read.
         data_dir: Where Faust keeps its local files.
         app_id: Consumer group, and the beginning of the changelog's name.
@@ -116,7 +117,30 @@ class FaustStream:
             await application.stop()
 
     def _build(self, handle: Handle, failure: asyncio.Future[None]) -> Any:
-        application = faust.App(
+        application = self._application()
+        fetch_within(application, self._kafka.fetch_wait_seconds)
+        topic = application.topic(
+            self._topic,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=1,
+        )
+        self._table = application.Table("windows", partitions=1)
+
+        async def follow(stream: Any) -> None:
+            await self._follow(stream, handle, failure)
+
+        async def note(*arguments: Any, **_: Any) -> None:
+            _log.info("%s: works on %d partitions", self._app_id, len(arguments[-1]))
+
+        application.agent(topic, name="rows", concurrency=1)(follow)
+        application.on_partitions_assigned.connect(note, weak=False)
+        return application
+
+    def _application(self) -> Any:
+        return faust.App(
             self._app_id,
             broker=[f"kafka://{broker}" for broker in self._kafka.bootstrap.split(",")],
             store="memory://",
@@ -135,41 +159,26 @@ class FaustStream:
             stream_wait_empty=False,
             worker_redirect_stdouts=False,
         )
-        topic = application.topic(
-            self._topic,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            partitions=1,
-        )
-        self._table = application.Table("windows", partitions=1)
 
-        async def follow(stream: Any) -> None:
-            events: list[Any] = []
-            # Left to itself, Faust acknowledges an event also when its handling is cancelled or
-            # fails, and then commits past it.
-            async for event in stream.noack().events():
-                events.append(event)
-                if len(events) < _MOST_EVENTS and await self._more_wait(stream):
-                    continue
-                try:
-                    await handle([_record(event.message) for event in events])
-                except Exception as error:
-                    # Held until the application is stopped: the next one reads the events again.
-                    if not failure.done():
-                        failure.set_exception(error)
-                    await asyncio.Event().wait()
-                for handled in events:
-                    await stream.ack(handled)
-                events.clear()
-
-        async def note(*arguments: Any, **_: Any) -> None:
-            _log.info("%s: works on %d partitions", self._app_id, len(arguments[-1]))
-
-        application.agent(topic, name="rows", concurrency=1)(follow)
-        application.on_partitions_assigned.connect(note, weak=False)
-        return application
+    async def _follow(self, stream: Any, handle: Handle, failure: asyncio.Future[None]) -> None:
+        """Hand over the stream's events in batches, for as long as the application runs."""
+        events: list[Any] = []
+        # Left to itself, Faust acknowledges an event also when its handling is cancelled or
+        # fails, and then commits past it.
+        async for event in stream.noack().events():
+            events.append(event)
+            if len(events) < _MOST_EVENTS and await self._more_wait(stream):
+                continue
+            try:
+                await handle([_record(event.message) for event in events])
+            except Exception as error:
+                # Held until the application is stopped: the next one reads the events again.
+                if not failure.done():
+                    failure.set_exception(error)
+                await asyncio.Event().wait()
+            for handled in events:
+                await stream.ack(handled)
+            events.clear()
 
     async def _more_wait(self, stream: Any) -> bool:
         """Let events gather for the interval; whether there are more now."""

@@ -21,7 +21,7 @@ the baseline's table does not have, or that are not watched any more, do not cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from services.monitoring.adapters.clickhouse.engine import Query, layers, quote
@@ -79,30 +79,7 @@ def drift_select(
         `slice_key`, `slice_value`, `column_name`, `data_type` and the metrics, by field name. Text
         of a query without rows when there is nothing to compare with.
     """
-    pairs = []
-    if baseline_slices is not None:
-        known = "has({baseline_slices:Array(String)}, w_slice_key)"
-        pairs.append(
-            _pairs(
-                database,
-                DriftType.BASELINE,
-                scope,
-                at="toInt64(0)",
-                key=f"if({known}, w_slice_key, '')",
-                value=f"if({known}, w_slice_value, '')",
-            )
-        )
-    if before or not pairs:
-        at = "transform(w_window_start, {after:Array(Int64)}, {before:Array(Int64)}, toInt64(-1))"
-        pairs.append(
-            _pairs(
-                *(database, DriftType.CONSECUTIVE, scope),
-                at=at,
-                key="w_slice_key",
-                value="w_slice_value",
-            )
-        )
-    compared = " UNION ALL ".join(pairs)
+    compared = " UNION ALL ".join(_compared(database, scope, before, baseline_slices))
     return Query(
         "SELECT w_window_start AS window_start, w_window_end AS window_end, "
         "r_window_start AS window_cmp_start, r_window_end AS window_cmp_end, drift_type, "
@@ -117,6 +94,32 @@ def drift_select(
             "baseline_slices": list(baseline_slices or ()),
         },
     )
+
+
+def _compared(
+    database: str, scope: Scope, before: Mapping[int, int], baseline_slices: Sequence[str] | None
+) -> Iterator[str]:
+    """The SELECTs of windows beside what they are compared with; one at least."""
+    if baseline_slices is not None:
+        known = "has({baseline_slices:Array(String)}, w_slice_key)"
+        yield _pairs(
+            database,
+            DriftType.BASELINE,
+            scope,
+            at="toInt64(0)",
+            key=f"if({known}, w_slice_key, '')",
+            value=f"if({known}, w_slice_value, '')",
+        )
+    if before or baseline_slices is None:
+        at = "transform(w_window_start, {after:Array(Int64)}, {before:Array(Int64)}, toInt64(-1))"
+        yield _pairs(
+            database,
+            DriftType.CONSECUTIVE,
+            scope,
+            at=at,
+            key="w_slice_key",
+            value="w_slice_value",
+        )
 
 
 def _of_columns(pairs: str) -> str:
@@ -176,45 +179,47 @@ def _side(database: str, scope: Scope, prefix: str, condition: str, log_type: st
     )
 
 
+# Of both sides, `{0}` and the other one, `{1}`: sums by text over all texts of both, in the same
+# order for both.
+_BY_TEXT: Final = (
+    "tupleElement(mapAdd(({0}_texts, {0}_text_counts), "
+    "({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2)"
+)
+# One decile only: all of the reference is about there. Look below it and above it.
+_BINS: Final = (
+    "if(length(r_edges) = 1, [(r_edges[1], 0), (r_edges[1], 1)], arrayMap(e -> (e, 1), r_edges))"
+)
+_UP_TO_EDGES: Final = (
+    "arrayPushBack(arrayMap(e -> arraySum((v, c) -> if(v < e.1 OR (e.2 = 1 AND v = e.1), c, 0),"
+    " {0}_numbers, {0}_number_counts), bins), {0}_m)"
+)
+_BETWEEN_EDGES: Final = (
+    "arrayMap((c, previous) -> toFloat64(c - previous), {0}_upto, "
+    "arrayPopBack(arrayPushFront({0}_upto, toUInt64(0))))"
+)
+_BIN_COUNTS: Final = (
+    "if(w_data_type = 'numeric', {0}_binned, arrayMap(c -> toFloat64(c), "
+    "if(w_other_count + r_other_count > 0, "
+    "arrayPushBack({0}_by_text, {0}_other_count), {0}_by_text)))"
+)
+
+
 def _shares(pairs: str) -> str:
     """Both distributions over the same places: the steps of numbers, the bins, the categories."""
-    # Sums by text over all texts of both, in the same order for both.
-    texts = (
-        "tupleElement(mapAdd(({0}_texts, {0}_text_counts), "
-        "({1}_texts, arrayMap(c -> toUInt64(0), {1}_texts))), 2)"
-    )
-    # One decile only: all of the reference is about there. Look below it and above it.
-    bins = (
-        "if(length(r_edges) = 1, [(r_edges[1], 0), (r_edges[1], 1)], "
-        "arrayMap(e -> (e, 1), r_edges))"
-    )
-    cumulated = (
-        "arrayPushBack(arrayMap(e -> arraySum((v, c) -> if(v < e.1 OR (e.2 = 1 AND v = e.1), c, 0),"
-        " {0}_numbers, {0}_number_counts), bins), {0}_m)"
-    )
-    differences = (
-        "arrayMap((c, previous) -> toFloat64(c - previous), {0}_upto, "
-        "arrayPopBack(arrayPushFront({0}_upto, toUInt64(0))))"
-    )
-    others = "w_other_count + r_other_count > 0"
-    chosen = (
-        "if(w_data_type = 'numeric', {0}_binned, arrayMap(c -> toFloat64(c), "
-        f"if({others}, arrayPushBack({{0}}_by_text, {{0}}_other_count), {{0}}_by_text)))"
-    )
     return layers(
         pairs,
         {
             "w_m": "toUInt64(w_count - ifNull(w_num_nan, 0))",
             "r_m": "toUInt64(r_count - ifNull(r_num_nan, 0))",
-            "bins": bins,
-            "w_by_text": texts.format("w", "r"),
-            "r_by_text": texts.format("r", "w"),
+            "bins": _BINS,
+            "w_by_text": _BY_TEXT.format("w", "r"),
+            "r_by_text": _BY_TEXT.format("r", "w"),
         },
         {
             "is_numeric": "w_data_type = 'numeric' AND w_m > 0 AND r_m > 0",
             "is_text": "w_data_type != 'numeric' AND w_m > 0 AND r_m > 0",
-            "w_upto": cumulated.format("w"),
-            "r_upto": cumulated.format("r"),
+            "w_upto": _UP_TO_EDGES.format("w"),
+            "r_upto": _UP_TO_EDGES.format("r"),
             "spots": "arrayConcat(w_numbers, r_numbers)",
             "weights": (
                 "arrayConcat(arrayMap(c -> c / w_m, w_number_counts), "
@@ -222,14 +227,14 @@ def _shares(pairs: str) -> str:
             ),
         },
         {
-            "w_binned": differences.format("w"),
-            "r_binned": differences.format("r"),
+            "w_binned": _BETWEEN_EDGES.format("w"),
+            "r_binned": _BETWEEN_EDGES.format("r"),
             "places": "arraySort(spots)",
             "gaps": "arrayCumSum(arraySort((w, v) -> v, weights, spots))",
         },
         {
-            "w_bins": chosen.format("w"),
-            "r_bins": chosen.format("r"),
+            "w_bins": _BIN_COUNTS.format("w"),
+            "r_bins": _BIN_COUNTS.format("r"),
             "following": "arrayShiftLeft(places, 1)",
         },
     )

@@ -57,7 +57,7 @@ def profile_insert(
         schema: What `rows` reads; at least one column.
         revisions: The new revision of each window, by start.
     """
-    described = _runs(_gather(rows, schema))
+    described = _kept(_runs(_gather(rows, schema)))
     return Query(
         f"INSERT INTO {quote(database)}.{COLUMN_PROFILES} ({', '.join(_COLUMNS)}) "
         f"SELECT {', '.join(_COLUMNS.values())} FROM ({described})",
@@ -96,15 +96,17 @@ def _described(index: int, column: Column) -> str:
     return f"({text(column.name)}, 'categorical', CAST([] AS Array(Float64)), v{index})"
 
 
+# Lambdas take arrays as arguments and never from around them: those are copied per element.
+_IS_LAST: Final = (
+    "arrayMap((i, v, following) -> i = length({0}) OR v != following, "
+    "arrayEnumerate({0}), {0}, arrayShiftLeft({0}, 1))"
+)
+_RUN_ENDS: Final = "arrayFilter((i, is_last) -> is_last, arrayEnumerate({0}), {0}_last)"
+_RUN_VALUES: Final = "arrayFilter((v, is_last) -> is_last, {0}, {0}_last)"
+
+
 def _runs(gathered: str) -> str:
-    """Each column's values sorted, and the runs of equal ones."""
-    # Lambdas take arrays as arguments and never from around them: those are copied per element.
-    last = (
-        "arrayMap((i, v, following) -> i = length({0}) OR v != following, "
-        "arrayEnumerate({0}), {0}, arrayShiftLeft({0}, 1))"
-    )
-    ends = "arrayFilter((i, is_last) -> is_last, arrayEnumerate({0}), {0}_last)"
-    values = "arrayFilter((v, is_last) -> is_last, {0}, {0}_last)"
+    """Each column's values sorted, and where runs of equal ones end."""
     return layers(
         gathered,
         {
@@ -114,20 +116,27 @@ def _runs(gathered: str) -> str:
             ),
             "t": "arraySort(texts)",
         },
-        {"x_last": last.format("x"), "t_last": last.format("t")},
+        {"x_last": _IS_LAST.format("x"), "t_last": _IS_LAST.format("t")},
         {
             "m": "length(x)",
             "mt": "length(t)",
-            "x_ends": ends.format("x"),
-            "t_ends": ends.format("t"),
-            "x_values": values.format("x"),
-            "t_values": values.format("t"),
+            "x_ends": _RUN_ENDS.format("x"),
+            "t_ends": _RUN_ENDS.format("t"),
+            "x_values": _RUN_VALUES.format("x"),
+            "t_values": _RUN_VALUES.format("t"),
             # Linear interpolation between order statistics, as numpy.quantile does by default.
             "steps": (
                 "if(empty(x), CAST([] AS Array(Float64)), "
                 f"arrayReduce('quantilesExactInclusive({_LEVELS})', x))"
             ),
         },
+    )
+
+
+def _kept(runs: str) -> str:
+    """How long the runs are, the most frequent values, and what is kept as the distribution."""
+    return layers(
+        runs,
         {
             "x_runs": _run_lengths("x_ends"),
             "t_runs": _run_lengths("t_ends"),

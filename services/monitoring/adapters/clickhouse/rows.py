@@ -56,58 +56,92 @@ def inference_rows(
         requests_where: A further condition on the requests.
         where: A further condition on the resulting rows.
     """
-    inputs = _Extraction("inputs", "i")
-    outputs = _Extraction("outputs", "o")
-    parts = {ColumnPlace.INPUT: inputs, ColumnPlace.OUTPUT: outputs}
-
-    def read(column: Column, kind: ColumnKind) -> str:
-        if column.place is ColumnPlace.TABLE:
-            raise ValueError(f"{column.name} is not an input or output")
-        return parts[column.place].element(column.name, kind)
-
-    joined = [f"{read(c, c.kind)} AS c{i}" for i, c in enumerate(schema.columns)]
-    plain = []
-    for i, column in enumerate(schema.slices):
-        if column.place is ColumnPlace.TABLE:
-            plain.append(f"toString({quote(column.name)}) AS s{i}")
-        else:
-            value = read(column, ColumnKind.CATEGORICAL)
-            joined.append(f"arrayMap(v -> ifNull(v, ''), {value}) AS s{i}")
-    if schema.prediction is None:
-        prediction = "CAST(NULL AS Nullable(Float64)) AS prediction"
-    else:
-        joined.append(f"{read(schema.prediction, ColumnKind.NUMERIC)} AS prediction")
-        prediction = "prediction"
-    if schema.timestamp is None:
-        event_time = "request_us"
-    else:
-        kind = ColumnKind.CATEGORICAL if schema.time_kind is TimeKind.TEXT else ColumnKind.NUMERIC
-        joined.append(f"{read(schema.timestamp, kind)} AS event_value")
-        event_time = time_expression("event_value", schema.time_kind)
-
+    columns = _Columns(schema)
     conditions, parameters = request_conditions(ranges, request_ids)
-    extracted = [part.expression for part in (inputs, outputs) if part.columns]
-    lengths = [f"length({part.alias}.{n + 1})" for part in (inputs, outputs) for n in part.indexes]
-    count = f"greatest({', '.join(lengths)})" if len(lengths) > 1 else "".join(lengths) or "1"
-    names = [f"c{i}" for i in range(len(schema.columns))]
-    names += [f"s{i}" for i in range(len(schema.slices))]
     inner = (
         f"SELECT endpoint, tessera_request_id, client_request_id, "
         f"toUnixTimestamp64Micro(CAST(request_time AS DateTime64(6, 'UTC'))) AS request_us, "
-        f"{''.join(item + ', ' for item in [*plain, *extracted])}"
-        f"toUInt64({count}) AS rows_of_request "
+        f"{''.join(item + ', ' for item in columns.of_requests)}"
+        f"toUInt64({columns.rows_of_request}) AS rows_of_request "
         f"FROM {quote(table.database)}.{quote(table.table)} "
         f"WHERE {' AND '.join(conditions)} AND ({requests_where})"
     )
-    each = f"ARRAY JOIN {', '.join(joined)}" if joined else ""
+    each = f"ARRAY JOIN {', '.join(columns.of_rows)}" if columns.of_rows else ""
     return Query(
         f"SELECT endpoint, tessera_request_id, client_request_id, request_us, rows_of_request, "
-        f"{''.join(name + ', ' for name in names)}{prediction}, "
-        f"{event_time} AS event_us, "
+        f"{''.join(name + ', ' for name in columns.names)}{columns.prediction}, "
+        f"{columns.event_us} AS event_us, "
         f"{_WINDOW_START} AS window_start "
         f"FROM ({inner}) {each} WHERE isNotNull(event_us) AND ({where})",
-        {"granularity": granularity_us, **inputs.parameters, **outputs.parameters, **parameters},
+        {"granularity": granularity_us, **columns.parameters, **parameters},
     )
+
+
+class _Columns:
+    """What a schema reads of each request, and of each row of its inputs."""
+
+    def __init__(self, schema: RowSchema) -> None:
+        self._inputs = _Extraction("inputs", "i")
+        self._outputs = _Extraction("outputs", "o")
+        self._of_requests: list[str] = []
+        self.of_rows = [
+            f"{self._read(column, column.kind)} AS c{i}" for i, column in enumerate(schema.columns)
+        ]
+        """Arrays with an element per row, to be joined."""
+        self.names = [f"c{i}" for i in range(len(schema.columns))]
+        for i, column in enumerate(schema.slices):
+            self._add_slice(f"s{i}", column)
+        self.prediction = self._prediction(schema)
+        self.event_us = self._event_us(schema)
+
+    def _add_slice(self, name: str, column: Column) -> None:
+        self.names.append(name)
+        if column.place is ColumnPlace.TABLE:
+            self._of_requests.append(f"toString({quote(column.name)}) AS {name}")
+        else:
+            value = self._read(column, ColumnKind.CATEGORICAL)
+            self.of_rows.append(f"arrayMap(v -> ifNull(v, ''), {value}) AS {name}")
+
+    def _prediction(self, schema: RowSchema) -> str:
+        if schema.prediction is None:
+            return "CAST(NULL AS Nullable(Float64)) AS prediction"
+        value = self._read(schema.prediction, ColumnKind.NUMERIC)
+        self.of_rows.append(f"{value} AS prediction")
+        return "prediction"
+
+    def _event_us(self, schema: RowSchema) -> str:
+        if schema.timestamp is None:
+            return "request_us"
+        kind = ColumnKind.CATEGORICAL if schema.time_kind is TimeKind.TEXT else ColumnKind.NUMERIC
+        self.of_rows.append(f"{self._read(schema.timestamp, kind)} AS event_value")
+        return time_expression("event_value", schema.time_kind)
+
+    def _read(self, column: Column, kind: ColumnKind) -> str:
+        if column.place is ColumnPlace.TABLE:
+            raise ValueError(f"{column.name} is not an input or output")
+        part = self._inputs if column.place is ColumnPlace.INPUT else self._outputs
+        return part.element(column.name, kind)
+
+    @property
+    def of_requests(self) -> list[str]:
+        """Columns of the request, and the parsed JSON that `of_rows` takes apart."""
+        parts = [part.expression for part in (self._inputs, self._outputs) if part.columns]
+        return [*self._of_requests, *parts]
+
+    @property
+    def rows_of_request(self) -> str:
+        """How many rows a request has: as many as its longest column."""
+        lengths = [
+            f"length({part.alias}.{index + 1})"
+            for part in (self._inputs, self._outputs)
+            for index in part.indexes
+        ]
+        return f"greatest({', '.join(lengths)})" if len(lengths) > 1 else "".join(lengths) or "1"
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The types that the JSON is parsed as."""
+        return {**self._inputs.parameters, **self._outputs.parameters}
 
 
 class _Extraction:
