@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from tessera.cli.messages import enum_word
-from tessera.cli.output import JsonOption, console, print_json
+from tessera.cli.output import JsonOption, listing_console, print_json
 from tessera.client.sync.client import Client
 from tessera.client.sync.tracking import Tracking
+from tessera.pages.run_report import metric_place, value_text
 from tessera.tracking.v1 import tracking_pb2
 from tessera_kit.units import human_duration
 
@@ -24,6 +27,7 @@ __all__ = ["comparison", "runs_compare", "sparkline"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 24
+_LEAST_CURVE = 8
 _MOST_RUNS = 8
 
 
@@ -44,7 +48,7 @@ def runs_compare(
             print_json(_plain(runs, metric))
             return
         curves = _curves(client.tracking, runs, metric)
-    console().print(comparison(runs, curves, metrics=metric, show_all=show_all))
+    listing_console().print(comparison(runs, curves, metrics=metric, show_all=show_all))
 
 
 def comparison(
@@ -104,7 +108,7 @@ def _add_params(table: Table, runs: Sequence[tracking_pb2.Run], *, show_all: boo
             hidden += 1
             continue
         style = "yellow" if differs else ""
-        cells = (Text("-" if value is None else value, style=style) for value in values)
+        cells = (Text("-" if one is None else value_text(one), style=style) for one in values)
         table.add_row(escape(key), *cells)
     if hidden:
         noun = "parameter is" if hidden == 1 else "parameters are"
@@ -119,7 +123,7 @@ def _add_metrics(
 ) -> None:
     latest = [{metric.key: metric for metric in run.metrics} for run in runs]
     ends = [{one.key: one for one in run.metric_extremes} for run in runs]
-    keys = sorted(set().union(*latest)) if chosen is None else chosen
+    keys = sorted(set().union(*latest), key=metric_place) if chosen is None else chosen
     for key in keys:
         table.add_section()
         values = [own[key].value if key in own else None for own in latest]
@@ -131,8 +135,24 @@ def _add_metrics(
                 Text("  from, to", style="dim"),
                 *(f"{own[key].min:.4g} … {own[key].max:.4g}" if key in own else "" for own in ends),
             )
-            lines = [curves(run.run_id, key) for run in runs]
-            table.add_row(Text("  curve", style="dim"), *(Text(one, style="cyan") for one in lines))
+            lines = [_Line(curves(run.run_id, key)) for run in runs]
+            table.add_row(Text("  curve", style="dim"), *lines)
+
+
+class _Line:
+    """A curve that is thinned out, not cut off, where its column is narrow: its end counts most."""
+
+    def __init__(self, blocks: str) -> None:
+        self._blocks = blocks
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        most = len(self._blocks)
+        return Measurement(min(most, _LEAST_CURVE), most).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        last, width = len(self._blocks) - 1, min(len(self._blocks), options.max_width)
+        places = (round(at * last / max(width - 1, 1)) for at in range(width))
+        yield Text("".join(self._blocks[place] for place in places), style="cyan")
 
 
 def _curves(

@@ -31,7 +31,7 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def _listing_console() -> Console:
+def listing_console() -> Console:
     """Standard output for a listing: what is read by a program or a pager is not cut to a width."""
     shown = console()
     return shown if shown.is_terminal else Console(highlight=False, width=_UNCUT)
@@ -71,13 +71,13 @@ def print_rows(
     if len(columns) * _LEAST_COLUMN > console().width:
         _print_blocks(rows, columns)
     else:
-        _listing_console().print(make_table(rows, columns, title))
+        listing_console().print(make_table(rows, columns, title))
 
 
 def _print_blocks(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
     """Prints rows of many columns: one line per column, one block per row."""
     widest = max(len(column.heading) for column in columns)
-    out = _listing_console()
+    out = listing_console()
     for number, row in enumerate(rows, 1):
         out.print(Text(f"row {number}", style="bold"))
         for column in columns:

@@ -27,7 +27,7 @@ def runs_page(
         Path, typer.Option("--output", "-o", help="The file to write.", dir_okay=False)
     ] = Path("runs.html"),
     experiment: Annotated[
-        str, typer.Option(help="An experiment's name, instead of ids of runs.")
+        str, typer.Option(help="An experiment's name or id, instead of ids of runs.")
     ] = "",
     filter: Annotated[str, typer.Option(help="Of it, as in: metrics.auc > 0.7")] = "",
     order_by: Annotated[list[str] | None, typer.Option(help="As in: metrics.auc DESC")] = None,
@@ -44,7 +44,7 @@ def runs_page(
             if run_ids:
                 runs = await several(dict.fromkeys(run_ids), client.tracking.get_run)
             else:
-                chosen = await client.tracking.get_experiment(name=experiment)
+                chosen = await client.tracking.find_experiment(experiment)
                 runs = await client.tracking.search_runs(
                     [chosen.experiment_id], filter, order_by=order_by or (), limit=limit
                 )

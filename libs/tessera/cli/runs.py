@@ -58,7 +58,7 @@ def experiments(as_json: JsonOption = False) -> None:
 
 
 def runs(
-    experiment: Annotated[str, typer.Argument(help="An experiment's name.")],
+    experiment: Annotated[str, typer.Argument(help="An experiment's name or id.")],
     filter: Annotated[str, typer.Option(help="As in: metrics.auc > 0.7")] = "",
     order_by: Annotated[list[str] | None, typer.Option(help="As in: metrics.auc DESC")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
@@ -66,7 +66,7 @@ def runs(
 ) -> None:
     """Find runs of an experiment."""
     with Client() as client:
-        chosen = client.tracking.get_experiment(name=experiment)
+        chosen = client.tracking.find_experiment(experiment)
         found = rows(
             client.tracking.search_runs(
                 [chosen.experiment_id], filter, order_by=order_by or (), limit=limit
@@ -122,7 +122,7 @@ def run_metric(
 def run_export(
     target: Annotated[Path, typer.Argument(help="The Arrow IPC file to write.")],
     run_id: Annotated[list[str] | None, typer.Option("--run", help="A run's id.")] = None,
-    experiment: Annotated[str, typer.Option(help="An experiment's name.")] = "",
+    experiment: Annotated[str, typer.Option(help="An experiment's name or id.")] = "",
     filter: Annotated[str, typer.Option(help="As in: metrics.auc > 0.7")] = "",
     key: Annotated[list[str] | None, typer.Option(help="A metric; all without it.")] = None,
 ) -> None:
@@ -132,7 +132,7 @@ def run_export(
     with Client() as client, new_file(target) as file:
         chosen: list[str] = []
         if experiment:
-            chosen.append(client.tracking.get_experiment(name=experiment).experiment_id)
+            chosen.append(client.tracking.find_experiment(experiment).experiment_id)
         chunks = client.tracking.export_arrow(
             run_ids=run_id or (),
             experiment_ids=chosen,

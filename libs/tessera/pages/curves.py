@@ -2,8 +2,9 @@
 
 A column of steps, times or values becomes `[index, low, scale, logarithmic]`: the base64 text of
 its numbers stands once in a pool, as runs log many metrics at the same steps. A value is
-`low + number * scale`, or `exp` of that for positive columns of several orders of magnitude; the
-error is at most `scale`. Steps that span less than 65,533 are exact.
+`low + number * scale`, added in two halves as the span may be more than a number holds, or `exp` of
+that for positive columns of several orders of magnitude; the error is at most `scale`. Steps that
+span less than 65,533 are exact.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Columns:
             low, high = math.log(low), math.log(high)
         # A little less, so that the greatest value does not become more than a number holds.
         scale = math.nextafter(high / _MOST - low / _MOST, 0.0)
+        while math.isinf(low + _MOST // 2 * scale + _MOST // 2 * scale):
+            scale = math.nextafter(scale, 0.0)
         numbers = np.zeros(array.size, np.uint16)
         known = np.isfinite(array)
         if scale > 0:

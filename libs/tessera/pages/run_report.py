@@ -15,7 +15,17 @@ from tessera.pages.waterfall import Trace, arranged, shown
 from tessera.tracking.v1 import tracking_pb2
 from tessera_kit.units import human_bytes, human_duration
 
-__all__ = ["Cell", "Link", "Report", "RunView", "TableColumn", "page", "page_policy"]
+__all__ = [
+    "Cell",
+    "Link",
+    "Report",
+    "RunView",
+    "TableColumn",
+    "metric_place",
+    "page",
+    "page_policy",
+    "value_text",
+]
 
 _SCRIPTS: Final = ("data.js", "marks.js", "chart.js", "curves.js", "parallel.js", "table.js")
 _SOURCE: Final = (
@@ -164,6 +174,18 @@ def number_text(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:.6g}"
 
 
+def value_text(value: str) -> str:
+    """Return a parameter as people read it: a long fraction in six digits, its power kept."""
+    if len(value) > _LONGEST_FRACTION and _FRACTION.fullmatch(value):
+        return number_text(float(value))
+    return value
+
+
+def metric_place(key: str) -> tuple[bool, str]:
+    """Return where a metric stands among others: what the machine did comes last."""
+    return _is_system(key), key
+
+
 def _data(report: Report, curves: Sequence[dict[str, Any]], columns: Columns) -> dict[str, Any]:
     return {
         "runs": [
@@ -198,7 +220,7 @@ def _table(views: Sequence[RunView]) -> list[TableColumn]:
         values = [own.get(key) for own in params]
         table.append(TableColumn("param", key, [_param_cell(value) for value in values]))
     metrics = [{one.key: one.value for one in run.metrics} for run in runs]
-    for key in sorted(set().union(*metrics)):
+    for key in sorted(set().union(*metrics), key=metric_place):
         numbers = [own.get(key) for own in metrics]
         table.append(TableColumn("metric", key, [_metric_cell(value) for value in numbers]))
     return table
@@ -207,9 +229,8 @@ def _table(views: Sequence[RunView]) -> list[TableColumn]:
 def _param_cell(value: str | None) -> Cell:
     if value is None:
         return Cell(_MISSING)
-    if len(value) > _LONGEST_FRACTION and _FRACTION.fullmatch(value):
-        return Cell(number_text(float(value)), value, whole=value)
-    return Cell(value, value or " ")
+    shown = value_text(value)
+    return Cell(shown, value or " ", whole=value if shown != value else "")
 
 
 def _metric_cell(value: float | None) -> Cell:
@@ -219,7 +240,7 @@ def _metric_cell(value: float | None) -> Cell:
 def _metrics(view: RunView) -> Iterator[tuple[tracking_pb2.Metric, float | None, float | None]]:
     """Each metric's latest point, its least and its greatest value."""
     ends = {one.key: one for one in view.run.metric_extremes}
-    for metric in view.run.metrics:
+    for metric in sorted(view.run.metrics, key=lambda one: metric_place(one.key)):
         known = ends.get(metric.key)
         yield metric, known and known.min, known and known.max
 

@@ -22,7 +22,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import torch
+from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.cli import cli
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
@@ -350,6 +352,56 @@ def asynchronous_logging_and_system_metrics() -> None:
     data = mlflow.get_run(run.info.run_id).data
     assert data.metrics["later"] == 49
     assert any(key.startswith("system/") for key in data.metrics)
+
+
+@scenario
+def the_command_line() -> None:
+    def said(*words: str, exit_code: int = 0) -> str:
+        result = CliRunner().invoke(cli, words)
+        assert result.exit_code == exit_code, (words, result.output, result.exception)
+        return result.output + str(result.exception or "")
+
+    name = f"{NAME}-cli"
+    said("experiments", "create", "-n", name)
+    assert "already exists" in said("experiments", "create", "-n", name, exit_code=1)
+    experiment_id = MlflowClient().get_experiment_by_name(name).experiment_id
+    of = ("--experiment-id", experiment_id)
+    said("experiments", "rename", "-x", experiment_id, "--new-name", f"{name}-renamed")
+    assert f"{name}-renamed" in said("experiments", "search")
+    made = said("runs", "create", *of, "--run-name", "typed")
+    run_id = json.loads(made[made.index("{") :])["run_id"]
+    assert "typed" in said("runs", "list", *of)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ("notes.txt", "deep/er/weights.bin"):
+            file = Path(folder, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(path)
+        said(
+            "artifacts",
+            "log-artifacts",
+            "--local-dir",
+            folder,
+            "--run-id",
+            run_id,
+            "--artifact-path",
+            "all",
+        )
+        listed = json.loads(said("artifacts", "list", "--run-id", run_id, "--artifact-path", "all"))
+        assert [one["path"] for one in listed] == ["all/deep", "all/notes.txt"]
+        said("artifacts", "download", "--run-id", run_id, "-d", f"{folder}/got")
+        assert Path(folder, "got/all/deep/er/weights.bin").read_text() == "deep/er/weights.bin"
+    MlflowClient().log_metric(run_id, "auc", 0.75)
+    assert json.loads(said("runs", "describe", "--run-id", run_id))["data"]["metrics"] == {
+        "auc": 0.75
+    }
+    assert "metrics.auc" in said("experiments", "csv", "-x", experiment_id)
+    said("runs", "delete", "--run-id", run_id)
+    assert "typed" not in said("runs", "list", *of)
+    said("runs", "restore", "--run-id", run_id)
+    assert "typed" in said("runs", "list", *of)
+    said("experiments", "delete", "-x", experiment_id)
+    said("experiments", "restore", "-x", experiment_id)
+    assert "not found" in said("runs", "describe", "--run-id", "nothing", exit_code=1)
 
 
 @scenario

@@ -50,6 +50,28 @@ def test_what_differs_is_shown_and_what_is_equal_is_counted() -> None:
     assert "size" not in lines
 
 
+def test_a_narrow_terminal_cuts_neither_the_end_of_a_curve_nor_the_power_of_a_number() -> None:
+    runs = [run(place, 0.25, rate=f"1.713558321012345{place}e-05") for place in range(1, 4)]
+    out = io.StringIO()
+    falling = "█▇▇▇▆▆▆▅▅▅▄▄▄▃▃▃▂▂▂▁▁▁▁▁"
+    Console(file=out, width=60).print(comparison(runs, lambda *key: falling))
+    lines = {words[0]: words[1:] for line in out.getvalue().splitlines() if (words := line.split())}
+    assert lines["rate"] == ["1.71356e-05"] * 3
+    for curve in lines["curve"]:
+        assert curve.startswith("█")
+        assert curve.endswith("▁")
+        assert set(curve) == set(falling)
+
+
+def test_what_the_machine_did_comes_last() -> None:
+    runs = [run(1, 0.25), run(2, 0.5)]
+    for one in runs:
+        one.metrics.insert(0, pb.Metric(key="system/cpu", value=1.0))
+        one.metrics.add(key="val/loss", value=2.0)
+    places = [shown(*runs).index(key) for key in ("auc", "loss", "val/loss", "system/cpu")]
+    assert places == sorted(places)
+
+
 def test_all_parameters_and_chosen_metrics() -> None:
     runs = run(1, 0.25, size="8"), run(2, 0.5, size="8")
     text = shown(*runs, show_all=True, metrics=["auc"])

@@ -159,6 +159,16 @@ def test_what_is_equal_in_all_runs_is_marked_and_the_rest_is_not() -> None:
     assert 'id="parallel"' not in same
 
 
+def test_what_the_machine_did_stands_behind_what_the_model_did() -> None:
+    runs = [run(place) for place in (1, 2)]
+    for one in runs:
+        one.metrics.insert(0, pb.Metric(key="system/cpu", value=float(one.run_id[1:])))
+        one.metrics.add(key="val/loss", value=float(one.run_id[1:]))
+    html = shown(*(view(one) for one in runs))
+    heads = re.findall(r'<th scope="col" class="[^"]*" title="([^"]*)"', html)
+    assert heads[-3:] == ["loss", "val/loss", "system/cpu"]
+
+
 def test_a_report_without_runs_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a run"):
         shown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from google.protobuf import field_mask_pb2, timestamp_pb2
 from tessera.client.aio.calls import call, pieces, sha256_of, stream
 from tessera.client.metric_stream import MetricStream
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2, tracking_service_pb2_grpc
-from tessera_kit.errors import AlreadyExists
+from tessera_kit.errors import AlreadyExists, InvalidArgument, NotFound
 
 _MOST_METRICS = 1000
 _MOST_BUCKETS = 20_000
@@ -51,6 +52,15 @@ class AsyncTracking:
             else tracking_service_pb2.GetExperimentRequest(experiment_id=experiment_id)
         )
         return (await call(self._stub.GetExperiment, request)).experiment
+
+    async def find_experiment(self, name_or_id: str) -> tracking_pb2.Experiment:
+        """Reads the experiment of a name, or of an id where none has the name."""
+        try:
+            return await self.get_experiment(name=name_or_id)
+        except NotFound:
+            with contextlib.suppress(NotFound, InvalidArgument):
+                return await self.get_experiment(name_or_id)
+            raise
 
     async def search_experiments(self, filter: str = "") -> list[tracking_pb2.Experiment]:
         """The experiments that match a filter such as "name LIKE 'flight%'", the newest first."""

@@ -33,6 +33,10 @@ class Tracking:
         """Reads an experiment by its id, or by its name."""
         return self._portal.run(self._wrapped.get_experiment(experiment_id, name=name))
 
+    def find_experiment(self, name_or_id: str) -> tracking_pb2.Experiment:
+        """Reads the experiment of a name, or of an id where none has the name."""
+        return self._portal.run(self._wrapped.find_experiment(name_or_id))
+
     def search_experiments(self, filter: str = "") -> list[tracking_pb2.Experiment]:
         """The experiments that match a filter such as "name LIKE 'flight%'", the newest first."""
         return self._portal.run(self._wrapped.search_experiments(filter))

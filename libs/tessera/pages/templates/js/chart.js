@@ -155,7 +155,8 @@ class Chart {
   }
 
   across(pen) {
-    const count = Math.max(2, Math.floor((this.width - EDGE.left) / 84));
+    const apart = view.axis === "step" ? 56 : 84;
+    const count = Math.max(2, Math.floor((this.width - EDGE.left) / apart));
     const [unit, text] = {
       step: [1, (x) => numberText(x, 6)],
       time: [this.x1 - this.x0 < 240 ? 1 : this.x1 - this.x0 < 14400 ? 60 : 3600, secondsText],

@@ -11,7 +11,8 @@ const pool = data.columns.map((text) => {
 function decoded([index, low, scale, logarithmic]) {
   return pool[index].map((number) => {
     if (number > 65532) return [-Infinity, Infinity, NaN][number - 65533];
-    const value = low + number * scale;
+    const half = number >> 1;
+    const value = low + half * scale + (number - half) * scale;
     return logarithmic ? Math.exp(value) : value;
   });
 }
