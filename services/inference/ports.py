@@ -391,8 +391,10 @@ class Runtime(Protocol):
 class Capture(Protocol):
     """Keeps payload records from before their reply until the bus has them."""
 
-    def append(self, record: bytes) -> None:
-        """Keep a serialised `tessera.events.v1.PayloadRecord`; returns when a kill cannot lose it.
+    def append(self, *parts: bytes) -> None:
+        """Keep a serialised `tessera.events.v1.PayloadRecord`, given in as many parts as it has.
+
+        Returns when a kill cannot lose it.
 
         Raises:
             SpoolFull: There is no room; nothing was kept.

@@ -28,6 +28,11 @@ class CaptureContract:
             capture.append(b"record %d" % number)
         assert self.kept(capture) == [b"record %d" % number for number in range(5)]
 
+    def test_a_record_may_come_in_parts(self, capture: Capture) -> None:
+        capture.append(b"rec", b"ord ", b"1")
+        capture.append(b"record 2")
+        assert self.kept(capture) == [b"record 1", b"record 2"]
+
     def test_without_room_nothing_is_kept(self, capture: Capture) -> None:
         capture.append(b"x" * 600)
         with pytest.raises(SpoolFull) as caught:

@@ -176,8 +176,9 @@ class InMemoryCapture:
         self.begun: dict[str, bytes] = {}
         self._room = room
 
-    def append(self, record: bytes) -> None:
+    def append(self, *parts: bytes) -> None:
         """Keep a record."""
+        record = b"".join(parts)
         self._take(len(record))
         self.records.append(record)
 

@@ -14,16 +14,19 @@ LARGEST_RECORD: Final = 64 << 20
 """Bytes of a record; a longer length in a header is taken for damage."""
 
 
-def frame_header(record: bytes) -> bytes:
-    """The 8 bytes before a record.
+def frame_header(*parts: bytes) -> bytes:
+    """The 8 bytes before a record, which may be in parts.
 
     Raises:
         ValueError: It is empty or too large.
     """
-    length = len(record)
+    length = checksum = 0
+    for part in parts:
+        length += len(part)
+        checksum = crc32(part, checksum)
     if not 0 < length <= LARGEST_RECORD:
         raise ValueError(f"a record of {length} bytes; 1 to {LARGEST_RECORD} fit")
-    return _header.pack(length, crc32(record))
+    return _header.pack(length, checksum)
 
 
 def frame_bytes(data: bytes) -> int:

@@ -86,14 +86,14 @@ class Spool:
                 os.close(descriptor)
         self._file = self._lock = -1
 
-    def append(self, record: bytes) -> None:
-        """Add a record; when this returns, a kill of the process does not lose it.
+    def append(self, *parts: bytes) -> None:
+        """Add a record, in as many parts; when this returns, a kill does not lose it.
 
         Raises:
             SpoolFull: No room is left, by the bound or on the disk; nothing was added.
         """
-        header = frame_header(record)
-        size = len(header) + len(record)
+        header = frame_header(*parts)
+        size = len(header) + sum(map(len, parts))
         if not self._has_room(size):
             raise _full()
         segment, offset = self._head
@@ -102,7 +102,7 @@ class Spool:
             self._begin_segment(segment + 1)
             segment, offset = self._head
         try:
-            written = os.writev(self._file, (header, record))
+            written = os.writev(self._file, (header, *parts))
         except OSError as error:
             written = 0
             _log.error("the spool cannot be written: %s", error)

@@ -92,7 +92,7 @@ class Recorder:
         record = record_of(exchange, reply, status, message)
         exchange.spool_began = perf_counter_ns()
         try:
-            self._capture.append(record)
+            self._capture.append(*record)
         except SpoolFull:
             if route is None or not route.counts_losses:
                 raise

@@ -154,8 +154,8 @@ def make_head(exchange: Exchange) -> None:
         exchange.head = _head_of(exchange)
 
 
-def record_of(exchange: Exchange, response: bytes, status: int, message: str) -> bytes:
-    """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended.
+def record_of(exchange: Exchange, response: bytes, status: int, message: str) -> tuple[bytes, ...]:
+    """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended, in parts.
 
     Args:
         exchange: The request, for an endpoint that has a table.
@@ -190,8 +190,8 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         record.logging_error_codes.append(RESPONSE_TOO_LARGE)
         response = b""
     # One message behind another is both of them merged.
-    parts = (exchange.head, record.SerializeToString(), *_body(_REQUEST, _kept_of(exchange)))
-    return b"".join((*parts, *_body(_RESPONSE, response)))
+    known = exchange.head + record.SerializeToString()
+    return (known, *_body(_REQUEST, _kept_of(exchange)), *_body(_RESPONSE, response))
 
 
 def _head_of(exchange: Exchange) -> bytes:
@@ -231,7 +231,7 @@ def begun_record_of(exchange: Exchange) -> bytes:
     """The serialised record of an answer in parts whose end never comes, before it is asked for."""
     text = "the gateway ended before the answer did"
     record = inference_events_pb2.PayloadRecord(logging_error_codes=[STREAM_CUT_SHORT])
-    return record_of(exchange, b"", _UNAVAILABLE, text) + record.SerializeToString()
+    return b"".join((*record_of(exchange, b"", _UNAVAILABLE, text), record.SerializeToString()))
 
 
 def asking_note_of(exchange: Exchange) -> bytes:

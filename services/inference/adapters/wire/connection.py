@@ -22,8 +22,9 @@ from services.inference.adapters.wire.outgoing import Outgoing
 
 __all__ = ["CallFailed", "CallRefused", "WireConnection"]
 
-_LARGEST_FRAME: Final = 1 << 16
-"""Small, as what is not whole yet is copied when more comes."""
+_LARGEST_FRAME: Final = 1 << 20
+_VIEWED: Final = 1 << 14
+"""Bytes of a body's piece from which on it is not copied before all of it is there."""
 _REFILL: Final = 1 << 29
 _prefix = struct.Struct(">BI")
 _stream_head = struct.Struct(">IBI")
@@ -105,6 +106,10 @@ class WireConnection(asyncio.Protocol):
         self._frame_size = frames.DEFAULT_FRAME_SIZE
         self._received = 0
         self._buffer = b""
+        self._data_left = 0
+        """Bytes that are missing of the DATA frame of which a part was taken."""
+        self._data_flags = 0
+        self._data_stream = 0
         self._blocks = HeaderBlocks(frames.text_headers)
         self._continued: tuple[int, int, bytes] | None = None
         self.usable = True
@@ -264,7 +269,9 @@ class WireConnection(asyncio.Protocol):
             self._admit()
 
     def data_received(self, data: bytes) -> None:
-        """Take frames; what is not whole yet waits for the next bytes."""
+        """Take frames; what is not whole yet, and no body, waits for the next bytes."""
+        if self._data_left:
+            data = self._take_rest(data)
         if self._buffer:
             data = self._buffer + data
         used = 0
@@ -275,7 +282,28 @@ class WireConnection(asyncio.Protocol):
         except ProtocolError:
             self.close()
             return
-        self._buffer = data[used:] if used < len(data) else b""
+        self._buffer = b"" if used == len(data) or self._take_begin(data, used) else data[used:]
+
+    def _take_begin(self, data: bytes, position: int) -> bool:
+        """Take what has come of a DATA frame; returns whether the next one is such a frame."""
+        start = position + frames.HEAD_BYTES
+        if start > len(data) or self._continued is not None:
+            return False
+        word, flags, stream = frames.HEAD.unpack_from(data, position)
+        if word & 0xFF != frames.DATA or flags & frames.PADDED:
+            return False
+        self._data_left = (word >> 8) - (len(data) - start)
+        self._data_flags, self._data_stream = flags, stream & frames.LARGEST_STREAM
+        self._take_piece(0, self._data_stream, data, start, len(data))
+        return True
+
+    def _take_rest(self, data: bytes) -> bytes:
+        """Take more of such a frame; returns what follows it."""
+        end = min(len(data), self._data_left)
+        self._data_left -= end
+        flags = 0 if self._data_left else self._data_flags
+        self._take_piece(flags, self._data_stream, data, 0, end)
+        return data[end:]
 
     def close(self) -> None:
         """Close the connection; running calls fail."""
@@ -311,17 +339,25 @@ class WireConnection(asyncio.Protocol):
             self._take_control(kind, flags, stream, data[start:end])
 
     def _take_data(self, flags: int, stream: int, data: bytes, start: int, end: int) -> None:
-        self._received += end - start
+        if flags & frames.PADDED:
+            self._received += end - start
+            start, end = frames.unpadded(data, flags, start, end)
+            self._received -= end - start
+        self._take_piece(flags, stream, data, start, end)
+
+    def _take_piece(self, flags: int, stream: int, data: bytes, start: int, end: int) -> None:
+        size = end - start
+        self._received += size
         if self._received >= _REFILL:
             self._write(frame(frames.WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
             self._received = 0
         call = self._calls.get(stream)
         if call is None:
             return
-        if flags & frames.PADDED:
-            start, end = frames.unpadded(data, flags, start, end)
-        call.data.append(data[start:end])
-        call.size += end - start
+        # A view keeps all of what was read: worth it where that is little more.
+        is_viewed = size >= _VIEWED and size * 4 > len(data)
+        call.data.append(memoryview(data)[start:end] if is_viewed else data[start:end])
+        call.size += size
         if call.size > self._largest_message + PREFIX_BYTES:
             self._reset(call)
             self._fail(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "the response is too large")
