@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from grpc_health.v1 import health, health_pb2
@@ -13,10 +14,15 @@ _LAST_WORD_SECONDS = 0.1
 
 
 class HealthServicer(health.aio.HealthServicer):
-    """The stock health service, whose endless watches do not hold up a stop."""
+    """The stock health service, whose endless watches do not hold up a stop.
 
-    def __init__(self) -> None:
+    Args:
+        service_names: Full proto names of the services that it tells of, beside the server itself.
+    """
+
+    def __init__(self, service_names: Sequence[str]) -> None:
         super().__init__()
+        self._names = ("", *service_names)
         self._server_status: dict[str, Any] = {"": health_pb2.HealthCheckResponse.NOT_SERVING}
         self._ended = asyncio.Event()
 
@@ -34,6 +40,12 @@ class HealthServicer(health.aio.HealthServicer):
             watching.cancel()
             ending.cancel()
 
-    def end_watches(self) -> None:
-        """Let every watch tell its last status and end."""
+    async def begin(self) -> None:
+        """Tell that the server and its services can be used."""
+        for name in self._names:
+            await self.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def end(self) -> None:
+        """Tell for good that they cannot; every watch tells it and ends."""
+        await self.enter_graceful_shutdown()
         self._ended.set()

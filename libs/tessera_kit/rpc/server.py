@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tessera_kit.config import RpcConfig
@@ -54,35 +54,26 @@ class RpcServer:
         server: grpc.aio.Server,
         *,
         address: str,
-        service_names: Sequence[str],
         health: HealthServicer,
         drain_seconds: float,
     ) -> None:
         self.address = address
         """`host:port` that it is bound to."""
         self._server = server
-        self._service_names = tuple(service_names)
         self._health = health
         self._drain_seconds = drain_seconds
 
     async def start(self) -> None:
         """Begin to answer, and tell so to health checks."""
         await self._server.start()
-        for name in ("", *self._service_names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-
-    async def set_serving(self, service_name: str, serving: bool) -> None:
-        """Tell health checks whether one service, or with "" the whole server, can be used."""
-        statuses = health_pb2.HealthCheckResponse
-        await self._health.set(service_name, statuses.SERVING if serving else statuses.NOT_SERVING)
+        await self._health.begin()
 
     async def stop(self) -> None:
         """Tell health checks, take no new calls, let running ones end, cancel those that do not.
 
         Running calls have the configured drain time.
         """
-        await self._health.enter_graceful_shutdown()
-        self._health.end_watches()
+        await self._health.end()
         await self._server.stop(self._drain_seconds)
 
 
@@ -167,22 +158,21 @@ def build_server(
         binding.add(binding.servicer, registrar)
     if generic_handlers:
         registrar.add_generic_rpc_handlers(generic_handlers)
-    service_names = [one.service_name for one in bindings]
-    servicer = HealthServicer()
+    told = _add_open_services(server, [one.service_name for one in bindings])
+    address = _bind(server, config)
+    active = telemetry.metrics.gauge(names.RPC_SERVER_ACTIVE).labels(address)
+    active.set_function(lambda: pipeline.running)
+    return RpcServer(server, address=address, health=told, drain_seconds=config.drain_seconds)
+
+
+def _add_open_services(server: grpc.aio.Server, service_names: Sequence[str]) -> HealthServicer:
+    """Add health and reflection, around the pipeline."""
+    servicer = HealthServicer(service_names)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection(
         [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    address = _bind(server, config)
-    active = telemetry.metrics.gauge(names.RPC_SERVER_ACTIVE).labels(address)
-    active.set_function(lambda: pipeline.running)
-    return RpcServer(
-        server,
-        address=address,
-        service_names=service_names,
-        health=servicer,
-        drain_seconds=config.drain_seconds,
-    )
+    return servicer
 
 
 def _options(config: RpcConfig) -> list[tuple[str, str | int]]:

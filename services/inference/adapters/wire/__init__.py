@@ -6,5 +6,6 @@ header compression is `hpack`'s.
 
 `connection` is the client: one unary method of one trusted server, many calls at once on one
 connection. `door` is the server, for strangers: each connection (`caller`) is the half that takes
-requests (`requests`) on the half that sends responses (`responses`), within `limits`.
+requests (`requests`) on the half that sends responses (`responses`), within `limits`; `sides` is
+what door and connections ask of each other.
 """

@@ -5,21 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
 from services.inference.adapters.wire.heads import CallHead, Metadata
 from services.inference.adapters.wire.messages import MessageReader, Piece
 
-if TYPE_CHECKING:
-    from services.inference.adapters.wire.requests import Requests
-
-__all__ = ["CallAborted", "ServedCall"]
+__all__ = ["CallAborted", "CallConnection", "ServedCall"]
 
 
 class CallAborted(Exception):
     """Raised by `ServedCall.abort`; ends the call with the status that it was given."""
+
+
+class CallConnection(Protocol):
+    """The connection that a call came by, as the call and who answers it see it."""
+
+    peer: str
+    """Where the caller is, as `ipv4:host:port`."""
+    ahead: int
+    """Bytes of a streamed response that may wait for the caller before its handler does."""
+
+    async def plain(self, call: ServedCall, message: bytes, compressed: bool) -> bytes:
+        """A message as it was before it was compressed."""
+
+    def consumed(self, call: ServedCall) -> None:
+        """Let the caller send more: the handler has taken a message."""
+
+    def reply(self, call: ServedCall, message: bytes) -> None:
+        """Send the one message of a response and OK."""
+
+    def send_message(self, call: ServedCall, message: bytes) -> None:
+        """Send a message, or keep it until the caller has room."""
+
+    def finish(self, call: ServedCall, code: grpc.StatusCode, details: str) -> None:
+        """End a call with its status, after what is pending of it."""
+
+    def over(self, call: ServedCall) -> None:
+        """The handler's task has ended."""
 
 
 class ServedCall:
@@ -70,7 +94,7 @@ class ServedCall:
 
     def __init__(
         self,
-        connection: Requests,
+        connection: CallConnection,
         stream: int,
         head: CallHead,
         deadline: float | None,
@@ -215,6 +239,10 @@ class ServedCall:
         while not self.ended and self.pending_bytes > self._connection.ahead:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
+
+    def end_unbegun(self) -> None:
+        """Tell the connection that the handler's task ended before its first step."""
+        self._connection.over(self)
 
     def wake_reader(self) -> None:
         """Let `read` look again."""

@@ -7,33 +7,32 @@ does not know which server it is on. `infra/adr/0020-gateway-data-path.md` has t
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
-from services.inference.adapters.wire.call import CallAborted, ServedCall
+from services.inference.adapters.wire.call import CallAborted, CallConnection, ServedCall
 from services.inference.adapters.wire.caller import CallerConnection
 from services.inference.adapters.wire.limits import WireLimits
 from services.inference.adapters.wire.messages import InvalidBody
-from services.inference.adapters.wire.requests import Requests
-from services.inference.adapters.wire.responses import Responses
+from services.inference.adapters.wire.method import Method
+from services.inference.adapters.wire.sides import Connection
 from tessera_kit.config import ConfigError, RpcConfig
 from tessera_kit.rpc.health import HealthServicer
 from tessera_kit.rpc.server import RawBinding
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
 
-__all__ = ["Method", "WireDoor"]
+__all__ = ["WireDoor"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,37 +40,6 @@ _BACKLOG: Final = 1024
 _CHECK_SECONDS: Final = 1.0
 _LAST_CALLS_SECONDS: Final = 0.2
 _MOST_PATHS: Final = 256
-
-
-class Method:
-    """How a method is answered.
-
-    Args:
-        handler: As `grpc` describes methods.
-    """
-
-    __slots__ = (
-        "behaviour",
-        "deserialize",
-        "generates",
-        "request_streaming",
-        "response_streaming",
-        "serialize",
-    )
-
-    def __init__(self, handler: Any) -> None:
-        self.request_streaming: bool = handler.request_streaming
-        self.response_streaming: bool = handler.response_streaming
-        self.deserialize: Callable[[bytes], Any] | None = handler.request_deserializer
-        self.serialize: Callable[[Any], bytes] | None = handler.response_serializer
-        self.behaviour: Callable[..., Any] = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
-        self.generates = inspect.isasyncgenfunction(self.behaviour)
-        """Whether it yields its responses; else it writes them."""
 
 
 class WireDoor:
@@ -102,9 +70,9 @@ class WireDoor:
         self._config = config
         self._handlers = [binding.handler for binding in bindings]
         self._paths: dict[str, Method | None] = {}
-        self._names = tuple(binding.service_name for binding in bindings)
-        self._health = HealthServicer()
-        self._connections: set[CallerConnection] = set()
+        service_names = [binding.service_name for binding in bindings]
+        self._health = HealthServicer(service_names)
+        self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -116,7 +84,7 @@ class WireDoor:
         registrar: Any = self
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.ReflectionServicer([*self._names, health.SERVICE_NAME, REFLECTION]),
+            reflection.ReflectionServicer([*service_names, health.SERVICE_NAME, REFLECTION]),
             registrar,
         )
 
@@ -136,21 +104,14 @@ class WireDoor:
             ssl_handshake_timeout=self.limits.handshake_seconds if self._tls else None,
         )
         self._checking = loop.call_later(_CHECK_SECONDS, self._check)
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-
-    async def set_serving(self, service_name: str, serving: bool) -> None:
-        """Tell health checks whether one service, or with "" the whole server, can be used."""
-        statuses = health_pb2.HealthCheckResponse
-        await self._health.set(service_name, statuses.SERVING if serving else statuses.NOT_SERVING)
+        await self._health.begin()
 
     async def stop(self) -> None:
         """Tell health checks, take no new calls, let running ones end, cancel those that do not.
 
         Running calls have the configured drain time.
         """
-        await self._health.enter_graceful_shutdown()
-        self._health.end_watches()
+        await self._health.end()
         if self._server is not None:
             self._server.close()
         loop = asyncio.get_running_loop()
@@ -203,14 +164,14 @@ class WireDoor:
 
     # What connections ask.
 
-    def enter(self, connection: CallerConnection) -> bool:
+    def enter(self, connection: Connection) -> bool:
         """Note a new connection; False when there are too many."""
         if len(self._connections) >= self.limits.connections:
             return False
         self._connections.add(connection)
         return True
 
-    def leave(self, connection: CallerConnection) -> None:
+    def leave(self, connection: Connection) -> None:
         """Note that a connection is gone."""
         self._connections.discard(connection)
         if not self._connections:
@@ -231,13 +192,13 @@ class WireDoor:
                 return method
         return None
 
-    def start_call(self, connection: Requests, call: ServedCall) -> asyncio.Task[None]:
+    def start_call(self, connection: CallConnection, call: ServedCall) -> asyncio.Task[None]:
         """Answer a call."""
         task = asyncio.get_running_loop().create_task(self._answer(connection, call))
         self._tasks.add(task)
         return task
 
-    def cancel_call(self, connection: Responses, call: ServedCall) -> None:
+    def cancel_call(self, call: ServedCall) -> None:
         """Cancel the task of a call."""
         task = call.task
         if task is None:
@@ -246,9 +207,9 @@ class WireDoor:
         if not call.begun:
             # It never runs, so it cannot tell that it ended.
             self._tasks.discard(task)
-            connection.over(call)
+            call.end_unbegun()
 
-    async def _answer(self, connection: Requests, call: ServedCall) -> None:
+    async def _answer(self, connection: CallConnection, call: ServedCall) -> None:
         call.begun = True
         code, details = grpc.StatusCode.OK, ""
         method: Method = call.method
@@ -277,7 +238,7 @@ class WireDoor:
                 self._tasks.discard(task)
 
 
-async def _answer_one(connection: Requests, call: ServedCall, method: Method) -> None:
+async def _answer_one(connection: CallConnection, call: ServedCall, method: Method) -> None:
     if call.message is None:
         raise RuntimeError("a call begins with its message")
     message, compressed = call.message
@@ -289,7 +250,7 @@ async def _answer_one(connection: Requests, call: ServedCall, method: Method) ->
         connection.reply(call, reply if method.serialize is None else method.serialize(reply))
 
 
-async def _answer_stream(connection: Requests, call: ServedCall, method: Method) -> None:
+async def _answer_stream(connection: CallConnection, call: ServedCall, method: Method) -> None:
     call.serialize_with(method.serialize)
     if method.request_streaming:
         request: Any = _requests(call, method)

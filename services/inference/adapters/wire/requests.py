@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import grpc
 
@@ -28,9 +28,7 @@ from services.inference.adapters.wire.messages import (
     decompress,
 )
 from services.inference.adapters.wire.responses import Responses
-
-if TYPE_CHECKING:
-    from services.inference.adapters.wire.door import WireDoor
+from services.inference.adapters.wire.sides import Door
 
 __all__ = ["Requests"]
 
@@ -45,7 +43,7 @@ class Requests(Responses):
         door: What it is a connection to.
     """
 
-    def __init__(self, door: WireDoor) -> None:
+    def __init__(self, door: Door) -> None:
         super().__init__(door)
         self._buffer = b""
         self._data_left = 0
@@ -342,4 +340,4 @@ class Requests(Responses):
             call.timer = self._loop.call_soon(self._expire, call)
         else:
             # The handler sees that no time is left, and ends the call.
-            self._door.cancel_call(self, call)
+            self._door.cancel_call(call)

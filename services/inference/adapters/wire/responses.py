@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import grpc
@@ -21,9 +21,7 @@ from services.inference.adapters.wire.frames import (
 from services.inference.adapters.wire.heads import Metadata
 from services.inference.adapters.wire.messages import PREFIX_BYTES, message_prefix, take_pieces
 from services.inference.adapters.wire.outgoing import Outgoing
-
-if TYPE_CHECKING:
-    from services.inference.adapters.wire.door import WireDoor
+from services.inference.adapters.wire.sides import Door
 
 __all__ = ["Responses"]
 
@@ -55,7 +53,7 @@ class Responses(asyncio.Protocol):
     ahead = _AHEAD
     """Bytes of a streamed response that may wait for the caller before its handler does."""
 
-    def __init__(self, door: WireDoor) -> None:
+    def __init__(self, door: Door) -> None:
         self._door = door
         self._limits = door.limits
         self._loop = asyncio.get_running_loop()
@@ -209,7 +207,7 @@ class Responses(asyncio.Protocol):
         """End a call without, or against, its handler."""
         self.finish(call, code, details)
         if call.task is not None:
-            self._door.cancel_call(self, call)
+            self._door.cancel_call(call)
 
     def _send_initial(self, call: ServedCall) -> None:
         if not call.initial:
@@ -276,7 +274,7 @@ class Responses(asyncio.Protocol):
         call.wake_reader()
         call.wake_writer()
         if call.task is not None:
-            self._door.cancel_call(self, call)
+            self._door.cancel_call(call)
 
     def _forget(self, call: ServedCall) -> None:
         if self._calls.pop(call.stream, None) is None:
