@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 import typer
 
-__all__ = ["LARGEST", "LARGEST_INT32", "new_file", "read_text", "whole_number"]
+__all__ = [
+    "LARGEST",
+    "LARGEST_INT32",
+    "joined_ids",
+    "new_file",
+    "read_text",
+    "time_span",
+    "whole_number",
+]
 
 LARGEST: Final = 2**63 - 1
 """The largest number of the contracts' 64-bit fields."""
 LARGEST_INT32: Final = 2**31 - 1
 """The largest number of the contracts' 32-bit fields."""
+
+_SPAN: Final = re.compile(
+    "".join(
+        rf"(?:(?P<{name}>\d+(?:\.\d+)?){name[0]})?"
+        for name in ("days", "hours", "minutes", "seconds")
+    ),
+    re.ASCII,
+)
+_CENTURY: Final = timedelta(days=36_500)
+_MOST_OF_A_SPAN: Final = 1e10
 
 
 def whole_number(text: str, most: int = LARGEST) -> int | None:
@@ -26,6 +46,26 @@ def whole_number(text: str, most: int = LARGEST) -> int | None:
         return None
     number = int(text)
     return number if number <= most else None
+
+
+def time_span(text: str) -> timedelta:
+    """A span of time as `7d`, `12h`, `1.5h30m` or `1d2h3m4s`, as MLflow's commands take it.
+
+    Raises:
+        typer.BadParameter: It is none, or longer than a hundred years.
+    """
+    match = _SPAN.fullmatch(text)
+    if match is None or not text:
+        raise typer.BadParameter(f"{text!r} is no span of time such as 7d, 12h or 1d2h3m4s")
+    parts = {name: float(number) for name, number in match.groupdict().items() if number}
+    if sum(parts.values()) > _MOST_OF_A_SPAN or timedelta(**parts) > _CENTURY:
+        raise typer.BadParameter(f"{text!r} is more than 36500d")
+    return timedelta(**parts)
+
+
+def joined_ids(texts: Iterable[str] | None) -> list[str]:
+    """Ids that are given one by one, or several joined by commas."""
+    return [one.strip() for text in texts or () for one in text.split(",") if one.strip()]
 
 
 @contextlib.contextmanager

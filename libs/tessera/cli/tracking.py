@@ -1,4 +1,4 @@
-"""The verb `tracking`: experiments from and to MLflow."""
+"""The verb `tracking`: experiments from and to MLflow, and the end of what was deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from tessera.cli.output import print_success, progress
+from tessera.cli.arguments import joined_ids, time_span
+from tessera.cli.messages import age, rows
+from tessera.cli.output import Column, JsonOption, print_rows, print_success, progress
 from tessera.client.sync.client import Client
 from tessera.transfer.from_mlflow import Copied, copy_from_mlflow
 from tessera.transfer.to_mlflow import copy_to_mlflow
@@ -19,15 +21,19 @@ from tessera_kit.errors import FailedPrecondition
 
 Uri = Annotated[str, typer.Argument(help="URL of an MLflow server, or folder of a file store.")]
 WithArtifacts = Annotated[bool, typer.Option(help="Whether to copy files too.")]
+Ids = Annotated[list[str] | None, typer.Option(help="An id, or several joined by commas.")]
 
 _SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the application."""
-    group = typer.Typer(no_args_is_help=True, help="Move experiments from and to MLflow.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Move experiments from and to MLflow; purge what was deleted."
+    )
     group.command("import")(import_)
     group.command("export")(export)
+    group.command("gc")(gc)
     app.add_typer(group, name="tracking", rich_help_panel="Experiments and runs")
 
 
@@ -70,6 +76,45 @@ def export(
     print_success(_summary(copied))
 
 
+def gc(
+    older_than: Annotated[
+        str, typer.Option(help="For how long it must have been deleted, as 7d or 1d2h3m4s.")
+    ] = "",
+    run_ids: Ids = None,
+    experiment_ids: Ids = None,
+    logged_model_ids: Ids = None,
+    dry_run: Annotated[bool, typer.Option(help="Only tell what would be removed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove for good what was deleted: what is named, or all there is."""
+    least_age = time_span(older_than) if older_than else None
+    with Client() as client:
+        answer = client.tracking.purge_deleted(
+            experiment_ids=joined_ids(experiment_ids),
+            run_ids=joined_ids(run_ids),
+            model_ids=joined_ids(logged_model_ids),
+            older_than=least_age,
+            dry_run=dry_run,
+        )
+    columns = [
+        Column("kind", "Kind", _kind),
+        Column("id", "Id"),
+        Column("name", "Name"),
+        Column("experiment_id", "Experiment"),
+        Column("deleted_at", "Deleted", age),
+    ]
+    empty = "nothing that was deleted qualifies"
+    print_rows(rows(answer.things), columns, as_json=as_json, empty=empty)
+    if dry_run:
+        more = ", and more" if answer.has_more else ""
+        print_success(f"{len(answer.things):,} would be removed for good{more}")
+    else:
+        print_success(
+            f"{len(answer.things):,} removed for good; points, spans and files of "
+            f"{answer.under_way:,} are being removed"
+        )
+
+
 @contextmanager
 def _mlflow(uri: str) -> Iterator[None]:
     """Makes MLflow's client read file stores, give up in time, and say where it failed."""
@@ -97,6 +142,10 @@ class _Shown:
         if name not in self._tasks:
             self._tasks[name] = self._display.add_task(name, total=None)
         self._display.advance(self._tasks[name])
+
+
+def _kind(name: str) -> str:
+    return name.removeprefix("DELETED_KIND_").lower().replace("_", " ")
 
 
 def _summary(copied: Copied) -> str:

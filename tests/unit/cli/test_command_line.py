@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from devstack.state import write_state as write
 from tessera.cli import main as command
 from tessera.cli.arguments import new_file
 from tessera.cli.output import Column, describe_error, print_rows
+from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2
 from tessera_kit.errors import FieldViolation, InvalidArgument, Unavailable
 from tessera_kit.units import human_bytes, human_duration
 
@@ -236,6 +238,9 @@ def test_inputs_that_are_none_are_a_wrong_command_line(
         ("run-export f", "either --run or --experiment"),
         ("run-export f --run a --experiment b", "either --run or --experiment"),
         ("tracking import /no/such/folder", "there is no folder"),
+        ("tracking gc --older-than soon", "is no span of time"),
+        ("tracking gc --older-than 7", "is no span of time"),
+        ("tracking gc --older-than 99999999999d", "is more than 36500d"),
         ("principals create ada --kind frob", "is not one of"),
         ("principals token ada --days 0", "greater than or equal to 1"),
     ],
@@ -272,6 +277,58 @@ def test_what_mlflow_refuses_is_told_with_its_place(
     monkeypatch.setenv("TESSERA_TRACKING_TARGET", "127.0.0.1:1")
     code, _, err = run(capsys, "tracking", "export", str(tmp_path), "--experiment", "a")
     assert (code, f"MLflow at {tmp_path}: no such experiment" in err) == (1, True)
+
+
+def test_gc_asks_for_what_it_is_told_and_shows_what_is_removed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Tracking:
+        def purge_deleted(self, **told: Any) -> tracking_service_pb2.PurgeDeletedResponse:
+            asked.append(told)
+            thing = tracking_pb2.DeletedThing(
+                kind=tracking_pb2.DELETED_KIND_LOGGED_MODEL, id="m-1", experiment_id="0", name="net"
+            )
+            thing.deleted_at.FromSeconds(1)
+            return tracking_service_pb2.PurgeDeletedResponse(things=[thing], under_way=3)
+
+    class Client:
+        tracking = Tracking()
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("tessera.cli.tracking.Client", Client)
+    options = "--older-than 1d2h3.5m4s --run-ids a,b --run-ids c --experiment-ids 7"
+    code, out, err = run(capsys, "tracking", "gc", *options.split())
+    assert code == 0
+    assert "logged model" in out
+    assert "m-1" in out
+    assert "1 removed for good; points, spans and files of 3 are being removed" in err
+    code, out, err = run(capsys, "tracking", "gc", "--dry-run", "--json")
+    assert (code, json.loads(out)[0]["id"]) == (0, "m-1")
+    assert "1 would be removed for good" in err
+    nothing: dict[str, Any] = {
+        "experiment_ids": [],
+        "run_ids": [],
+        "model_ids": [],
+        "older_than": None,
+        "dry_run": True,
+    }
+    assert asked == [
+        {
+            "experiment_ids": ["7"],
+            "run_ids": ["a", "b", "c"],
+            "model_ids": [],
+            "older_than": timedelta(days=1, hours=2, minutes=3.5, seconds=4),
+            "dry_run": False,
+        },
+        nothing,
+    ]
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

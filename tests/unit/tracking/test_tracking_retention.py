@@ -14,11 +14,13 @@ from services.tracking.adapters.memory.store import InMemoryStore
 from services.tracking.adapters.memory.traces import InMemorySpans
 from services.tracking.adapters.objects import ObjectArtifacts
 from services.tracking.config import Config
+from services.tracking.convert import messages
 from services.tracking.domain.artifacts import ArtifactRoot
 from services.tracking.domain.retention import Kind
 from services.tracking.errors import (
     DeletedTooRecently,
     ExperimentNotFound,
+    InvalidValue,
     LoggedModelNotFound,
     NotDeleted,
     RunNotFound,
@@ -29,6 +31,7 @@ from services.tracking.handlers.cases import Outside, Places, build_use_cases
 from services.tracking.handlers.purger import Purger
 from services.tracking.ports.artifacts import ArtifactStore
 from tessera.catalog.v1 import securable_pb2
+from tessera.tracking.v1 import tracking_service_pb2 as api
 from tessera_kit.clock import ManualClock
 from tessera_kit.config import ConfigError
 from tessera_kit.errors import PermissionDenied, Unavailable
@@ -400,3 +403,14 @@ def test_the_setting(tmp_path: Path) -> None:
     for wrong in ("soon", "40000d"):
         with pytest.raises(ConfigError, match="TESSERA_TRACKING_RETENTION"):
             retention(wrong)
+
+
+def test_an_age_is_no_less_than_nothing_and_no_more_than_a_century() -> None:
+    request = api.PurgeDeletedRequest()
+    assert messages.age_of(request) == timedelta()
+    request.older_than.FromTimedelta(timedelta(days=7, seconds=0.5))
+    assert messages.age_of(request) == timedelta(days=7, seconds=0.5)
+    for wrong in (timedelta(seconds=-1), timedelta(seconds=-0.5), timedelta(days=36_501)):
+        request.older_than.FromTimedelta(wrong)
+        with pytest.raises(InvalidValue, match="older_than"):
+            messages.age_of(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -355,6 +355,42 @@ class AsyncTracking:
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+    async def purge_deleted(
+        self,
+        *,
+        experiment_ids: Sequence[str] = (),
+        run_ids: Sequence[str] = (),
+        model_ids: Sequence[str] = (),
+        older_than: timedelta | None = None,
+        dry_run: bool = False,
+    ) -> tracking_service_pb2.PurgeDeletedResponse:
+        """Removes for good what was deleted: what is named, or all there is.
+
+        Args:
+            experiment_ids: Deleted experiments, with all that is in them.
+            run_ids: Deleted runs.
+            model_ids: Deleted logged models.
+            older_than: For how long they must have been deleted.
+            dry_run: Only tells what would be removed, 1,000 of each kind at most.
+
+        Raises:
+            NotFound, FailedPrecondition: One that is named is not there, not deleted, or was
+                deleted too recently; nothing is removed.
+        """
+        request = tracking_service_pb2.PurgeDeletedRequest(
+            experiment_ids=experiment_ids, run_ids=run_ids, model_ids=model_ids, dry_run=dry_run
+        )
+        if older_than is not None:
+            request.older_than.FromTimedelta(older_than)
+        things: list[tracking_pb2.DeletedThing] = []
+        while True:
+            answer = await call(self._stub.PurgeDeleted, request)
+            things.extend(answer.things)
+            if dry_run or not answer.has_more:
+                return tracking_service_pb2.PurgeDeletedResponse(
+                    things=things, has_more=answer.has_more, under_way=answer.under_way
+                )
 
 
 def _tags(tags: Mapping[str, str] | None) -> list[tracking_pb2.Tag]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -238,3 +238,35 @@ class Tracking:
     def list_given_up_deliveries(self, webhook_id: str = "") -> list[tracking_pb2.GivenUpDelivery]:
         """What webhooks did not take, the newest first; of all webhooks without an id."""
         return self._portal.run(self._wrapped.list_given_up_deliveries(webhook_id))
+
+    def purge_deleted(
+        self,
+        *,
+        experiment_ids: Sequence[str] = (),
+        run_ids: Sequence[str] = (),
+        model_ids: Sequence[str] = (),
+        older_than: timedelta | None = None,
+        dry_run: bool = False,
+    ) -> tracking_service_pb2.PurgeDeletedResponse:
+        """Removes for good what was deleted: what is named, or all there is.
+
+        Args:
+            experiment_ids: Deleted experiments, with all that is in them.
+            run_ids: Deleted runs.
+            model_ids: Deleted logged models.
+            older_than: For how long they must have been deleted.
+            dry_run: Only tells what would be removed, 1,000 of each kind at most.
+
+        Raises:
+            NotFound, FailedPrecondition: One that is named is not there, not deleted, or was
+                deleted too recently; nothing is removed.
+        """
+        return self._portal.run(
+            self._wrapped.purge_deleted(
+                experiment_ids=experiment_ids,
+                run_ids=run_ids,
+                model_ids=model_ids,
+                older_than=older_than,
+                dry_run=dry_run,
+            )
+        )
