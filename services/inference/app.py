@@ -139,6 +139,7 @@ async def build_app(config: Config) -> AsyncIterator[App]:
                 BackgroundTask("outbox", OutboxRelay(database, producer).run),
                 BackgroundTask("alerts", alerts.run),
                 BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
+                BackgroundTask("grants, asked", authority.follow),
             ),
         )
 

@@ -97,4 +97,5 @@ def _background(config: Config, adapters: _Adapters, cases: UseCases) -> Sequenc
         BackgroundTask("labels", LabelConsumer(kafka, cases.labels, producer).run),
         BackgroundTask("label-recompute", recomputer.run),
         BackgroundTask("grants", GrantWatcher(adapters.authority, kafka).run),
+        BackgroundTask("grants, asked", adapters.authority.follow),
     )

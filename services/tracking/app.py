@@ -149,4 +149,5 @@ def _background(config: Config, adapters: _Adapters, cases: UseCases) -> Sequenc
         BackgroundTask("metrics", MetricConsumer(kafka, cases.log, producer).run),
         BackgroundTask("default experiment", cases.experiments.register_default),
         BackgroundTask("grants", GrantWatcher(adapters.authority, kafka).run),
+        BackgroundTask("grants, asked", adapters.authority.follow),
     )

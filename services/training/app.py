@@ -166,4 +166,5 @@ def _background(config: Config, adapters: _Adapters, cases: UseCases) -> Sequenc
         BackgroundTask("outbox", OutboxRelay(database, adapters.producer).run),
         BackgroundTask("triggers", triggers.run),
         BackgroundTask("grants", GrantWatcher(adapters.authority, config.kafka).run),
+        BackgroundTask("grants, asked", adapters.authority.follow),
     )

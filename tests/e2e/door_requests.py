@@ -75,6 +75,7 @@ REQUESTS: Mapping[str, Mapping[str, Any]] = {
         "principal": "{other}",
         "questions": [{"securable": SECURABLE, "privilege": "PRIVILEGE_EXECUTE"}],
     },
+    "AuthorizationService/GetAccessRevision": {},
     "AuthorizationService/RegisterSecurable": {
         "securable": {"type": "SECURABLE_TYPE_JOB", "fullName": "{new}"},
         "owner": "{user}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import math
 from collections.abc import Callable
 from datetime import UTC
@@ -33,6 +35,8 @@ _UNREACHABLE: Final = frozenset(
     }
 )
 _TIMEOUT_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.5
+_log = logging.getLogger(__name__)
 
 _Question = tuple[str, int, int, str]
 
@@ -48,8 +52,8 @@ class CatalogAuthority:
 
     Answers are kept for 30 s and asked again ahead of their end while they are in use; refusals for
     1 s. While the catalog does not answer, a good answer serves up to 60 s longer. No answer
-    outlives its token, and a `GrantWatcher` drops them all within a second of a change. Tokens
-    leave the process as SHA-256 only.
+    outlives its token. A `GrantWatcher` drops them all as soon as the bus tells of a change, and
+    `follow` within a second whatever the bus does. Tokens leave the process as SHA-256 only.
 
     Args:
         channel: To the catalog, with this service's own token.
@@ -131,6 +135,32 @@ class CatalogAuthority:
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
         self._forget(securable_type, name)
+
+    async def follow(self, seconds: float = _LOOK_SECONDS) -> None:
+        """Drop every answer after a change of anybody's rights; runs until cancelled.
+
+        The catalog is asked for its revision, which costs it a look at one row. While it does not
+        answer nothing is dropped: what is known has to do.
+
+        Args:
+            seconds: From one look to the next.
+        """
+        seen: int | None = None
+        again = False
+        while True:
+            try:
+                told = await self._stub.GetAccessRevision(
+                    pb.GetAccessRevisionRequest(), timeout=_TIMEOUT_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                _log.debug("the catalog does not tell its revision: %s", error.details())
+            else:
+                changed = told.revision != seen
+                # Of several catalog processes, another one may have answered by the old state.
+                if changed or again:
+                    self.invalidate_all()
+                again, seen = changed, told.revision
+            await asyncio.sleep(seconds)
 
     def invalidate_all(self) -> None:
         """Forget every answer."""

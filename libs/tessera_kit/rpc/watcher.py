@@ -36,6 +36,7 @@ class GrantWatcher:
 
     It is in no consumer group, as every process must see every event. A change may reach a group's
     members and all that an object holds, so all answers go; they come back with the next requests.
+    The bus is the fast way; it may be busy or away, so `CatalogAuthority.follow` looks as well.
 
     Args:
         authority: What is to forget.

@@ -113,7 +113,7 @@ class AccessCache:
                 self._tokens[sha256] = found
         return found
 
-    async def follow(self, seconds: float = 0.5) -> None:
+    async def follow(self, seconds: float = 0.25) -> None:
         """Drop everything whenever another process changed something; runs until cancelled."""
         seen = await self._store.revision()
         while True:

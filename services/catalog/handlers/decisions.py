@@ -66,6 +66,15 @@ class Decisions:
             return Answer(False, f"there is no {question.key}")
         return Answer(bool(decision), decision.text)
 
+    async def revision(self, caller: Principal) -> int:
+        """A number that grows with every commit that changed something for decisions.
+
+        Raises:
+            NotAllowed: The caller is not one of the platform's services.
+        """
+        require_platform(caller)
+        return await self._context.store.revision()
+
     async def register(
         self, caller: Principal, key: SecurableKey, owner: str, comment: str
     ) -> None:

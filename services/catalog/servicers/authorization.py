@@ -189,6 +189,13 @@ class AuthorizationServicer(rpc.AuthorizationServiceServicer):
             ]
         )
 
+    async def GetAccessRevision(
+        self, request: pb.GetAccessRevisionRequest, context: Any
+    ) -> pb.GetAccessRevisionResponse:
+        """Tell which state of everybody's rights decisions are made by."""
+        revision = await self._decisions.revision(current_principal())
+        return pb.GetAccessRevisionResponse(revision=revision)
+
     async def RegisterSecurable(
         self, request: pb.RegisterSecurableRequest, context: Any
     ) -> pb.RegisterSecurableResponse:

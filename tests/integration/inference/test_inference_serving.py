@@ -31,6 +31,7 @@ from tessera_kit.config import ClickHouseConfig, KafkaConfig
 from tessera_kit.ids import new_id
 from tessera_kit.store.clickhouse import ClickHouse, qualified_name
 from tests.helpers import eventually, unique_name
+from tests.integration.inference.every_door import asked_by_every_door
 from tests.integration.inference.models import exported
 from tests.integration.inference.requests import expected, inputs
 from tests.integration.inference.serving import Serving
@@ -317,25 +318,26 @@ async def test_grants_decide_who_may_ask(serving: Serving, endpoint: str) -> Non
         authorization_service_pb2.UpdateGrantsRequest(securable=reference, add=[grant])
     )
 
-    async def may() -> bool:
-        try:
-            await serving.gateway.infer(endpoint, inputs(X, ["UA"]), headers=headers)
-        except InferenceServerException:
-            return False
-        return True
+    async with asked_by_every_door(serving, endpoint, token, X) as doors:
 
-    await eventually(may, timeout=30)
-    began = time.monotonic()
-    await serving.authorization.UpdateGrants(
-        authorization_service_pb2.UpdateGrantsRequest(securable=reference, remove=[grant])
-    )
+        async def let_in() -> list[str]:
+            return [name for name, ask in doors.items() if await ask()]
 
-    async def may_not() -> bool:
-        return not await may()
+        async def all_are() -> bool:
+            return await let_in() == list(doors)
 
-    # The gateway would keep its answer for 30 s, were it not told.
-    await eventually(may_not, timeout=15, interval=0.02)
-    _log.info("refused %.3f s after the grant was taken back", time.monotonic() - began)
+        await eventually(all_are, timeout=30)
+        began = time.monotonic()
+        await serving.authorization.UpdateGrants(
+            authorization_service_pb2.UpdateGrantsRequest(securable=reference, remove=[grant])
+        )
+
+        async def nobody_is() -> bool:
+            return not await let_in()
+
+        # The gateway would keep its answer for 30 s, were it not told.
+        await eventually(nobody_is, timeout=15, interval=0.02)
+        _log.info("refused %.3f s after the grant was taken back", time.monotonic() - began)
 
 
 async def test_lineage_leads_from_the_version_to_the_table(serving: Serving, endpoint: str) -> None:

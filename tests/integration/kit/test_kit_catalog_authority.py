@@ -48,6 +48,7 @@ class Catalog(rpc.AuthorizationServiceServicer):
         self.tokens: dict[bytes, Principal] = {}
         self.expires_at: datetime | None = None
         self.calls: list[str] = []
+        self.revision = 1
 
     def token(self, principal: Principal, token: str) -> None:
         self.tokens[hashlib.sha256(token.encode()).digest()] = principal
@@ -85,6 +86,10 @@ class Catalog(rpc.AuthorizationServiceServicer):
             except PermissionDenied:
                 answers.append(pb.AccessAnswer(missing="ask bob for EXECUTE"))
         return pb.DecideResponse(answers=answers)
+
+    async def GetAccessRevision(self, request: Any, context: Any) -> Any:  # noqa: N802
+        assert current_principal() == BOT
+        return pb.GetAccessRevisionResponse(revision=self.revision)
 
     async def RegisterSecurable(self, request: Any, context: Any) -> Any:  # noqa: N802
         securable = request.securable
@@ -202,6 +207,38 @@ async def test_while_the_catalog_is_away() -> None:
         made.clock.advance(60)
         with pytest.raises(AuthorityUnavailable):
             await made.authority.authenticate("tsr_alice")
+
+
+async def test_answers_go_when_the_catalog_tells_another_revision() -> None:
+    async with setting() as made:
+        made.catalog.authority.grant("alice", [EXECUTE], ENDPOINT, "delays")
+        following = asyncio.create_task(made.authority.follow(0.01))
+        try:
+            # What was known before it began to follow is not known to be of this revision.
+            await eventually(lambda: made.authority.generation >= 2)
+            await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
+            await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
+            assert made.catalog.calls == ["Decide"]
+            made.catalog.authority.revoke("alice", [EXECUTE], ENDPOINT, "delays")
+            made.catalog.revision += 1
+
+            async def denied() -> bool:
+                try:
+                    await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
+                except AccessDenied:
+                    return True
+                return False
+
+            await eventually(denied)
+            generation = made.authority.generation
+            await made.server.stop()
+            made.catalog.revision += 1
+            # Nothing is dropped because the catalog is away, and it is looked for again.
+            await eventually(lambda: made.authority.generation == generation)
+            assert not following.done()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_grant_events_reach_every_watcher(stack: Stack) -> None:

@@ -105,6 +105,11 @@ class AuthorizationServiceStub:
                 request_serializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideRequest.SerializeToString,
                 response_deserializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideResponse.FromString,
                 _registered_method=True)
+        self.GetAccessRevision = channel.unary_unary(
+                '/tessera.catalog.v1.AuthorizationService/GetAccessRevision',
+                request_serializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionRequest.SerializeToString,
+                response_deserializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionResponse.FromString,
+                _registered_method=True)
         self.RegisterSecurable = channel.unary_unary(
                 '/tessera.catalog.v1.AuthorizationService/RegisterSecurable',
                 request_serializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.RegisterSecurableRequest.SerializeToString,
@@ -219,6 +224,13 @@ class AuthorizationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccessRevision(self, request, context):
+        """Tells which state of everybody's rights decisions are made by. For services only; answers of another state may be wrong by now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterSecurable(self, request, context):
         """Records an object that another service owns, so that grants can name it. For services only.
         """
@@ -305,6 +317,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.Decide,
                     request_deserializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideRequest.FromString,
                     response_serializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideResponse.SerializeToString,
+            ),
+            'GetAccessRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccessRevision,
+                    request_deserializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionRequest.FromString,
+                    response_serializer=tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionResponse.SerializeToString,
             ),
             'RegisterSecurable': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterSecurable,
@@ -696,6 +713,33 @@ class AuthorizationService:
             '/tessera.catalog.v1.AuthorizationService/Decide',
             tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideRequest.SerializeToString,
             tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.DecideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccessRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tessera.catalog.v1.AuthorizationService/GetAccessRevision',
+            tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionRequest.SerializeToString,
+            tessera_dot_catalog_dot_v1_dot_authorization__service__pb2.GetAccessRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

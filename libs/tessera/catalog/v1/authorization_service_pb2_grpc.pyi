@@ -44,6 +44,8 @@ class AuthorizationServiceStub:
     """Tells which principal a token belongs to. For services only."""
     Decide: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.DecideRequest, _authorization_service_pb2.DecideResponse]
     """Decides whether a principal may do things with objects. For services only; answers may be kept until a grant event."""
+    GetAccessRevision: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.GetAccessRevisionRequest, _authorization_service_pb2.GetAccessRevisionResponse]
+    """Tells which state of everybody's rights decisions are made by. For services only; answers of another state may be wrong by now."""
     RegisterSecurable: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.RegisterSecurableRequest, _authorization_service_pb2.RegisterSecurableResponse]
     """Records an object that another service owns, so that grants can name it. For services only."""
     UnregisterSecurable: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.UnregisterSecurableRequest, _authorization_service_pb2.UnregisterSecurableResponse]
@@ -163,6 +165,14 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_authorization_service_pb2.DecideRequest, _abc.Awaitable[_authorization_service_pb2.DecideResponse]],
     ) -> _abc.Awaitable[_authorization_service_pb2.DecideResponse]:
         """Decides whether a principal may do things with objects. For services only; answers may be kept until a grant event."""
+
+    @_abc_1.abstractmethod
+    def GetAccessRevision(
+        self,
+        request: _authorization_service_pb2.GetAccessRevisionRequest,
+        context: _aio.ServicerContext[_authorization_service_pb2.GetAccessRevisionRequest, _abc.Awaitable[_authorization_service_pb2.GetAccessRevisionResponse]],
+    ) -> _abc.Awaitable[_authorization_service_pb2.GetAccessRevisionResponse]:
+        """Tells which state of everybody's rights decisions are made by. For services only; answers of another state may be wrong by now."""
 
     @_abc_1.abstractmethod
     def RegisterSecurable(
