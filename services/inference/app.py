@@ -157,7 +157,8 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
         stack.callback(reader.close)
         shipper = SpoolShipper(
             reader,
-            LargeBodies(producer, objects, config.largest_logged_body),
+            LargeBodies(objects, config.largest_logged_body),
+            producer,
             active_telemetry().metrics,
             SystemClock(),
         )

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Final
 
 from devstack import Stack
@@ -29,6 +30,8 @@ IN_FLIGHT: Final = (1, 8, 32, 128)
 WARM_UP_SECONDS: Final = 1.0
 _TRIALS: Final = 5
 _SETTLE_SECONDS: Final = 240.0
+_PART_SECONDS: Final = 150.0
+"""After which no further round of a part is begun that would not fit."""
 
 Progress = Callable[[str], None]
 Cell = tuple[str, int]
@@ -130,13 +133,19 @@ async def _measure(
 
         for side in targets:
             await window(side, 8, WARM_UP_SECONDS)
-        for number, in_flight, side in turns(tuple(targets), payload.rounds):
-            tell(
-                f"matrix: {payload.name}, round {number} of {payload.rounds}, "
-                f"{in_flight} in flight, {side}"
-            )
-            await settle()
-            windows[side, in_flight].append(await window(side, in_flight, payload.seconds))
+        began = monotonic()
+        for number in range(1, payload.rounds + 1):
+            # Rounds last as long as generator and rows take; one more must fit.
+            if (monotonic() - began) / max(1, number - 1) * number > _PART_SECONDS:
+                tell(f"matrix: {payload.name}, no time for more than {number - 1} rounds")
+                break
+            for in_flight, side in turns(tuple(targets), number):
+                tell(
+                    f"matrix: {payload.name}, round {number} of {payload.rounds}, "
+                    f"{in_flight} in flight, {side}"
+                )
+                await settle()
+                windows[side, in_flight].append(await window(side, in_flight, payload.seconds))
     rows = await settle()
     report.details["matrix"][payload.name] = {
         "generator": load.name,
@@ -162,14 +171,13 @@ def _generator(payload: Payload) -> AbstractAsyncContextManager[Generator]:
     return load_generator(_TRIALS) if payload.most == ENDLESS else load_process()
 
 
-def turns(sides: Sequence[str], rounds: int) -> list[tuple[int, int, str]]:
-    """Round, requests in flight and side of each window, in order.
+def turns(sides: Sequence[str], number: int) -> list[tuple[int, str]]:
+    """Requests in flight and side of each window of a round, in order.
 
     Who goes first moves on with each round, so that nobody always follows another's aftermath.
     """
     return [
-        (number, in_flight, sides[(first + number - 1) % len(sides)])
-        for number in range(1, rounds + 1)
+        (in_flight, sides[(first + number - 1) % len(sides)])
         for in_flight in IN_FLIGHT
         for first in range(len(sides))
     ]

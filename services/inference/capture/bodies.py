@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Final
 
 from services.inference.domain.bodies import Side, body_key
 from tessera.events.v1 import inference_events_pb2
-from tessera_kit.bus.envelope import Record
-from tessera_kit.bus.event import Event
-from tessera_kit.bus.producer import Publisher
 from tessera_kit.store.objects import (
     ObjectStore,
     ObjectStoreFailure,
@@ -24,62 +20,47 @@ __all__ = ["LargeBodies"]
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 0.5
-_AT_ONCE: Final = 4
-"""Records whose bodies are on their way to the store; requests are answered on the same loop."""
+_AT_ONCE: Final = 2
+"""Bodies on their way to the store: it may be on the gateway's machine, at its priority."""
 
 
 class LargeBodies:
-    """A publisher of payload records whose large bodies become objects, and the record says where.
+    """Moves large bodies from payload records to the object store; the record says where.
 
     A record waits for the object store as it does for the bus, so no body is dropped. One that is
-    published again puts its bodies under the same keys.
+    moved again is put under the same key.
 
     Args:
-        publisher: Where records go.
         objects: Where large bodies go.
         largest: Bytes above which a body becomes an object.
     """
 
-    def __init__(self, publisher: Publisher, objects: ObjectStore, largest: int) -> None:
-        self._publisher = publisher
+    def __init__(self, objects: ObjectStore, largest: int) -> None:
         self._objects = objects
         self._largest = largest
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def publish(self, event: Event) -> None:
-        """See `Publisher.publish`."""
-        await self._publisher.publish(event)
+    async def move(self, payloads: Sequence[inference_events_pb2.PayloadRecord]) -> list[int]:
+        """Put the large bodies of records into the store; returns when they are durable.
 
-    async def publish_many(self, events: Iterable[Event]) -> None:
-        """See `Publisher.publish_many`."""
-        await self._publisher.publish_many(events)
+        Returns:
+            The places of the records that were changed.
+        """
+        async with asyncio.TaskGroup() as group:
+            moving = [
+                (place, group.create_task(self._move(payload, side)))
+                for place, payload in enumerate(payloads)
+                for side in Side
+                if len(getattr(payload, side.value)) > self._largest
+            ]
+        return sorted({place for place, _ in moving})
 
-    async def publish_records(self, records: Sequence[Record]) -> None:
-        """Write payload records; returns when they and their bodies are durable."""
-        if any(record.size() > self._largest for record in records):
-            async with asyncio.TaskGroup() as group:
-                changing = [
-                    group.create_task(self._without_large_bodies(record)) for record in records
-                ]
-            records = [task.result() for task in changing]
-        await self._publisher.publish_records(records)
-
-    async def _without_large_bodies(self, record: Record) -> Record:
-        if record.value is None or len(record.value) <= self._largest:
-            return record
+    async def _move(self, payload: inference_events_pb2.PayloadRecord, side: Side) -> None:
+        key = _key(payload, side)
         async with self._turns:
-            return await self._with_objects(record, record.value)
-
-    async def _with_objects(self, record: Record, value: bytes) -> Record:
-        payload = inference_events_pb2.PayloadRecord.FromString(value)
-        for side in Side:
-            body: bytes = getattr(payload, side.value)
-            if len(body) > self._largest:
-                key = _key(payload, side)
-                await self._put(key, body)
-                payload.ClearField(side.value)
-                setattr(payload, f"{side.value}_object", key)
-        return replace(record, value=payload.SerializeToString())
+            await self._put(key, getattr(payload, side.value))
+        payload.ClearField(side.value)
+        setattr(payload, f"{side.value}_object", key)
 
     async def _put(self, key: str, body: bytes) -> None:
         while True:

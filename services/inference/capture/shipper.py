@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
-from services.inference.capture.reader import SpoolReader
+from services.inference.capture.bodies import LargeBodies
+from services.inference.capture.reader import SpoolBatch, SpoolReader
 from tessera.events.v1 import inference_events_pb2
 from tessera_kit.bus.envelope import PROTOBUF, Record
 from tessera_kit.bus.producer import BusUnavailable, Publisher
@@ -41,6 +42,7 @@ class SpoolShipper:
 
     Args:
         reader: Opened.
+        bodies: Takes those that are too large for a row.
         publisher: Where records go.
         metrics: Where records and their delay are counted.
         clock: Tells how old they are.
@@ -51,6 +53,7 @@ class SpoolShipper:
     def __init__(
         self,
         reader: SpoolReader,
+        bodies: LargeBodies,
         publisher: Publisher,
         metrics: Metrics,
         clock: Clock,
@@ -58,6 +61,7 @@ class SpoolShipper:
         linger_seconds: float = 0.25,
     ) -> None:
         self._reader = reader
+        self._bodies = bodies
         self._publisher = publisher
         self._clock = clock
         self._linger_seconds = linger_seconds
@@ -91,17 +95,22 @@ class SpoolShipper:
             self._reader.shipped, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS
         )
         if batch.records:
-            payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
-            key = b"spool-%d" % batch.end.segment
-            records = [_record(*one, key) for one in zip(payloads, batch.records, strict=True)]
-            await self._publish(records)
-            self._shipped.inc(len(records))
-            oldest = payloads[0].request_time.ToDatetime(UTC)
-            self._delay.observe(max(0.0, (self._clock.now() - oldest).total_seconds()))
-            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(records)
+            await self._bring(batch)
+            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(batch.records)
             self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
         self._reader.ship(batch.end)
         return bool(batch.records)
+
+    async def _bring(self, batch: SpoolBatch) -> None:
+        payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
+        values = list(batch.records)
+        for place in await self._bodies.move(payloads):
+            values[place] = payloads[place].SerializeToString()
+        key = b"spool-%d" % batch.end.segment
+        await self._publish([_record(*one, key) for one in zip(payloads, values, strict=True)])
+        self._shipped.inc(len(values))
+        oldest = payloads[0].request_time.ToDatetime(UTC)
+        self._delay.observe(max(0.0, (self._clock.now() - oldest).total_seconds()))
 
     async def _publish(self, records: Sequence[Record]) -> None:
         while True:

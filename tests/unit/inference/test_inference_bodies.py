@@ -9,10 +9,7 @@ import pytest
 
 from services.inference.capture import bodies as module
 from services.inference.capture.bodies import LargeBodies
-from services.inference.capture.shipper import PAYLOAD_TOPIC
 from tessera.events.v1 import inference_events_pb2 as pb
-from tessera_kit.bus.envelope import Record
-from tessera_kit.bus.memory import InMemoryBus
 from tessera_kit.ids import new_id
 from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.objects import ObjectStoreUnavailable
@@ -32,43 +29,45 @@ class FlakyObjects(InMemoryObjectStore):
         return await super().put(key, data)
 
 
-def record(request: int, response: int) -> Record:
-    payload = pb.PayloadRecord(
+def payload(request: int, response: int) -> pb.PayloadRecord:
+    made = pb.PayloadRecord(
         tessera_request_id=new_id(),
         endpoint="flights",
         endpoint_id="an-id",
         request=b"r" * request,
         response=b"s" * response,
     )
-    payload.request_time.FromJsonString("2026-11-26T07:00:00Z")
-    headers = (("ce_id", payload.tessera_request_id.encode()),)
-    return Record(PAYLOAD_TOPIC, b"key", payload.SerializeToString(), headers)
+    made.request_time.FromJsonString("2026-11-26T07:00:00Z")
+    return made
+
+
+def copy_of(record: pb.PayloadRecord) -> pb.PayloadRecord:
+    return pb.PayloadRecord.FromString(record.SerializeToString())
 
 
 async def test_large_bodies_become_objects_over_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.001)
-    bus, objects = InMemoryBus(), FlakyObjects(2)
-    large, small = record(1001, 1000), record(10, 10)
-    publisher = LargeBodies(bus, objects, 1000)
-    for _ in range(2):
-        await publisher.publish_records([large, small])
-    sent = bus.records(PAYLOAD_TOPIC)
-    assert [one.value for one in sent[1::2]] == [small.value] * 2
-    assert sent[0].value == sent[2].value, "what is sent again is the same"
-    assert sent[0].value is not None
-    moved = pb.PayloadRecord.FromString(sent[0].value)
-    key = f"inference-payloads/an-id/2026-11-26/{moved.tessera_request_id}.request"
+    objects = FlakyObjects(2)
+    large, small = payload(1001, 1000), payload(10, 10)
+    bodies = LargeBodies(objects, 1000)
+    lives = [[copy_of(large), copy_of(small)] for _ in range(2)]
+    for records in lives:
+        assert await bodies.move(records) == [0]
+    assert lives[0] == lives[1], "what is sent again is the same"
+    moved, kept = lives[0]
+    assert kept == small
+    key = f"inference-payloads/an-id/2026-11-26/{large.tessera_request_id}.request"
     assert (moved.request, moved.request_object) == (b"", key)
     assert (moved.response, moved.response_object) == (b"s" * 1000, "")
     assert await objects.get(key) == b"r" * 1001
-    assert (sent[0].key, sent[0].headers) == (large.key, large.headers)
 
 
-async def test_small_ones_go_as_they_are() -> None:
-    bus, objects = InMemoryBus(), FlakyObjects(1)
-    records = [record(100, 100) for _ in range(3)]
-    await LargeBodies(bus, objects, 1000).publish_records(records)
-    assert [one.value for one in bus.records(PAYLOAD_TOPIC)] == [one.value for one in records]
+async def test_small_ones_stay_as_they_are() -> None:
+    objects = FlakyObjects(1)
+    records = [payload(100, 100) for _ in range(3)]
+    given = [copy_of(one) for one in records]
+    assert await LargeBodies(objects, 1000).move(records) == []
+    assert records == given
     assert objects.failures == 1, "nobody asked it"
 
 
@@ -87,11 +86,9 @@ class CountingObjects(InMemoryObjectStore):
         return await super().put(key, data)
 
 
-async def test_several_bodies_are_put_at_once_and_records_keep_their_order() -> None:
-    bus, objects = InMemoryBus(), CountingObjects()
-    records = [record(2000, 10) for _ in range(20)]
-    await LargeBodies(bus, objects, 1000).publish_records(records)
-    sent = [pb.PayloadRecord.FromString(one.value or b"") for one in bus.records(PAYLOAD_TOPIC)]
-    given = [pb.PayloadRecord.FromString(one.value or b"") for one in records]
-    assert [one.tessera_request_id for one in sent] == [one.tessera_request_id for one in given]
-    assert objects.most == 4
+async def test_few_bodies_are_put_at_once() -> None:
+    objects = CountingObjects()
+    records = [payload(2000, 2000) for _ in range(20)]
+    assert await LargeBodies(objects, 1000).move(records) == list(range(20))
+    assert all(one.request_object and one.response_object for one in records)
+    assert objects.most == 2

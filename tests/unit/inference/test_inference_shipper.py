@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.inference.capture import shipper as module
+from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.shipper import PAYLOAD_TOPIC, SpoolShipper
 from services.inference.capture.spool import Spool
@@ -18,6 +19,8 @@ from tessera_kit.bus.memory import InMemoryBus
 from tessera_kit.bus.producer import BusUnavailable, Publisher
 from tessera_kit.clock import SystemClock
 from tessera_kit.ids import new_id
+from tessera_kit.store.memory_objects import InMemoryObjectStore
+from tessera_kit.store.objects import ObjectStore
 from tessera_kit.telemetry.metrics import Metrics
 from tests.helpers import eventually
 
@@ -38,8 +41,14 @@ def reader(tmp_path: Path) -> Iterator[SpoolReader]:
     reader.close()
 
 
-def shipper(reader: SpoolReader, bus: Publisher, metrics: Metrics | None = None) -> SpoolShipper:
-    return SpoolShipper(reader, bus, metrics or Metrics(), SystemClock(), linger_seconds=0)
+def shipper(
+    reader: SpoolReader,
+    bus: Publisher,
+    metrics: Metrics | None = None,
+    objects: ObjectStore | None = None,
+) -> SpoolShipper:
+    bodies = LargeBodies(objects or InMemoryObjectStore(), 1000)
+    return SpoolShipper(reader, bodies, bus, metrics or Metrics(), SystemClock(), linger_seconds=0)
 
 
 def payload() -> bytes:
@@ -113,6 +122,21 @@ async def test_it_goes_on_with_what_comes_later(spool: Spool, reader: SpoolReade
         await eventually(lambda count=count: len(bus.records(PAYLOAD_TOPIC)) == count)
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_large_bodies_are_objects_when_their_records_are_on_the_bus(
+    spool: Spool, reader: SpoolReader
+) -> None:
+    bus, objects = InMemoryBus(), InMemoryObjectStore()
+    large = pb.PayloadRecord.FromString(payload())
+    large.endpoint_id, large.request, large.response = "an-id", b"r" * 1001, b"s" * 1000
+    for record in (payload(), large.SerializeToString(), payload()):
+        spool.append(record)
+    await shipper(reader, bus, objects=objects).ship_all()
+    small, moved, _ = (event.data for event in bus.events(PAYLOAD_TOPIC))
+    assert (small.request, small.request_object) == (b"r" * 100, "")
+    assert (moved.request, moved.response, moved.response_object) == (b"", b"s" * 1000, "")
+    assert await objects.get(moved.request_object) == b"r" * 1001
 
 
 async def test_how_long_records_took_is_measured(spool: Spool, reader: SpoolReader) -> None:
