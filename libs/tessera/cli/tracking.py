@@ -150,7 +150,12 @@ def _kind(name: str) -> str:
 
 def _summary(copied: Copied) -> str:
     known = f", {copied.known:,} were there already" if copied.known else ""
+    runs, experiments = _counted(copied.runs, "run"), _counted(copied.experiments, "experiment")
     return (
-        f"copied {copied.runs:,} runs of {copied.experiments:,} experiments with "
-        f"{copied.points:,} points and {copied.files:,} files{known}"
+        f"copied {runs} of {experiments} with "
+        f"{_counted(copied.points, 'point')} and {_counted(copied.files, 'file')}{known}"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -21,7 +21,14 @@ from tessera_kit.http.status import (
     public_message,
 )
 
-__all__ = ["BadRequest", "InvalidParameter", "NotOffered", "RangeNotSatisfiable", "mlflow_error"]
+__all__ = [
+    "BadRequest",
+    "InvalidParameter",
+    "NotOffered",
+    "RangeNotSatisfiable",
+    "WorkspacesDisabled",
+    "mlflow_error",
+]
 
 
 class InvalidParameter(InvalidArgument):
@@ -53,6 +60,12 @@ class NotOffered(Unimplemented):
         super().__init__(f"{text}: {why}" if why else text, metadata={"method": name})
 
 
+class WorkspacesDisabled(Unimplemented):
+    """The request is for a workspace; this server has none."""
+
+    reason = "WORKSPACES_DISABLED"
+
+
 # MLflow's codes, and the status where its own differs from the door's table.
 _CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
     BadRequest: ("BAD_REQUEST", None),
@@ -61,6 +74,8 @@ _CODES: Final[dict[type[TesseraError], tuple[str, int | None]]] = {
     RangeNotSatisfiable: ("INVALID_PARAMETER_VALUE", 416),
     PathNotFound: ("ENDPOINT_NOT_FOUND", None),
     AliasNotFound: ("INVALID_PARAMETER_VALUE", 400),
+    # MLflow's own server says 500, which clients would try again.
+    WorkspacesDisabled: ("FEATURE_DISABLED", 501),
     errors.InvalidArgument: ("INVALID_PARAMETER_VALUE", None),
     errors.NotFound: ("RESOURCE_DOES_NOT_EXIST", None),
     errors.AlreadyExists: ("RESOURCE_ALREADY_EXISTS", 400),

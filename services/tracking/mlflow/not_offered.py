@@ -9,10 +9,18 @@ __all__ = ["why_not_offered"]
 
 _WHY: Final = (
     (
-        r"Gateway|Endpoint|Budget|Guardrail",
+        r"Guardrail",
         (
-            "models are served and limited by the platform's own gateway: the inference service's "
-            "endpoints, rate limits and budgets (tessera.inference.v1)"
+            "nothing here looks into what models are asked and answer; judge it afterwards, with "
+            "mlflow.genai.evaluate on search_traces"
+        ),
+    ),
+    (
+        r"Gateway|Endpoint|Budget",
+        (
+            "no models of outside providers are called; registered ones are served and limited by "
+            "the platform's own gateway: the inference service's endpoints, rate limits and "
+            "budgets (tessera.inference.v1)"
         ),
     ),
     (

@@ -24,6 +24,7 @@ from services.tracking.mlflow.runs import RunMethods
 from services.tracking.mlflow.traces import TraceMethods
 from services.tracking.mlflow.transfers import TransferMethods
 from services.tracking.mlflow.webhooks import WebhookMethods
+from services.tracking.mlflow.workspaces import without_workspaces
 from services.tracking.mlflow.writes import WriteMethods
 from tessera_kit.http.routes import Endpoint, HttpRoute
 from tessera_kit.http.status import json_response
@@ -78,7 +79,7 @@ def mlflow_routes(cases: UseCases, *, uploads_in_parts: bool = False) -> Sequenc
         uploads_in_parts: Whether clients are told to send large files to the object store by
             themselves, which they must be able to reach.
     """
-    routes = [
+    about_the_server = [
         HttpRoute("GET", "/health", _health, "mlflow.Server/health", open=True),
         HttpRoute("GET", "/version", _version, "mlflow.Server/version", open=True),
         *(
@@ -90,11 +91,16 @@ def mlflow_routes(cases: UseCases, *, uploads_in_parts: bool = False) -> Sequenc
             )
             for prefix in PREFIXES
         ),
-        *online_scoring_routes(),
-        *otlp_routes(cases),
-        *rpc_routes(mlflow_methods(cases)),
     ]
-    return [replace(route, render=mlflow_error) for route in routes]
+    about_work = [
+        replace(route, endpoint=without_workspaces(route.endpoint))
+        for route in (
+            *online_scoring_routes(),
+            *otlp_routes(cases),
+            *rpc_routes(mlflow_methods(cases)),
+        )
+    ]
+    return [replace(route, render=mlflow_error) for route in (*about_the_server, *about_work)]
 
 
 async def _health(request: Request) -> Response:

@@ -68,7 +68,8 @@ def test_the_messages_load_without_mlflow_itself() -> None:
     [
         ("POST", "gateway/endpoints/create", "endpoints, rate limits and budgets"),
         ("GET", "gateway/budgets/windows", "the platform's own gateway"),
-        ("DELETE", "gateway/guardrails/remove-from-endpoint", "the platform's own gateway"),
+        ("DELETE", "gateway/guardrails/remove-from-endpoint", "mlflow.genai.evaluate"),
+        ("POST", "gateway/secrets/create", "no models of outside providers are called"),
         ("GET", "workspaces", "the catalog's catalogs, schemas and grants"),
         ("POST", "prompt-optimization/jobs", "mlflow.genai.optimize_prompts"),
         ("PUT", "scorers/online-config", "judge traces with mlflow.genai.evaluate"),
@@ -80,3 +81,33 @@ async def test_what_is_not_offered_says_what_takes_its_place(
     answer = await Door().call(method, f"/api/3.0/mlflow/{path}")
     assert answer.error == (501, "NOT_IMPLEMENTED")
     assert instead in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/2.0/mlflow/experiments/create", b'{"name":"theirs"}'),
+        ("GET", "/api/3.0/mlflow/workspaces", b""),
+        ("POST", "/v1/traces", b"{}"),
+    ],
+)
+async def test_what_is_for_a_workspace_does_not_land_elsewhere(
+    method: str, path: str, body: bytes
+) -> None:
+    door = Door()
+    headers = {"x-mlflow-workspace": "theirs", "x-mlflow-experiment-id": "1"}
+    answer = await door.send(method, path, body, extra=headers)
+    assert answer.error == (501, "FEATURE_DISABLED")
+    assert "workspaces are not enabled" in answer.json()["message"]
+    found = await door.call("POST", "experiments/search", {"max_results": 10})
+    assert not found.json().get("experiments")
+
+
+async def test_a_client_that_names_a_workspace_learns_what_the_server_has() -> None:
+    named = {"x-mlflow-workspace": "theirs"}
+    told = await Door().send("GET", "/api/3.0/mlflow/server-info", extra=named)
+    assert told.json()["workspaces_enabled"] is False
+    unnamed = {"x-mlflow-workspace": " "}
+    assert (
+        await Door().send("GET", "/api/3.0/mlflow/scorers/online-configs", extra=unnamed)
+    ).status == 200
