@@ -160,6 +160,29 @@ class ServedEntity:
         flavors = [one.flavor for one in (self.signature, *self.steps)]
         return [flavor for flavor in flavors if flavor.runs_code]
 
+    @property
+    def instances(self) -> int:
+        """How many of it the runtime has; each answers one request, or batch, at a time."""
+        groups = self.instance_groups
+        if not groups:
+            return self.instance_count
+        return sum(group.count * max(1, len(group.gpus)) for group in groups)
+
+    @property
+    def joins_requests(self) -> bool:
+        """Whether requests for it may leave for the runtime as one.
+
+        Not where the runtime's own gathering is tuned, where it answers from memory or keeps
+        state, nor where authors' code runs: of that the runtime knows whether one request hangs.
+        """
+        tuned = self.runtime.preferred_batch_sizes or self.runtime.max_queue_delay_us
+        alone = self.signature.streams or self.signature.stateful or self.runtime.sequences
+        return (
+            self.signature.batched
+            and not (tuned or alone or self.runtime.response_cache)
+            and not self.code_flavors
+        )
+
     def asked_again(self) -> EntityRequest:
         """The request for the same entity; its alias stays resolved to what it was."""
         return EntityRequest(

@@ -7,6 +7,7 @@ from typing import Final
 
 from services.inference.errors import ModelFailed
 from services.inference.gateway.assembly import Assembly
+from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Served
 from services.inference.ports import Runtime
 
@@ -16,18 +17,21 @@ LARGEST_ANSWER: Final = 64 << 20
 """Most bytes of a streamed answer that are put together for a caller who wants it whole."""
 
 
-async def ask_once(runtime: Runtime, served: Served, request: bytes, timeout: float) -> bytes:
+async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout: float) -> bytes:
     """The one serialised response of an entity; those of a model that streams are put together.
 
     Args:
         runtime: Asks the models.
         served: The entity.
-        request: As `Served.told` made it.
+        exchange: The request; told when it left, if it waited for company.
         timeout: Seconds that the caller has.
 
     Raises:
         TesseraError: As `Runtime.infer`; ModelFailed too when the responses are too many bytes.
     """
+    request = served.told(exchange.request, exchange.sequence)
+    if served.gathering is not None and served.gathering.takes(exchange):
+        return await served.gathering.ask(runtime, exchange, request, timeout)
     if not served.streams:
         return await runtime.infer(request, timeout)
     whole = Assembly(LARGEST_ANSWER)

@@ -83,15 +83,16 @@ class Dispatcher:
         if self._hold.is_closed:
             timeout = await self._hold.wait(timeout)
             route = exchange.route = self._routes.find(request.model_name)
-        try:
-            return await self._ask_route(exchange, route, request, metadata, timeout)
-        except ModelNotLoaded:
+        while True:
             began = perf_counter()
-            moved = await self._moved(exchange, route)
-            if moved is None:
-                raise
-            left = timeout - (perf_counter() - began)
-            return await self._ask_route(exchange, moved, request, metadata, left)
+            try:
+                return await self._ask_route(exchange, route, request, metadata, timeout)
+            except ModelNotLoaded:
+                moved = await self._moved(exchange, route)
+                if moved is None:
+                    raise
+                route = moved
+                timeout -= perf_counter() - began
 
     async def _moved(self, exchange: Exchange, route: Route) -> Route | None:
         """The route that another process has led the endpoint's requests to; None for no other."""
@@ -248,8 +249,7 @@ class Dispatcher:
     async def _run_now(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         exchange.model_began = perf_counter_ns()
         try:
-            told = served.told(exchange.request, exchange.sequence)
-            reply = await ask_once(self._runtime, served, told, timeout)
+            reply = await ask_once(self._runtime, served, exchange, timeout)
             exchange.model_answered = True
             return reply
         except RuntimeUnavailable:

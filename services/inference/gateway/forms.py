@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from services.inference.gateway.wire import text_field
 
-__all__ = ["Forms", "Needs"]
+__all__ = ["Fit", "Form", "Forms", "Needs"]
 
 Needs: TypeAlias = tuple[int, ...]
 """What each input's raw contents must be: so many bytes, or where negative so many texts."""
@@ -18,6 +19,29 @@ Needs: TypeAlias = tuple[int, ...]
 _NAME, _VERSION, _ID = 1, 2, 3
 _LONGEST: Final = 2048
 _MOST: Final = 64
+_WITHOUT_EFFECT: Final = frozenset({"triton_enable_empty_final_response"})
+"""A parameter that has a meaning only for streams."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """What requests say before their contents; forms are told apart by identity."""
+
+    needs: Needs
+    rows: int
+    """Rows of each input; 0 where a request has none."""
+    asks: Any
+    """An `inference.ModelInferRequest` that says the same, without contents."""
+    joins: bool
+    """Whether rows of such requests can stand in one request; parameters are each one's own."""
+
+
+class Fit(NamedTuple):
+    """A request of a known form."""
+
+    form: Form
+    contents: list[bytes]
+    """Raw contents of its inputs, in the form's order."""
 
 
 class Forms:
@@ -36,30 +60,37 @@ class Forms:
     __slots__ = ("_forms", "_holds_texts")
 
     def __init__(self, holds_texts: Callable[[bytes, int], bool]) -> None:
-        self._forms: dict[bytes, Needs] = {}
+        self._forms: dict[bytes, Form] = {}
         self._holds_texts = holds_texts
 
-    def fits(self, request: Any, told: bytes) -> bool:
-        """Whether a request is known to fit, whatever its id; when not, nothing is known of it.
+    def fit(self, request: Any, told: bytes) -> Fit | None:
+        """The form that a request is known to fit, whatever its id; None tells nothing of it.
 
         Args:
             request: An `inference.ModelInferRequest`.
             told: The same, serialised by its caller.
         """
         contents = list(request.raw_input_contents)
-        needs = self._forms.get(_form(request, told, contents))
-        if needs is None or len(needs) != len(contents):
-            return False
-        for need, content in zip(needs, contents, strict=True):
+        form = self._forms.get(_form(request, told, contents))
+        if form is None or len(form.needs) != len(contents):
+            return None
+        for need, content in zip(form.needs, contents, strict=True):
             if need < 0:
                 if not self._holds_texts(content, -need):
-                    return False
+                    return None
             elif need != len(content):
-                return False
-        return True
+                return None
+        return Fit(form, contents)
 
-    def learn(self, request: Any, told: bytes, needs: Needs) -> None:
-        """Know the form of a request with raw contents that was found to fit."""
+    def learn(self, request: Any, told: bytes, needs: Needs, rows: int) -> None:
+        """Know the form of a request with raw contents that was found to fit.
+
+        Args:
+            request: An `inference.ModelInferRequest`.
+            told: The same, serialised by its caller.
+            needs: What each of its raw contents must be.
+            rows: How many rows it has; 0 where requests have none.
+        """
         form = _form(request, told, request.raw_input_contents)
         if not 0 < len(form) <= _LONGEST:
             return
@@ -71,7 +102,8 @@ class Forms:
             return
         if len(self._forms) >= _MOST:
             self._forms.clear()
-        self._forms[form] = needs
+        joins = rows > 0 and set(alone.parameters) <= _WITHOUT_EFFECT
+        self._forms[form] = Form(needs, rows, alone, joins)
 
 
 def _form(request: Any, told: bytes, contents: Sequence[bytes]) -> bytes:

@@ -332,6 +332,6 @@ def reply_suffix(exchange: Exchange) -> bytes:
 
 
 def _hold_to_rules(exchange: Exchange, route: Route, request: Any) -> None:
-    route.rules.check(request, exchange.request)
+    exchange.fit = route.rules.check(request, exchange.request)
     if route.has_sequences:
         exchange.sequence = own_sequence(exchange.requester, request)

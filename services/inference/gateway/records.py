@@ -8,6 +8,7 @@ from typing import Final
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 from services.inference.capture.frames import LARGEST_RECORD
+from services.inference.gateway.forms import Fit
 from services.inference.gateway.routing import Route, Served
 from services.inference.gateway.wire import bytes_head
 from tessera.events.v1 import inference_events_pb2
@@ -58,6 +59,7 @@ class Exchange:
         "encoding",
         "endpoint",
         "failed",
+        "fit",
         "head",
         "leg",
         "model_answered",
@@ -102,6 +104,8 @@ class Exchange:
         self.queue_us = 0
         """Microseconds of waiting for a place."""
         self.spool_began = self.spool_ended = 0
+        self.fit: Fit | None = None
+        """The known form of the request, where it has one."""
         self.sequence = ""
         """The sequence that the request belongs to, told apart from other callers'."""
         self.chunk_times_us: list[int] = []
@@ -123,6 +127,7 @@ class Exchange:
         shadow.served = served
         shadow.leg = SHADOW
         shadow.sequence = self.sequence
+        shadow.fit = self.fit
         return shadow
 
     def end_model(self) -> None:

@@ -13,6 +13,7 @@ from services.inference.domain.splitter import TrafficSplitter
 from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.admission import Gate
+from services.inference.gateway.gathering import Gathering
 from services.inference.gateway.nap import Nap, Naps
 from services.inference.gateway.sequences import sequence_field
 from services.inference.gateway.validation import RequestRules
@@ -36,6 +37,7 @@ class Served:
         "failed",
         "failed_ns",
         "gate",
+        "gathering",
         "model_name",
         "model_version",
         "name",
@@ -67,6 +69,12 @@ class Served:
         """Who may be in the runtime at once; None for everybody."""
         self.streams = entity.signature.streams
         """Whether a request has any number of responses."""
+        self.gathering = (
+            Gathering(entity.instances, entity.runtime.max_rows, self.request_suffix)
+            if entity.joins_requests
+            else None
+        )
+        """What lets requests leave together; None where each leaves alone."""
         self.nap = Nap(entity, endpoint.created_by, naps) if entity.scale_to_zero else None
         """Whether it is loaded now; None for what always is."""
         self.answered = self.answered_ns = 0

@@ -70,8 +70,7 @@ class Shadows:
 
     async def _run(self, exchange: Exchange, served: Served, timeout: float) -> bytes:
         exchange.model_began = perf_counter_ns()
-        told = served.told(exchange.request, exchange.sequence)
-        return await ask_once(self._runtime, served, told, timeout)
+        return await ask_once(self._runtime, served, exchange, timeout)
 
     async def _ask(self, exchange: Exchange, shadow: Shadow, timeout: float) -> None:
         served, outcome = shadow.served, "failed"

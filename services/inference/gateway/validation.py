@@ -14,7 +14,7 @@ from typing import Any, Final
 from services.inference.domain.datatypes import DATATYPES, Datatype
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.errors import InvalidInference
-from services.inference.gateway.forms import Forms
+from services.inference.gateway.forms import Fit, Forms
 from tessera_kit.errors import FieldViolation
 
 __all__ = ["LONGEST_CLIENT_ID", "SEQUENCE_ID", "RequestRules", "sequence_of"]
@@ -82,22 +82,30 @@ class RequestRules:
         self._outputs = frozenset(spec.name for spec in signature.outputs)
         self._forms = Forms(lambda raw, count: _texts(raw, count) is None)
 
-    def check(self, request: Any, told: bytes) -> None:
+    def check(self, request: Any, told: bytes) -> Fit | None:
         """Raise InvalidInference unless a request fits the signature.
 
         Args:
             request: An `inference.ModelInferRequest`.
             told: The same, serialised by its caller.
+
+        Returns:
+            The form of requests before it that it shares; None for the first of a form, and for
+            those that are not known by one.
         """
-        if len(request.id) <= LONGEST_CLIENT_ID and self._forms.fits(request, told):
-            return
+        if len(request.id) <= LONGEST_CLIENT_ID:
+            fit = self._forms.fit(request, told)
+            if fit is not None:
+                return fit
         needs: list[int] = []
         violations = list(self._violations(request, needs))
         if violations:
             first = violations[0]
             raise InvalidInference(f"{first.field}: {first.description}", violations=violations)
         if request.raw_input_contents:
-            self._forms.learn(request, told, tuple(needs))
+            rows = request.inputs[0].shape[0] if self._batched else 0
+            self._forms.learn(request, told, tuple(needs), rows)
+        return None
 
     def _violations(self, request: Any, needs: list[int]) -> Iterator[FieldViolation]:
         """What does not fit; `needs` is told what each input's raw contents must be."""
