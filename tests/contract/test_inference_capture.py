@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,3 +143,24 @@ class TestFileBundles(BundlesContract):
         await bundles.put("m", self.BUNDLE)
         (tmp_path / "models" / "m" / "config.json").unlink()
         assert await bundles.get("m") is None
+
+    async def test_a_bundle_that_is_being_written_is_kept(self, bundles: FileBundles) -> None:
+        begun, swept = threading.Event(), threading.Event()
+
+        class Large(dict[str, bytes]):
+            """Its second file comes when the others were removed."""
+
+            def items(self) -> Any:
+                yield "1/model.py", b"code"
+                begun.set()
+                swept.wait(30)
+                yield "1/model.pt", b"weights"
+
+        writing = asyncio.create_task(bundles.put("m", ModelBundle("{}", Large())))
+        await asyncio.to_thread(begun.wait, 30)
+        await bundles.keep_only(frozenset({"m"}))
+        swept.set()
+        await writing
+        assert await bundles.get("m") == ModelBundle(
+            "{}", {"1/model.py": b"code", "1/model.pt": b"weights"}
+        )

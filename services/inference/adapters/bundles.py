@@ -11,6 +11,7 @@ from services.inference.runtime.bundle import ModelBundle
 __all__ = ["FileBundles"]
 
 _CONFIG = "config.json"
+_UNFINISHED = ".new"
 
 
 class FileBundles:
@@ -49,7 +50,7 @@ class FileBundles:
         return ModelBundle(config, files)
 
     def _write(self, name: str, bundle: ModelBundle) -> None:
-        new = self._directory / f"{name}.new"
+        new = self._directory / f"{name}{_UNFINISHED}"
         shutil.rmtree(new, ignore_errors=True)
         for path, content in bundle.files.items():
             (new / path).parent.mkdir(parents=True, exist_ok=True)
@@ -63,5 +64,6 @@ class FileBundles:
         if not self._directory.is_dir():
             return
         for folder in self._directory.iterdir():
-            if folder.name not in names:
+            # A large one is being written for seconds.
+            if folder.name.removesuffix(_UNFINISHED) not in names:
                 shutil.rmtree(folder, ignore_errors=True)
