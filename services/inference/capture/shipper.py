@@ -58,7 +58,7 @@ class SpoolShipper:
         metrics: Metrics,
         clock: Clock,
         *,
-        linger_seconds: float = 0.25,
+        linger_seconds: float = 0.3,
     ) -> None:
         self._reader = reader
         self._bodies = bodies
