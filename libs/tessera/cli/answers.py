@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.markup import escape
 from rich.tree import Tree
@@ -94,12 +96,24 @@ def _print_answer(answer: RowPrediction, *, as_json: bool) -> None:
             }
         )
         return
-    columns = [Column(name, name, justify="right") for name in answer.columns]
+    columns = [
+        Column(name, name, partial(_shortest, array.dtype.type), "right")
+        for name, array in answer.columns.items()
+    ]
     print_rows(answer.rows, columns, as_json=False)
     print_success(
         f"{answer.model_name} version {answer.model_version} ({answer.served_entity}) answered "
         f"request {answer.request_id}"
     )
+
+
+def _shortest(kind: type[np.generic], value: Any) -> str:
+    """A cell with as many digits as its type tells apart: 0.1 and not 0.10000000149011612."""
+    if isinstance(value, list):
+        return f"[{', '.join(_shortest(kind, one) for one in value)}]"
+    if kind in (np.float16, np.float32) and isinstance(value, float):
+        return str(kind(value))
+    return escape(str(value))
 
 
 def explain(

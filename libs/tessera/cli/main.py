@@ -29,6 +29,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "tessera.cli.tracking": ("tracking",),
     "tessera.cli.traces": ("traces",),
+    "tessera.cli.deploying": ("deploy", "undeploy"),
     "tessera.cli.answers": ("predict", "explain", "payload"),
     "tessera.cli.serving": ("endpoints", "monitors", "windows", "alerts"),
 }

@@ -72,7 +72,7 @@ def cancel_update(
 ) -> None:
     """Give up the configuration that is being made ready; what answered goes on."""
     with Client() as client:
-        _print_endpoint(client.inference.cancel_update(endpoint), as_json)
+        print_endpoint(client.inference.cancel_update(endpoint), as_json)
 
 
 def rollback(
@@ -90,7 +90,7 @@ def rollback(
     """Serve what an earlier configuration served, and wait until it answers."""
     with Client() as client:
         client.inference.rollback(endpoint, config_version)
-        _print_endpoint(client.inference.wait_ready(endpoint), as_json)
+        print_endpoint(client.inference.wait_ready(endpoint), as_json)
 
 
 def traffic(
@@ -107,7 +107,7 @@ def traffic(
             raise typer.BadParameter(f"{share!r} is not like champion=90, a share of 0 to 100")
         percents[name] = given
     with Client() as client:
-        _print_endpoint(client.inference.update_traffic(endpoint, percents), as_json)
+        print_endpoint(client.inference.update_traffic(endpoint, percents), as_json)
 
 
 def canary(
@@ -134,7 +134,7 @@ def canary(
         ),
     )
     with Client() as client:
-        _print_endpoint(client.inference.start_canary(endpoint, plan), as_json)
+        print_endpoint(client.inference.start_canary(endpoint, plan), as_json)
 
 
 def canary_end(
@@ -146,7 +146,7 @@ def canary_end(
 ) -> None:
     """End a canary before its time."""
     with Client() as client:
-        _print_endpoint(client.inference.end_canary(endpoint, promote=promote), as_json)
+        print_endpoint(client.inference.end_canary(endpoint, promote=promote), as_json)
 
 
 def limits(
@@ -160,7 +160,7 @@ def limits(
     """Set an endpoint's rate limits; none to lift all."""
     found = [_rate_limit(text) for text in new or ()]
     with Client() as client:
-        _print_endpoint(client.inference.update_endpoint(endpoint, rate_limits=found), as_json)
+        print_endpoint(client.inference.update_endpoint(endpoint, rate_limits=found), as_json)
 
 
 def monitors(as_json: JsonOption = False) -> None:
@@ -226,7 +226,7 @@ def _canary_step(text: str) -> CanaryStep:
         for part, most in zip([*given, "0", "0"][:3], (100, _LONGEST_SECONDS, LARGEST), strict=True)
     )
     if len(given) > 3 or percent is None or seconds is None or requests is None:
-        raise typer.BadParameter(f"{text!r} is not percent:seconds:requests")
+        raise typer.BadParameter(f"{text!r} is not percent:seconds:requests, as 10:300:100")
     step = CanaryStep(percent=percent, request_count=requests)
     step.duration.FromSeconds(seconds)
     return step
@@ -235,7 +235,9 @@ def _canary_step(text: str) -> CanaryStep:
 def _rate_limit(text: str) -> RateLimit:
     found = _limit(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is not scope[:subject]=calls/period")
+        raise typer.BadParameter(
+            f"{text!r} is not scope[:subject]=calls/period, as user:ada=100/minute"
+        )
     scope, subject, calls, period = found.groups()
     if whole_number(calls) is None:
         raise typer.BadParameter(f"{calls} calls are more than can be counted")
@@ -255,5 +257,6 @@ _ENDPOINT_COLUMNS = (
 )
 
 
-def _print_endpoint(endpoint: Endpoint, as_json: bool) -> None:
+def print_endpoint(endpoint: Endpoint, as_json: bool) -> None:
+    """Prints an endpoint as a listing of one."""
     print_rows(rows([endpoint]), [*_ENDPOINT_COLUMNS], as_json=as_json)
