@@ -70,9 +70,9 @@ def access_denied(
         kind = securable_pb2.SecurableType.Name(securable_type).removeprefix(_TYPE).lower()  # type: ignore[arg-type]
     except ValueError:
         kind = f"type {securable_type}"
-    told = missing or f"needs {privilege_name(privilege)} on {kind} {name}"
+    lacking = missing or f"{privilege_name(privilege)} on {kind} {name}"
     return AccessDenied(
-        f"{principal.name}: {told}",
+        f"{principal.name} needs {lacking}",
         metadata={
             "principal": principal.name,
             "privilege": privilege_name(privilege),

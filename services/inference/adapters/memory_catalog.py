@@ -81,7 +81,7 @@ class InMemoryModels:
 
     def _version(self, principal: str, model_name: str, number: int) -> _Version:
         if (principal, model_name) in self._denied:
-            raise PermissionDenied(f"{principal}: needs EXECUTE on model {model_name}")
+            raise PermissionDenied(f"{principal} needs EXECUTE on model {model_name}")
         found = self._versions.get((model_name, number))
         if found is None:
             raise NotFound(f"there is no version {number} of {model_name}")
@@ -153,4 +153,4 @@ class InMemoryOrigins:
         if not self.up:
             raise StoreUnavailable("the service does not answer")
         if principal in self.denied:
-            raise PermissionDenied(f"{principal}: needs READ on it")
+            raise PermissionDenied(f"{principal} needs READ on it")

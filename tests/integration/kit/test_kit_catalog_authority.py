@@ -84,7 +84,7 @@ class Catalog(rpc.AuthorizationServiceServicer):
                 )
                 answers.append(pb.AccessAnswer(allowed=True))
             except PermissionDenied:
-                answers.append(pb.AccessAnswer(missing="ask bob for EXECUTE"))
+                answers.append(pb.AccessAnswer(missing="EXECUTE on endpoint delays"))
         return pb.DecideResponse(answers=answers)
 
     async def GetAccessRevision(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -158,7 +158,7 @@ async def test_a_decision_says_what_is_missing_and_is_dropped_on_a_change() -> N
     async with setting() as made:
         with pytest.raises(AccessDenied) as caught:
             await made.authority.require(ALICE, EXECUTE, ENDPOINT, "delays")
-        assert "ask bob for EXECUTE" in caught.value.message
+        assert caught.value.message == "alice needs EXECUTE on endpoint delays"
         assert caught.value.metadata["securable"] == "delays"
         made.catalog.authority.grant("alice", [EXECUTE], ENDPOINT, "delays")
         with pytest.raises(AccessDenied):

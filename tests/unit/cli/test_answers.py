@@ -54,7 +54,7 @@ class Inference:
                 job_id="job-1",
                 tables=[pb.TrainingTable(full_name="a.b.rows", version="v3", context="training")],
             ),
-            gaps=[pb.ExplanationGap(part="lineage", reason="ada: needs BROWSE")],
+            gaps=[pb.ExplanationGap(part="lineage", reason="ada needs BROWSE")],
         )
         found.requested_at.FromJsonString("2026-11-27T05:00:00Z")
         return found
@@ -145,7 +145,7 @@ def test_an_explanation_is_a_tree(capsys: pytest.CaptureFixture[str], inference:
     for part in (
         *("id-1 OK", "asked by ada", "flights[1]", "configuration 4", "route primary", "m-2"),
         *("a.b.m version 2, registered by mia", "run run-1", "commit 0123abc", "job job-1"),
-        *("a.b.rows (training, version v3)", "lineage not told: ada: needs BROWSE"),
+        *("a.b.rows (training, version v3)", "lineage not told: ada needs BROWSE"),
     ):
         assert part in out, part
     columns = [

@@ -197,7 +197,8 @@ async def allowed(authority: InMemoryAuthority, privilege: int = EXECUTE) -> boo
     try:
         await authority.require(ALICE, privilege, ENDPOINT, "delays")
     except AccessDenied as error:
-        assert "delays" in error.message
+        assert error.message.startswith("alice needs ")
+        assert error.message.endswith(" on endpoint delays")
         return False
     return True
 
