@@ -30,6 +30,7 @@ _LONGEST_DURATION_US: Final = 10**13
 _ROUTES: Final = {
     number: name.removeprefix("PAYLOAD_ROUTE_") for name, number in pb.PayloadRoute.items()
 }
+_EMPTY: Final = undecoded(b"")
 _MOST_COMMON: Final = 256
 _COMMON: Final = (
     *("endpoint", "endpoint_id", "served_entity", "model_name", "model_version"),
@@ -199,7 +200,7 @@ def _bodies(
             _json_body("request", "inputs", payload.request),
             _json_body("response", "outputs", payload.response),
         )
-    request = undecoded(b"")
+    request = response = _EMPTY
     if payload.request:
         try:
             request = decode_request(payload.request, common.request)
@@ -209,7 +210,6 @@ def _bodies(
             # A request that was refused for what it is must be found in the table all the same.
             request = undecoded(payload.request)
             codes.append(REQUEST_NOT_DECODED)
-    response = undecoded(b"")
     if payload.response:
         try:
             response = decode_response(payload.response, common.response)
@@ -221,7 +221,7 @@ def _bodies(
 def _json_body(field: str, tensors: str, body: bytes) -> DecodedBody:
     """A body that is JSON already: an object that holds an object of lists."""
     if not body:
-        return undecoded(b"")
+        return _EMPTY
     try:
         whole = orjson.loads(body)
     except orjson.JSONDecodeError:
