@@ -21,6 +21,7 @@ from tessera_kit.store.memory_objects import InMemoryObjectStore
 from tessera_kit.store.object_files import download_file, upload_file
 from tessera_kit.store.objects import (
     PART_BYTES,
+    ContentMismatch,
     InvalidKey,
     ObjectNotFound,
     ObjectStore,
@@ -65,6 +66,19 @@ class ObjectStoreContract:
         put = await store.put(f"{folder}/small", chunks(b"abcdef", 2))
         assert put.sha256 == hashlib.sha256(b"abcdef").hexdigest()
         assert await store.get(f"{folder}/small") == b"abcdef"
+
+    async def test_bytes_that_are_not_the_announced_ones_are_not_stored(
+        self, store: ObjectStore, folder: str
+    ) -> None:
+        key, wrong = f"{folder}/announced", hashlib.sha256(b"other").hexdigest()
+        for data in (b"abc", chunks(b"abc"), chunks(BIG)):
+            with pytest.raises(ContentMismatch, match="SHA-256"):
+                await store.put(key, data, sha256=wrong)
+        with pytest.raises(ObjectNotFound):
+            await store.head(key)
+        assert [one async for one in store.open_uploads(folder)] == []
+        put = await store.put(key, chunks(BIG), sha256=hashlib.sha256(BIG).hexdigest())
+        assert put.size == len(BIG)
 
     async def test_a_long_stream_is_hashed_and_read_back(
         self, store: ObjectStore, folder: str

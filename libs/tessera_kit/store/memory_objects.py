@@ -21,6 +21,7 @@ from tessera_kit.store.objects import (
     OpenUpload,
     UploadedPart,
     UploadNotFound,
+    check_content,
     check_folder,
     check_key,
     check_part_number,
@@ -41,11 +42,14 @@ class InMemoryObjectStore:
         self._begun: dict[tuple[str, str], datetime] = {}
         self._smallest_part = smallest_part
 
-    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
+    async def put(
+        self, key: str, data: bytes | AsyncIterable[bytes], *, sha256: str = ""
+    ) -> ObjectInfo:
         """See `ObjectStore.put`."""
         check_key(key)
         if not isinstance(data, bytes):
             data = b"".join([chunk async for chunk in data])
+        check_content(hashlib.sha256(data).hexdigest(), sha256)
         return self._store(key, data)
 
     async def get(self, key: str, *, max_bytes: int = LARGEST_GET) -> bytes:

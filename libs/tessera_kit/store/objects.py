@@ -22,6 +22,7 @@ __all__ = [
     "LARGEST_GET",
     "LONGEST_SIGNATURE_SECONDS",
     "PART_BYTES",
+    "ContentMismatch",
     "InvalidKey",
     "ObjectChanged",
     "ObjectInfo",
@@ -34,6 +35,7 @@ __all__ = [
     "OpenUpload",
     "UploadNotFound",
     "UploadedPart",
+    "check_content",
     "check_key",
     "check_prefix",
     "check_seconds",
@@ -53,6 +55,12 @@ class InvalidKey(InvalidArgument):
     """The key could leave its place, or no store would take it."""
 
     reason = "INVALID_OBJECT_KEY"
+
+
+class ContentMismatch(InvalidArgument):
+    """The bytes are not those that were announced."""
+
+    reason = "CONTENT_MISMATCH"
 
 
 class ObjectNotFound(NotFound):
@@ -150,10 +158,20 @@ class ObjectStore(Protocol):
     ObjectStoreFailure.
     """
 
-    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
+    async def put(
+        self, key: str, data: bytes | AsyncIterable[bytes], *, sha256: str = ""
+    ) -> ObjectInfo:
         """Store an object whole or not at all, replacing one that exists.
 
         A stream is sent in parts with bounded memory, and hashed on the way.
+
+        Args:
+            key: The object's key.
+            data: Its bytes.
+            sha256: Their hexadecimal digest, in lower case; unknown when empty.
+
+        Raises:
+            ContentMismatch: The digest is another; nothing is stored.
         """
 
     async def get(self, key: str, *, max_bytes: int = LARGEST_GET) -> bytes:
@@ -304,6 +322,16 @@ def _check_characters(key: str) -> None:
 
 def _invalid(rule: str) -> InvalidKey:
     return InvalidKey(f"the object key {rule}", violations=[FieldViolation("key", rule)])
+
+
+def check_content(found: str, expected: str) -> None:
+    """Return when a digest is the one that was expected, or none was.
+
+    Raises:
+        ContentMismatch: It is another.
+    """
+    if expected and found != expected:
+        raise ContentMismatch(f"the content's SHA-256 is {found}, not the announced {expected}")
 
 
 def check_folder(prefix: str) -> str:

@@ -31,6 +31,7 @@ from tessera_kit.store.objects import (
     OpenUpload,
     UploadedPart,
     UploadNotFound,
+    check_content,
     check_folder,
     check_key,
     check_part_number,
@@ -91,19 +92,21 @@ class S3ObjectStore:
                     raise
                 await client.create_bucket(Bucket=self._config.bucket)
 
-    async def put(self, key: str, data: bytes | AsyncIterable[bytes]) -> ObjectInfo:
+    async def put(
+        self, key: str, data: bytes | AsyncIterable[bytes], *, sha256: str = ""
+    ) -> ObjectInfo:
         """See `ObjectStore.put`."""
         check_key(key)
         if isinstance(data, bytes):
-            return await self._put_whole(key, data)
+            return await self._put_whole(key, data, sha256)
         parts = _parts_of(data)
         first = await anext(parts, b"")
         second = await anext(parts, None)
         if second is None:
-            return await self._put_whole(key, first)
+            return await self._put_whole(key, first, sha256)
         upload_id = await self.begin_upload(key)
         try:
-            return await self._put_parts(key, upload_id, [first, second], parts)
+            return await self._put_parts(key, upload_id, [first, second], parts, sha256)
         except BaseException:
             await asyncio.shield(self.abort_upload(key, upload_id))
             raise
@@ -319,13 +322,19 @@ class S3ObjectStore:
         )
         return url
 
-    async def _put_whole(self, key: str, data: bytes) -> ObjectInfo:
+    async def _put_whole(self, key: str, data: bytes, expected: str) -> ObjectInfo:
         digest = hashlib.sha256(data).hexdigest()
+        check_content(digest, expected)
         answer = await self._call("put_object", key, Body=data, Metadata={_SHA256: digest})
         return ObjectInfo(key, len(data), _etag(answer), digest)
 
     async def _put_parts(
-        self, key: str, upload_id: str, first: Sequence[bytes], rest: AsyncIterator[bytes]
+        self,
+        key: str,
+        upload_id: str,
+        first: Sequence[bytes],
+        rest: AsyncIterator[bytes],
+        expected: str,
     ) -> ObjectInfo:
         """Send parts, the next one being gathered while one is on its way."""
         digest = hashlib.sha256()
@@ -346,6 +355,7 @@ class S3ObjectStore:
                 gathering = group.create_task(_next_part(rest))
             parts.append(sending.result())
             following = gathering.result()
+        check_content(digest.hexdigest(), expected)
         info = await self.complete_upload(key, upload_id, parts)
         return ObjectInfo(key, size, info.etag, digest.hexdigest(), info.modified)
 

@@ -11,10 +11,16 @@ from datetime import datetime
 from typing import Final
 
 from services.tracking.domain.artifacts import Artifact, ArtifactRoot
-from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound
-from services.tracking.ports.artifacts import ArtifactPage, ArtifactUpload, SentPart
+from services.tracking.errors import ArtifactIsDirectory, ArtifactNotFound, ChecksumMismatch
+from services.tracking.ports.artifacts import ArtifactPage, ArtifactUpload, SentPart, WrittenFile
 from tessera_kit.errors import InvalidArgument
-from tessera_kit.store.objects import ObjectNotFound, ObjectStore, UploadedPart, check_part_number
+from tessera_kit.store.objects import (
+    ContentMismatch,
+    ObjectNotFound,
+    ObjectStore,
+    UploadedPart,
+    check_part_number,
+)
 
 __all__ = ["ObjectArtifacts"]
 
@@ -32,18 +38,22 @@ class ObjectArtifacts:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def write(self, root: ArtifactRoot, path: str, chunks: AsyncIterator[bytes]) -> int:
+    async def write(
+        self, root: ArtifactRoot, path: str, chunks: AsyncIterator[bytes], *, sha256: str = ""
+    ) -> WrittenFile:
         """Store a file; nothing is stored when `chunks` raises."""
         await self._must_be_free(root, path)
         source = _Watched(chunks)
         try:
-            info = await self._objects.put(_key(root, path), source.pieces())
+            info = await self._objects.put(_key(root, path), source.pieces(), sha256=sha256)
+        except ContentMismatch as error:
+            raise ChecksumMismatch(error.message) from None
         except BaseExceptionGroup:
             # A store that reads ahead in tasks wraps the sender's error.
             if source.error is not None:
                 raise source.error from None
             raise
-        return info.size
+        return WrittenFile(info.size, info.sha256 or "")
 
     async def read(
         self, root: ArtifactRoot, path: str, offset: int = 0, length: int | None = None

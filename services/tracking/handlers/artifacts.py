@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from services.tracking.domain.artifacts import (
 )
 from services.tracking.domain.lifecycle import LifecycleStage
 from services.tracking.errors import (
-    ChecksumMismatch,
     LoggedModelNotFound,
     RunNotActive,
     RunNotFound,
@@ -77,9 +75,8 @@ class Artifacts:
         check_artifact_path(path)
         check_sha256(sha256)
         root = await self.root(principal, run_id, model_id, trace_id, writing=True)
-        content = _Content(chunks, expected=sha256)
-        size = await self._files.write(root, path, content.checked())
-        return StoredArtifact(Artifact(path, is_directory=False, size=size), content.sha256())
+        written = await self._files.write(root, path, chunks, sha256=sha256)
+        return StoredArtifact(Artifact(path, is_directory=False, size=written.size), written.sha256)
 
     async def download(
         self,
@@ -209,25 +206,3 @@ class Artifacts:
         allowed = self._access.write if writing else self._access.read
         await allowed(principal, home)
         return ArtifactRoot(f"{home}/traces/{trace_id}/artifacts", f"trace {trace_id}")
-
-
-class _Content:
-    """Bytes that are hashed as they pass."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], *, expected: str) -> None:
-        self._chunks = chunks
-        self._expected = expected
-        self._hash = hashlib.sha256()
-
-    async def checked(self) -> AsyncIterator[bytes]:
-        """Yield the bytes; raise at their end when they are not the expected ones."""
-        async for chunk in self._chunks:
-            self._hash.update(chunk)
-            yield chunk
-        if self._expected and self.sha256() != self._expected:
-            raise ChecksumMismatch(
-                f"the content's SHA-256 is {self.sha256()}, not the announced {self._expected}"
-            )
-
-    def sha256(self) -> str:
-        return self._hash.hexdigest()

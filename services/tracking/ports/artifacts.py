@@ -9,7 +9,7 @@ from typing import Protocol
 
 from services.tracking.domain.artifacts import Artifact, ArtifactRoot
 
-__all__ = ["ArtifactPage", "ArtifactStore", "ArtifactUpload", "SentPart"]
+__all__ = ["ArtifactPage", "ArtifactStore", "ArtifactUpload", "SentPart", "WrittenFile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,16 @@ class ArtifactUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that was stored."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hexadecimal digest of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class SentPart:
     """A part of an upload, as its sender tells of it."""
 
@@ -43,15 +53,21 @@ class SentPart:
 class ArtifactStore(Protocol):
     """Files of runs and models. Paths are checked by `domain.artifacts` before they get here."""
 
-    async def write(self, root: ArtifactRoot, path: str, chunks: AsyncIterator[bytes]) -> int:
+    async def write(
+        self, root: ArtifactRoot, path: str, chunks: AsyncIterator[bytes], *, sha256: str = ""
+    ) -> WrittenFile:
         """Store a file from its bytes, in place of one of that path; memory stays bounded.
 
         When `chunks` raises, nothing is stored and the error goes on to the caller.
 
-        Returns:
-            The file's size in bytes.
+        Args:
+            root: Whose file.
+            path: Which one.
+            chunks: Its bytes.
+            sha256: Their hexadecimal digest, as far as it is known.
 
         Raises:
+            ChecksumMismatch: The digest is another; nothing is stored.
             ArtifactIsDirectory: The path is a folder, or lies below a file.
         """
 
