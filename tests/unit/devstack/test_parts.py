@@ -37,6 +37,7 @@ from devstack.plan import check_names
 from devstack.ports import PortClaims, allocate
 from devstack.secrets import Credentials, ensure_credentials, ensure_tokens
 from devstack.services import SERVICES
+from devstack.services import spec as service_spec
 from devstack.settings import client_settings, doors_of, files
 from devstack.sigv4 import sign
 from devstack.stack import launch
@@ -205,6 +206,7 @@ def test_events_are_lines_of_json(home: Home) -> None:
 
 def test_names_are_checked_and_completed() -> None:
     assert check_names(["kafka"]) == {"kafka", "objectstore"}
+    assert check_names(["inference"]) == {"inference", "inference-shipper"}
     assert check_names([]) == set()
     with pytest.raises(StackError, match="unknown process cassandra; there are objectstore, kafka"):
         check_names(["kafka", "cassandra"])
@@ -232,6 +234,17 @@ def test_a_cluster_is_attached_by_a_file_of_variables(tmp_path: Path) -> None:
 def test_every_service_has_a_health_door() -> None:
     for service in SERVICES.values():
         assert service.metrics in service.ports
+
+
+def test_a_shipper_shares_its_gateways_data_and_stops_after_it(home: Home) -> None:
+    ports = {port: 1 for service in SERVICES.values() for port in service.ports}
+    gateway, shipper, sink = (
+        service_spec(home, SERVICES[name], ports, {}, ["kafka"])
+        for name in ("inference", "inference-shipper", "inference-sink")
+    )
+    data = "TESSERA_DATA_DIR"
+    assert shipper.environment[data] == gateway.environment[data] != sink.environment[data]
+    assert (shipper.outlives, sink.outlives) == ("inference", "")
 
 
 def test_jobs_may_use_every_gpu_unless_the_caller_says_otherwise(tmp_path: Path) -> None:
