@@ -16,8 +16,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import InMemoryBudgets, InMemoryRuntime
-from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.adapters.memory import InMemoryBudgets, InMemoryCapture, InMemoryRuntime
 from services.inference.domain.endpoint import (
     Endpoint,
     EndpointConfig,

@@ -1,4 +1,4 @@
-"""The composition root: the only place that names concrete adapters."""
+"""Puts the inference service together; the only module that names concrete adapters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import grpc
+
 from services.inference.adapters.acting import ActingTokens
 from services.inference.adapters.bundles import FileBundles
 from services.inference.adapters.catalog import GrpcCatalog
@@ -15,19 +17,17 @@ from services.inference.adapters.clickhouse import ClickHousePayloads
 from services.inference.adapters.local_process import LocalRuntimeProcess
 from services.inference.adapters.origins import GrpcLineage, GrpcRuns
 from services.inference.adapters.secret_files import FileSecrets
-from services.inference.adapters.sql import SqlEndpoints
-from services.inference.adapters.sql_budgets import SqlBudgets
-from services.inference.adapters.sql_replacements import SqlReplacements
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.sql import SqlBudgets, SqlEndpoints, SqlReplacements
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
-from services.inference.config import Config, ShipperConfig, SinkConfig
+from services.inference.config import Config, ShipperConfig, SinkConfig, SpoolConfig
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
-from services.inference.service import Outside, build_service
+from services.inference.service import Outside, Service, build_service
 from services.inference.sink.writer import PayloadSink
 from tessera_kit.bus.consumer import ConsumerRunner
 from tessera_kit.bus.continuity import Continuity
@@ -36,7 +36,7 @@ from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
-from tessera_kit.rpc.serving import BackgroundTask, Server
+from tessera_kit.rpc.serving import App, BackgroundTask
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.migrate import migrate
@@ -45,103 +45,119 @@ from tessera_kit.store.sql import Database
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.setup import active_telemetry
 
-__all__ = ["App", "build_app", "build_shipper", "build_sink"]
+__all__ = ["build_app", "build_shipper", "build_sink"]
 
 _DRAIN_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class App:
-    """What a process runs."""
+class _Engines:
+    """What the service stands on, open."""
 
-    servers: Sequence[Server]
-    """The control plane's door and the gateway's two; none in the others."""
-    background: Sequence[BackgroundTask]
-    """The work beside them."""
+    database: Database
+    clickhouse: ClickHouse
+    objects: S3ObjectStore
+    producer: EventProducer
+    authority: CatalogAuthority
+    acting: ActingTokens
+    catalog: grpc.aio.Channel
+    """For calls that bring their own tokens."""
+    tracking: grpc.aio.Channel | None
+    """Likewise; None where there is no tracking."""
 
 
 @asynccontextmanager
 async def build_app(config: Config) -> AsyncIterator[App]:
     """The service's process: control plane and gateway."""
+    await migrate(config.database.url, "inference")
     async with AsyncExitStack() as stack:
-        await migrate(config.database.url, "inference")
-        database = await stack.enter_async_context(Database(config.database))
-        producer = await stack.enter_async_context(
-            EventProducer(config.kafka, client_id="inference")
-        )
-        own = await stack.enter_async_context(
-            open_channel(config.targets.catalog, token=config.token, tls=config.tls)
-        )
-        plain = await stack.enter_async_context(
-            open_channel(config.targets.catalog, tls=config.tls)
-        )
-        clickhouse = await stack.enter_async_context(ClickHouse(config.clickhouse))
-        objects = await stack.enter_async_context(S3ObjectStore(config.s3))
-        spool = Spool(
-            config.spool.directory,
-            segment_bytes=config.spool.segment_bytes,
-            max_bytes=config.spool.max_bytes,
-        )
-        spool.open()
-        stack.callback(spool.close)
-        pending = active_telemetry().metrics.gauge(names.SPOOL_PENDING)
-        pending.set_function(spool.pending_bytes)
-        models = TritonModels(config.triton.grpc_target)
-        stack.push_async_callback(models.close)
-        runtime = TritonWire(
-            config.triton.grpc_target, max_message_bytes=config.gateway_rpc.max_message_bytes
-        )
-        stack.push_async_callback(runtime.close)
-        tracking = None
-        if config.targets.tracking:
-            tracking = await stack.enter_async_context(
-                open_channel(config.targets.tracking, tls=config.tls)
-            )
-        authority, acting = CatalogAuthority(own), ActingTokens(own)
-        catalog = GrpcCatalog(plain, acting, largest_file=config.largest_model_file)
-        endpoints = SqlEndpoints(database)
-        service = build_service(
-            config,
-            Outside(
-                endpoints=endpoints,
-                models=catalog,
-                tables=catalog,
-                places=endpoints,
-                reader=ClickHousePayloads(clickhouse),
-                lineage=GrpcLineage(plain, acting),
-                runs=GrpcRuns(tracking, acting),
-                budgets=SqlBudgets(database),
-                replacements=SqlReplacements(database),
-                process=LocalRuntimeProcess(config.triton.grpc_target),
-                runtime=runtime,
-                runtime_models=models,
-                bundles=FileBundles(config.models_directory),
-                secrets=FileSecrets(config.secrets_directory),
-                capture=spool,
-                objects=objects,
-                authority=authority,
-                clock=SystemClock(),
-                open_door=partial(WireDoor, metrics=active_telemetry().metrics),
-            ),
-        )
-        alerts = ConsumerRunner(
-            config.kafka,
-            group=ALERTS_GROUP,
-            handlers=alert_handlers(service.canaries),
-            unit_of_work=None,
-            dead_letters=producer,
-        )
+        engines = await _open(config, stack)
+        service = build_service(config, _outside(config, engines, stack))
         await service.deployer.start()
         yield App(
-            servers=(service.control, service.gateway, service.gateway_http),
-            background=(
-                *service.background,
-                BackgroundTask("outbox", OutboxRelay(database, producer).run),
-                BackgroundTask("alerts", alerts.run),
-                BackgroundTask("grants", GrantWatcher(authority, config.kafka).run),
-                BackgroundTask("grants, asked", authority.follow),
-            ),
+            (service.control, service.gateway, service.gateway_http),
+            (*service.background, *_background(config, engines, service)),
         )
+
+
+async def _open(config: Config, stack: AsyncExitStack) -> _Engines:
+    enter = stack.enter_async_context
+    database = await enter(Database(config.database))
+    producer = await enter(EventProducer(config.kafka, client_id="inference"))
+    own = await enter(open_channel(config.targets.catalog, token=config.token, tls=config.tls))
+    # Calls for others bring those others' tokens.
+    bare = await enter(open_channel(config.targets.catalog, tls=config.tls))
+    clickhouse = await enter(ClickHouse(config.clickhouse))
+    objects = await enter(S3ObjectStore(config.s3))
+    tracking = None
+    if config.targets.tracking:
+        tracking = await enter(open_channel(config.targets.tracking, tls=config.tls))
+    return _Engines(
+        database,
+        clickhouse,
+        objects,
+        producer,
+        CatalogAuthority(own),
+        ActingTokens(own),
+        bare,
+        tracking,
+    )
+
+
+def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outside:
+    triton, acting = config.triton.grpc_target, engines.acting
+    catalog = GrpcCatalog(engines.catalog, acting, largest_file=config.largest_model_file)
+    endpoints = SqlEndpoints(engines.database)
+    models = TritonModels(triton)
+    stack.push_async_callback(models.close)
+    runtime = TritonWire(triton, max_message_bytes=config.gateway_rpc.max_message_bytes)
+    stack.push_async_callback(runtime.close)
+    return Outside(
+        endpoints=endpoints,
+        models=catalog,
+        tables=catalog,
+        places=endpoints,
+        reader=ClickHousePayloads(engines.clickhouse),
+        lineage=GrpcLineage(engines.catalog, acting),
+        runs=GrpcRuns(engines.tracking, acting),
+        budgets=SqlBudgets(engines.database),
+        replacements=SqlReplacements(engines.database),
+        process=LocalRuntimeProcess(triton),
+        runtime=runtime,
+        runtime_models=models,
+        bundles=FileBundles(config.models_directory),
+        secrets=FileSecrets(config.secrets_directory),
+        capture=_spool(config.spool, stack),
+        objects=engines.objects,
+        authority=engines.authority,
+        clock=SystemClock(),
+        open_door=partial(WireDoor, metrics=active_telemetry().metrics),
+    )
+
+
+def _spool(config: SpoolConfig, stack: AsyncExitStack) -> Spool:
+    spool = Spool(config.directory, segment_bytes=config.segment_bytes, max_bytes=config.max_bytes)
+    spool.open()
+    stack.callback(spool.close)
+    pending = active_telemetry().metrics.gauge(names.SPOOL_PENDING)
+    pending.set_function(spool.pending_bytes)
+    return spool
+
+
+def _background(config: Config, engines: _Engines, service: Service) -> Sequence[BackgroundTask]:
+    alerts = ConsumerRunner(
+        config.kafka,
+        group=ALERTS_GROUP,
+        handlers=alert_handlers(service.canaries),
+        unit_of_work=None,
+        dead_letters=engines.producer,
+    )
+    return (
+        BackgroundTask("outbox", OutboxRelay(engines.database, engines.producer).run),
+        BackgroundTask("alerts", alerts.run),
+        BackgroundTask("grants", GrantWatcher(engines.authority, config.kafka).run),
+        BackgroundTask("grants, asked", engines.authority.follow),
+    )
 
 
 @asynccontextmanager
@@ -169,8 +185,8 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
 @asynccontextmanager
 async def build_sink(config: SinkConfig) -> AsyncIterator[App]:
     """The sink's process: payload records become rows of inference tables."""
+    await migrate(config.database.url, "inference")
     async with AsyncExitStack() as stack:
-        await migrate(config.database.url, "inference")
         database = await stack.enter_async_context(Database(config.database))
         producer = await stack.enter_async_context(
             EventProducer(config.kafka, client_id="inference-sink")

@@ -253,53 +253,40 @@ def _explanations(outside: Outside) -> Explanations:
 
 
 def _gateway(core: _Core) -> _Gateway:
-    config, outside, routes, deployer = core.config, core.outside, core.routes, core.deployer
+    config, outside, routes = core.config, core.outside, core.routes
     hold = RuntimeHold()
-    watch = MemoryWatch(
-        process=outside.process,
-        models=outside.runtime_models,
-        routes=routes,
-        replacement=Replacement(
-            store=outside.replacements,
-            hold=hold,
-            routes=routes,
-            clock=outside.clock,
-            look_seconds=config.reconcile_seconds,
-        ),
-        deployer=deployer,
-        bound=config.runtime_growth_bytes,
-        interval_seconds=config.reconcile_seconds,
-    )
+    watch = _memory_watch(core, hold)
     recorder = Recorder(outside.capture, routes, core.metrics)
     shadows = Shadows(outside.runtime, recorder, core.metrics)
     limiter = RateLimiter(outside.budgets, outside.clock)
-    dispatcher = Dispatcher(
-        routes, outside.runtime, shadows, hold, core.metrics, deployer.suspect, deployer.follow
-    )
     limits = InferenceLimits(
         max_in_flight=config.gateway.max_in_flight,
         longest_seconds=config.gateway_rpc.unary_deadline_seconds,
     )
-    infer = _infer(core, limits, limiter, dispatcher, recorder)
-    streams = StreamHandler(
-        infer,
-        dispatcher,
-        recorder,
-        limits,
-        StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds),
+    dispatcher = Dispatcher(
+        routes,
+        outside.runtime,
+        shadows,
+        hold,
+        core.metrics,
+        core.deployer.suspect,
+        core.deployer.follow,
     )
-    predictions = PredictionHandler(
-        infer,
-        active_telemetry().server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
-        most=config.gateway_rpc.max_message_bytes,
+    infer = InferenceHandler(
+        routes,
+        authority=outside.authority,
+        limiter=limiter,
+        dispatcher=dispatcher,
+        recorder=recorder,
+        calls=active_telemetry().server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
+        metrics=core.metrics,
+        limits=limits,
     )
+    longest = StreamLimits(longest_seconds=config.gateway_rpc.stream_deadline_seconds)
+    streams = StreamHandler(infer, dispatcher, recorder, limits, longest)
     descriptions = Descriptions(routes, outside.authority, version("tessera-ml"))
-    bindings = [
-        RawBinding(InferenceProtocol(descriptions, infer, streams), SERVICE_NAME),
-        RawBinding(PredictionProtocol(predictions), PREDICTION_SERVICE),
-    ]
     return _Gateway(
-        outside.open_door(config.gateway_rpc, bindings),
+        _grpc_door(core, infer, streams, descriptions),
         _http_door(core, infer, descriptions),
         (
             BackgroundTask("shadows", shadows.run),
@@ -309,23 +296,40 @@ def _gateway(core: _Core) -> _Gateway:
     )
 
 
-def _infer(
-    core: _Core,
-    limits: InferenceLimits,
-    limiter: RateLimiter,
-    dispatcher: Dispatcher,
-    recorder: Recorder,
-) -> InferenceHandler:
-    return InferenceHandler(
-        core.routes,
-        authority=core.outside.authority,
-        limiter=limiter,
-        dispatcher=dispatcher,
-        recorder=recorder,
-        calls=active_telemetry().server_calls().method(f"{SERVICE_NAME}/ModelInfer"),
-        metrics=core.metrics,
-        limits=limits,
+def _memory_watch(core: _Core, hold: RuntimeHold) -> MemoryWatch:
+    config, outside = core.config, core.outside
+    replacement = Replacement(
+        store=outside.replacements,
+        hold=hold,
+        routes=core.routes,
+        clock=outside.clock,
+        look_seconds=config.reconcile_seconds,
     )
+    return MemoryWatch(
+        process=outside.process,
+        models=outside.runtime_models,
+        routes=core.routes,
+        replacement=replacement,
+        deployer=core.deployer,
+        bound=config.runtime_growth_bytes,
+        interval_seconds=config.reconcile_seconds,
+    )
+
+
+def _grpc_door(
+    core: _Core, infer: InferenceHandler, streams: StreamHandler, descriptions: Descriptions
+) -> Server:
+    config = core.config.gateway_rpc
+    predictions = PredictionHandler(
+        infer,
+        active_telemetry().server_calls().method(f"{PREDICTION_SERVICE}/Predict"),
+        most=config.max_message_bytes,
+    )
+    bindings = [
+        RawBinding(InferenceProtocol(descriptions, infer, streams), SERVICE_NAME),
+        RawBinding(PredictionProtocol(predictions), PREDICTION_SERVICE),
+    ]
+    return core.outside.open_door(config, bindings)
 
 
 def _http_door(core: _Core, infer: InferenceHandler, descriptions: Descriptions) -> Server:

@@ -21,7 +21,7 @@ SAME_NAMES = (
     "handlers",
     "ports",
     "servicers",
-    "convert",
+    "convert/events",
     "consumers",
     "adapters",
     "migrations",

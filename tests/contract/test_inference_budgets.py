@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.inference.adapters.memory import InMemoryBudgets
-from services.inference.adapters.sql_budgets import SqlBudgets
+from services.inference.adapters.sql import SqlBudgets
 from services.inference.domain.limits import RateLimit, RateScope
 from services.inference.errors import RateLimited
 from services.inference.gateway.limiter import RateLimiter

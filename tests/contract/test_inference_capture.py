@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from services.inference.adapters.bundles import FileBundles
-from services.inference.adapters.memory import InMemoryBundles
-from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.adapters.memory import InMemoryBundles, InMemoryCapture
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
 from services.inference.errors import SpoolFull

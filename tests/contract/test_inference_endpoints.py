@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from services.inference.adapters.memory import InMemoryEndpoints
 from services.inference.adapters.sql import METADATA, SqlEndpoints
+from services.inference.convert.events import Step, changed, deleted
 from services.inference.domain.bodies import PayloadTable
 from services.inference.domain.canary import Canary, CanaryGuards, CanaryPlan, CanaryStep
 from services.inference.domain.endpoint import (
@@ -29,7 +30,6 @@ from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.traffic import TrafficPolicy
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
-from services.inference.handlers.events import Step, changed, deleted
 from tessera_kit.bus.tables import OUTBOX
 from tessera_kit.ids import new_id
 from tessera_kit.store.sql import Database

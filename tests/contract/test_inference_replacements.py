@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.inference.adapters.memory import InMemoryReplacements
-from services.inference.adapters.sql_replacements import SqlReplacements
+from services.inference.adapters.sql import SqlReplacements
 from services.inference.ports import Replacements
 from tessera_kit.store.sql import Database
 from tests.databases import fresh_postgres, fresh_sqlite

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.adapters.canary_rows import canary_json, canary_value
+from services.inference.adapters.sql.canary_rows import canary_json, canary_value
 from services.inference.domain.canary import (
     Canary,
     CanaryGuards,

@@ -7,13 +7,13 @@ import logging
 from datetime import datetime
 from typing import Final
 
+from services.inference.convert import events
+from services.inference.convert.events import Step
 from services.inference.domain.canary import Canary, CanaryPlan, CanaryState
 from services.inference.domain.endpoint import Endpoint
 from services.inference.errors import EndpointNotFound, NoCanary, StaleEtag
-from services.inference.handlers import events
 from services.inference.handlers.deployment import Deployer
 from services.inference.handlers.endpoints import EndpointHandlers
-from services.inference.handlers.events import Step
 from services.inference.ports import Endpoints, TableReader
 from tessera_kit.clock import Clock
 from tessera_kit.errors import TesseraError

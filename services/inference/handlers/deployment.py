@@ -11,14 +11,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from services.inference.convert import events
+from services.inference.convert.events import Step
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, ServedEntity, UpdateState
 from services.inference.domain.environment import secret_reference
 from services.inference.domain.signature import Signature
 from services.inference.errors import EndpointNotFound, ModelNotServable, StaleEtag
 from services.inference.gateway.routing import RouteTable, Served
-from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
-from services.inference.handlers.events import Step
 from services.inference.ports import Bundles, Endpoints, ModelRegistry, RuntimeModels, Secrets
 from services.inference.runtime.bundle import (
     ModelBundle,

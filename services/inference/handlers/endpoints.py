@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from services.inference.convert import events
+from services.inference.convert.events import Step
 from services.inference.domain.endpoint import (
     Endpoint,
     EndpointConfig,
@@ -32,10 +34,8 @@ from services.inference.errors import (
     TableUnavailable,
 )
 from services.inference.gateway.access import may_see
-from services.inference.handlers import events
 from services.inference.handlers.changes import Changes
 from services.inference.handlers.deployment import Deployer
-from services.inference.handlers.events import Step
 from services.inference.handlers.resolution import Resolver
 from services.inference.ports import Endpoints, TableCatalog, TableReader, TableStatistics
 from tessera.catalog.v1 import securable_pb2

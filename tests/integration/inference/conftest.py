@@ -8,8 +8,8 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from devstack import Stack
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from tests.integration.inference.serving import Serving, open_serving
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import tritonclient.grpc.aio as triton
 
-from services.inference.adapters.triton_models import TritonModels
+from services.inference.adapters.triton.models import TritonModels
 from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.runtime_options import RuntimeOptions
 from services.inference.domain.signature import parse_manifest

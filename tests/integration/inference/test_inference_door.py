@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
 from tests.certificates import Authorities, made_authorities
 from tests.helpers import eventually

@@ -16,7 +16,7 @@ import safetensors.numpy
 import torch
 import tritonclient.grpc.aio as triton
 
-from services.inference.adapters.triton_models import TritonModels
+from services.inference.adapters.triton.models import TritonModels
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import ModelNotServable
 from services.inference.runtime.bundle import make_bundle

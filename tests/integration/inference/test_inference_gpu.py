@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.signature import parse_manifest
 from services.inference.gateway.wire import text_field

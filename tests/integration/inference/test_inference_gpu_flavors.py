@@ -14,7 +14,7 @@ import safetensors.numpy
 import torch
 import tritonclient.grpc.aio as triton
 
-from services.inference.adapters.triton_models import TritonModels
+from services.inference.adapters.triton.models import TritonModels
 from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.errors import ModelNotServable

@@ -11,8 +11,8 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferInput, service_pb2
 
 from devstack import Stack
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import InvalidInference

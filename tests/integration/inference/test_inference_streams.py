@@ -15,8 +15,8 @@ import tritonclient.grpc as blocking
 from tritonclient.grpc import aio, service_pb2
 
 from devstack import Stack
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.errors import ModelFailed, RuntimeUnavailable
 from services.inference.gateway.descriptions import Descriptions

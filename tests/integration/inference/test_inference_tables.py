@@ -11,7 +11,7 @@ import pytest
 
 from devstack import Stack
 from services.inference.adapters.clickhouse import VALUES_NOT_TYPED, ClickHousePayloads
-from services.inference.adapters.memory_rows import InMemoryPayloads
+from services.inference.adapters.memory import InMemoryPayloads
 from services.inference.domain.bodies import Side, StoredBody
 from services.inference.domain.canary import Sight
 from services.inference.domain.endpoint import InferenceTable

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.triton_models import TritonModels
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import (
     InferenceTimeout,

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.inference.adapters.triton_wire import TritonWire
+from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire import frames
 from services.inference.adapters.wire.connection import CallFailed, WireConnection
 from services.inference.adapters.wire.frames import HeaderBlocks, ProtocolError

@@ -9,11 +9,12 @@ from typing import Any
 from services.inference.adapters.memory import (
     InMemoryBundles,
     InMemoryEndpoints,
+    InMemoryModels,
+    InMemoryPayloads,
     InMemoryRuntime,
     InMemorySecrets,
+    InMemoryTables,
 )
-from services.inference.adapters.memory_catalog import InMemoryModels, InMemoryTables
-from services.inference.adapters.memory_rows import InMemoryPayloads
 from services.inference.domain.endpoint import Endpoint, EntityRequest
 from services.inference.gateway.routing import RouteTable
 from services.inference.handlers.changes import Changes

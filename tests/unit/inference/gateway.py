@@ -12,8 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.trace import Tracer
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory import InMemoryBudgets, InMemoryRuntime
-from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.adapters.memory import InMemoryBudgets, InMemoryCapture, InMemoryRuntime
 from services.inference.domain.endpoint import Endpoint
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.hold import RuntimeHold

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.inference.adapters.rows import config_row, config_value, endpoint_row
+from services.inference.adapters.sql.rows import config_row, config_value, endpoint_row
 from services.inference.domain.endpoint import Endpoint, UpdateState
 from services.inference.domain.entity_rules import check_entities
 from services.inference.domain.environment import SecretReference, secret_reference

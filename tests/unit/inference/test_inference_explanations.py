@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.adapters.memory import InMemoryEndpoints
-from services.inference.adapters.memory_catalog import InMemoryModels, InMemoryOrigins
-from services.inference.adapters.memory_rows import InMemoryPayloads
+from services.inference.adapters.memory import (
+    InMemoryEndpoints,
+    InMemoryModels,
+    InMemoryOrigins,
+    InMemoryPayloads,
+)
 from services.inference.convert.explanations import explanation_message
 from services.inference.domain.endpoint import Endpoint, InferenceTable
 from services.inference.domain.explanation import (

@@ -9,7 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.adapters.memory import InMemoryCapture
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull
 from services.inference.errors import ModelFailed, ModelNotLoaded
 from services.inference.gateway import records

@@ -8,8 +8,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from services.inference.adapters.memory import InMemoryEndpoints
-from services.inference.adapters.memory_rows import InMemoryPayloads
+from services.inference.adapters.memory import InMemoryEndpoints, InMemoryPayloads
 from services.inference.domain.bodies import Side, body_key, days_over
 from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.settings import EndpointSettings

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from services.inference.adapters.bundles import FileBundles
-from services.inference.adapters.rows import config_row, config_value
+from services.inference.adapters.sql.rows import config_row, config_value
 from services.inference.convert.endpoints import config_message, entity_requests
 from services.inference.convert.runtime import runtime_message, runtime_options
 from services.inference.domain.endpoint import Device, Endpoint, InstanceGroup

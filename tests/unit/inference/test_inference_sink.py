@@ -12,8 +12,7 @@ import orjson
 import pytest
 from google.protobuf import json_format
 
-from services.inference.adapters.memory import InMemoryEndpoints
-from services.inference.adapters.memory_rows import InMemoryPayloads
+from services.inference.adapters.memory import InMemoryEndpoints, InMemoryPayloads
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.errors import StoreUnavailable
 from services.inference.sink import writer, written

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.memory_rows import InMemoryCapture
+from services.inference.adapters.memory import InMemoryCapture
 from services.inference.domain.endpoint import Endpoint
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.settings import EndpointSettings, WhenSpoolFull

@@ -11,10 +11,10 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.adapters.memory import (
     InMemoryBudgets,
+    InMemoryCapture,
     InMemoryProcess,
     InMemoryReplacements,
 )
-from services.inference.adapters.memory_rows import InMemoryCapture
 from services.inference.domain.settings import EndpointSettings
 from services.inference.errors import ModelNotLoaded, RuntimeUnavailable
 from services.inference.gateway.dispatch import Dispatcher

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from services.inference.adapters.sql import REPLACEMENT, REPLACEMENT_FOLLOWER
+from services.inference.adapters.sql.tables import REPLACEMENT, REPLACEMENT_FOLLOWER
 from tessera_kit.store.sql import Database, UnitOfWork
 
 __all__ = ["SqlReplacements"]

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from services.inference.adapters.sql import RATE_WINDOW
+from services.inference.adapters.sql.tables import RATE_WINDOW
 from tessera_kit.store.sql import Database, UnitOfWork
 
 __all__ = ["SqlBudgets"]

@@ -1,4 +1,4 @@
-"""Inference's own database: SQLite or PostgreSQL through SQLAlchemy."""
+"""Endpoints, their configurations and their tables in inference's database."""
 
 from __future__ import annotations
 
@@ -10,112 +10,25 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.inference.adapters.rows import (
+from services.inference.adapters.sql.rows import (
     config_row,
     config_value,
     endpoint_row,
     endpoint_value,
 )
+from services.inference.adapters.sql.tables import (
+    CONFIG,
+    ENDPOINT,
+    INFERENCE_TABLE,
+    PAYLOAD_TABLE,
+)
 from services.inference.domain.bodies import PayloadTable
 from services.inference.domain.endpoint import Endpoint, EndpointConfig, InferenceTable
 from services.inference.errors import EndpointExists, EndpointNotFound, StaleEtag
 from tessera_kit.bus.event import Event
-from tessera_kit.bus.tables import outbox_tables
 from tessera_kit.store.sql import Database, UnitOfWork
 
-__all__ = ["METADATA", "RATE_WINDOW", "REPLACEMENT", "REPLACEMENT_FOLLOWER", "SqlEndpoints"]
-
-METADATA = sa.MetaData()
-outbox_tables(METADATA)
-
-_ENDPOINT = sa.Table(
-    "endpoint",
-    METADATA,
-    sa.Column("endpoint_id", sa.String(36), primary_key=True),
-    sa.Column("name", sa.String(128), nullable=False, unique=True),
-    sa.Column("comment", sa.Text, nullable=False),
-    sa.Column("table_prefix", sa.String(128), nullable=False),
-    sa.Column("table_full_name", sa.String(512), nullable=False),
-    sa.Column("table_database", sa.String(255), nullable=False),
-    sa.Column("table_name", sa.String(255), nullable=False),
-    sa.Column("created_by", sa.String(128), nullable=False),
-    sa.Column("request_id", sa.String(64), nullable=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("updated_at", sa.BigInteger, nullable=False),
-    sa.Column("etag", sa.String(64), nullable=False),
-    sa.Column("config_version", sa.BigInteger, nullable=True),
-    sa.Column("pending_version", sa.BigInteger, nullable=True),
-    sa.Column("last_config_version", sa.BigInteger, nullable=False),
-    sa.Column("update_state", sa.String(32), nullable=False),
-    sa.Column("update_message", sa.Text, nullable=False),
-    sa.Column("settings", sa.Text, nullable=False),
-    sa.Column("canary", sa.Text, nullable=True),
-    sa.UniqueConstraint("created_by", "request_id", name="uq_endpoint_request"),
-)
-
-_CONFIG = sa.Table(
-    "endpoint_config",
-    METADATA,
-    sa.Column(
-        "endpoint_id",
-        sa.String(36),
-        sa.ForeignKey("endpoint.endpoint_id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
-    sa.Column("version", sa.BigInteger, primary_key=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("entities", sa.Text, nullable=False),
-    sa.Column("rollback_of", sa.BigInteger, nullable=False),
-    sa.Column("traffic", sa.Text, nullable=False),
-    sa.Column("ready_at", sa.BigInteger, nullable=True),
-)
-
-_TABLE = sa.Table(
-    "inference_table",
-    METADATA,
-    sa.Column("endpoint", sa.String(128), primary_key=True),
-    sa.Column("full_name", sa.String(512), nullable=False),
-    sa.Column("database_name", sa.String(255), nullable=False),
-    sa.Column("table_name", sa.String(255), nullable=False),
-)
-
-
-_TABLE_BY_ID = sa.Table(
-    "payload_table",
-    METADATA,
-    sa.Column("endpoint_id", sa.String(36), primary_key=True),
-    sa.Column("endpoint", sa.String(128), nullable=False),
-    sa.Column("full_name", sa.String(512), nullable=False),
-    sa.Column("database_name", sa.String(255), nullable=False),
-    sa.Column("table_name", sa.String(255), nullable=False),
-    sa.Column("retention_days", sa.BigInteger, nullable=False),
-)
-
-
-RATE_WINDOW = sa.Table(
-    "rate_window",
-    METADATA,
-    sa.Column("endpoint_id", sa.String(36), primary_key=True),
-    sa.Column("budget", sa.String(255), primary_key=True),
-    sa.Column("started_at", sa.BigInteger, primary_key=True),
-    sa.Column("taken", sa.BigInteger, nullable=False),
-)
-"""Of `adapters.sql_budgets`."""
-
-REPLACEMENT = sa.Table(
-    "replacement",
-    METADATA,
-    sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
-    sa.Column("process", sa.String(64), nullable=False),
-    sa.Column("until", sa.BigInteger, nullable=False),
-)
-REPLACEMENT_FOLLOWER = sa.Table(
-    "replacement_follower",
-    METADATA,
-    sa.Column("process", sa.String(64), primary_key=True),
-    sa.Column("is_drained", sa.Boolean, nullable=False),
-)
-"""Of `adapters.sql_replacements`, both."""
+__all__ = ["SqlEndpoints"]
 
 
 class SqlEndpoints:
@@ -145,15 +58,15 @@ class SqlEndpoints:
         if not request_id:
             return None
         found = await self._select(
-            sa.select(_ENDPOINT).where(
-                _ENDPOINT.c.created_by == principal, _ENDPOINT.c.request_id == request_id
+            sa.select(ENDPOINT).where(
+                ENDPOINT.c.created_by == principal, ENDPOINT.c.request_id == request_id
             )
         )
         return found[0] if found else None
 
     async def get(self, name: str) -> Endpoint:
         """Read an endpoint."""
-        found = await self._select(sa.select(_ENDPOINT).where(_ENDPOINT.c.name == name))
+        found = await self._select(sa.select(ENDPOINT).where(ENDPOINT.c.name == name))
         if not found:
             raise EndpointNotFound(f"there is no endpoint {name!r}")
         return found[0]
@@ -161,24 +74,22 @@ class SqlEndpoints:
     async def page(self, after: str, limit: int) -> Sequence[Endpoint]:
         """Endpoints with names above `after`, by name."""
         return await self._select(
-            sa.select(_ENDPOINT)
-            .where(_ENDPOINT.c.name > after)
-            .order_by(_ENDPOINT.c.name)
+            sa.select(ENDPOINT)
+            .where(ENDPOINT.c.name > after)
+            .order_by(ENDPOINT.c.name)
             .limit(limit)
         )
 
     async def all(self) -> Sequence[Endpoint]:
         """Every endpoint, by name."""
-        return await self._select(sa.select(_ENDPOINT).order_by(_ENDPOINT.c.name))
+        return await self._select(sa.select(ENDPOINT).order_by(ENDPOINT.c.name))
 
     async def save(self, endpoint: Endpoint, read_etag: str, tells: Sequence[Event]) -> None:
         """Store a changed endpoint."""
         async with UnitOfWork(self._database) as uow:
             result = await uow.session.execute(
-                sa.update(_ENDPOINT)
-                .where(
-                    _ENDPOINT.c.endpoint_id == endpoint.endpoint_id, _ENDPOINT.c.etag == read_etag
-                )
+                sa.update(ENDPOINT)
+                .where(ENDPOINT.c.endpoint_id == endpoint.endpoint_id, ENDPOINT.c.etag == read_etag)
                 .values(**endpoint_row(endpoint))
             )
             _check_changed(result, endpoint)
@@ -192,20 +103,20 @@ class SqlEndpoints:
         self, endpoint_id: str, below: int | None, limit: int
     ) -> Sequence[EndpointConfig]:
         """Configurations of an endpoint, the newest first."""
-        query = sa.select(_CONFIG).where(_CONFIG.c.endpoint_id == endpoint_id)
+        query = sa.select(CONFIG).where(CONFIG.c.endpoint_id == endpoint_id)
         if below is not None:
-            query = query.where(_CONFIG.c.version < below)
+            query = query.where(CONFIG.c.version < below)
         async with self._database.sessions() as session:
-            found = await session.execute(query.order_by(_CONFIG.c.version.desc()).limit(limit))
+            found = await session.execute(query.order_by(CONFIG.c.version.desc()).limit(limit))
         return [config_value(row) for row in found.mappings()]
 
     async def delete(self, endpoint: Endpoint, tells: Sequence[Event]) -> None:
         """Delete the endpoint; the place of its table stays known."""
         async with UnitOfWork(self._database) as uow:
             result = await uow.session.execute(
-                sa.delete(_ENDPOINT).where(
-                    _ENDPOINT.c.endpoint_id == endpoint.endpoint_id,
-                    _ENDPOINT.c.etag == endpoint.etag,
+                sa.delete(ENDPOINT).where(
+                    ENDPOINT.c.endpoint_id == endpoint.endpoint_id,
+                    ENDPOINT.c.etag == endpoint.etag,
                 )
             )
             _check_changed(result, endpoint)
@@ -215,10 +126,10 @@ class SqlEndpoints:
 
     async def table_of(self, endpoint: str, endpoint_id: str = "") -> InferenceTable | None:
         """The table of an endpoint; None when there never was one."""
-        table = _TABLE_BY_ID if endpoint_id else _TABLE
+        table = PAYLOAD_TABLE if endpoint_id else INFERENCE_TABLE
         query = sa.select(table).where(table.c.endpoint == endpoint)
         if endpoint_id:
-            query = query.where(_TABLE_BY_ID.c.endpoint_id == endpoint_id)
+            query = query.where(PAYLOAD_TABLE.c.endpoint_id == endpoint_id)
         async with self._database.sessions() as session:
             row = (await session.execute(query)).first()
         if row is None:
@@ -228,22 +139,22 @@ class SqlEndpoints:
     async def table_named(self, full_name: str) -> PayloadTable | None:
         """The table of that full name, the newest if there were several."""
         # Ids of version 7 are in the order of their making.
-        newest = _TABLE_BY_ID.c.endpoint_id.desc()
-        query = sa.select(_TABLE_BY_ID).where(_TABLE_BY_ID.c.full_name == full_name)
+        newest = PAYLOAD_TABLE.c.endpoint_id.desc()
+        query = sa.select(PAYLOAD_TABLE).where(PAYLOAD_TABLE.c.full_name == full_name)
         found = await self._payload_tables(query.order_by(newest).limit(1))
         return found[0] if found else None
 
     async def payload_tables(self, endpoint: str = "") -> Sequence[PayloadTable]:
         """Every table, the newest endpoint's first."""
-        query = sa.select(_TABLE_BY_ID).order_by(_TABLE_BY_ID.c.endpoint_id.desc())
+        query = sa.select(PAYLOAD_TABLE).order_by(PAYLOAD_TABLE.c.endpoint_id.desc())
         if endpoint:
-            query = query.where(_TABLE_BY_ID.c.endpoint == endpoint)
+            query = query.where(PAYLOAD_TABLE.c.endpoint == endpoint)
         return await self._payload_tables(query)
 
     async def expiring_tables(self) -> Sequence[PayloadTable]:
         """The tables that do not keep their rows for ever."""
         return await self._payload_tables(
-            sa.select(_TABLE_BY_ID).where(_TABLE_BY_ID.c.retention_days > 0)
+            sa.select(PAYLOAD_TABLE).where(PAYLOAD_TABLE.c.retention_days > 0)
         )
 
     async def _payload_tables(self, query: sa.Select[Any]) -> list[PayloadTable]:
@@ -261,21 +172,23 @@ class SqlEndpoints:
 
     async def _insert(self, session: AsyncSession, endpoint: Endpoint, request_id: str) -> None:
         await session.execute(
-            sa.insert(_ENDPOINT).values(**endpoint_row(endpoint), request_id=request_id or None)
+            sa.insert(ENDPOINT).values(**endpoint_row(endpoint), request_id=request_id or None)
         )
         for config in _configs_of(endpoint):
             await self._put_config(session, endpoint.endpoint_id, config)
         table = endpoint.table
-        await session.execute(sa.delete(_TABLE).where(_TABLE.c.endpoint == endpoint.name))
+        await session.execute(
+            sa.delete(INFERENCE_TABLE).where(INFERENCE_TABLE.c.endpoint == endpoint.name)
+        )
         place = {
             "endpoint": endpoint.name,
             "full_name": table.full_name,
             "database_name": table.database,
             "table_name": table.table,
         }
-        await session.execute(sa.insert(_TABLE).values(**place))
+        await session.execute(sa.insert(INFERENCE_TABLE).values(**place))
         await session.execute(
-            sa.insert(_TABLE_BY_ID).values(
+            sa.insert(PAYLOAD_TABLE).values(
                 **place,
                 endpoint_id=endpoint.endpoint_id,
                 retention_days=endpoint.settings.retention_days,
@@ -287,12 +200,15 @@ class SqlEndpoints:
     ) -> None:
         row = config_row(endpoint_id, config)
         updated = await session.execute(
-            sa.update(_CONFIG)
-            .where(_CONFIG.c.endpoint_id == endpoint_id, _CONFIG.c.version == config.version)
+            sa.update(CONFIG)
+            .where(
+                CONFIG.c.endpoint_id == endpoint_id,
+                CONFIG.c.version == config.version,
+            )
             .values(entities=row["entities"], traffic=row["traffic"], ready_at=row["ready_at"])
         )
         if cast("sa.CursorResult[Any]", updated).rowcount == 0:
-            await session.execute(sa.insert(_CONFIG).values(**row))
+            await session.execute(sa.insert(CONFIG).values(**row))
 
     async def _select(self, query: sa.Select[Any]) -> list[Endpoint]:
         async with self._database.sessions() as session:
@@ -313,8 +229,8 @@ class SqlEndpoints:
             if version is not None
         ]
         if wanted:
-            key = sa.tuple_(_CONFIG.c.endpoint_id, _CONFIG.c.version)
-            found = await session.execute(sa.select(_CONFIG).where(key.in_(wanted)))
+            key = sa.tuple_(CONFIG.c.endpoint_id, CONFIG.c.version)
+            found = await session.execute(sa.select(CONFIG).where(key.in_(wanted)))
             for row in found.mappings():
                 configs[row["endpoint_id"]][row["version"]] = config_value(row)
         return configs

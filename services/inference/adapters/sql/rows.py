@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from services.inference.adapters.canary_rows import canary_json, canary_value
+from services.inference.adapters.sql.canary_rows import canary_json, canary_value
 from services.inference.domain.endpoint import (
     Device,
     Endpoint,

@@ -9,8 +9,8 @@ from typing import Final
 
 import grpc
 
-from services.inference.adapters.triton_errors import runtime_error
-from services.inference.adapters.triton_streams import TritonStreams
+from services.inference.adapters.triton.errors import runtime_error
+from services.inference.adapters.triton.streams import TritonStreams
 from services.inference.adapters.wire.connection import CallFailed, CallRefused, WireConnection
 from services.inference.errors import InferenceTimeout
 from tessera_kit.tasks import detached_task

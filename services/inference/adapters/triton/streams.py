@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.triton_errors import runtime_error
+from services.inference.adapters.triton.errors import runtime_error
 from services.inference.errors import ModelFailed
 
 __all__ = ["TritonStreams"]
