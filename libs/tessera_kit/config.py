@@ -420,20 +420,11 @@ class TritonConfig:
 
     grpc_target: str
     """`host:port` of its gRPC door."""
-    http_url: str | None = None
-    """URL of its HTTP door."""
-    metrics_url: str | None = None
-    """URL of its Prometheus page."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_TRITON_{GRPC_TARGET,HTTP_URL,METRICS_URL}."""
-        env = Env.of(source)
-        return cls(
-            grpc_target=env.string("TESSERA_TRITON_GRPC_TARGET"),
-            http_url=env.string("TESSERA_TRITON_HTTP_URL", None),
-            metrics_url=env.string("TESSERA_TRITON_METRICS_URL", None),
-        )
+        """Read TESSERA_TRITON_GRPC_TARGET."""
+        return cls(Env.of(source).string("TESSERA_TRITON_GRPC_TARGET"))
 
 
 @dataclass(frozen=True, slots=True)

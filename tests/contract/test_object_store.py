@@ -384,7 +384,6 @@ class TestS3ObjectStore(ObjectStoreContract, UploadFileContract):
     @pytest.fixture
     async def store(self, stack: Stack) -> AsyncIterator[S3ObjectStore]:
         async with S3ObjectStore(S3Config.from_env(stack.environment)) as store:
-            await store.ensure_bucket()
             yield store
 
     async def test_a_stream_is_taken_no_faster_than_it_is_stored(

@@ -19,7 +19,6 @@ from devstack.clickhouse.errors import UNKNOWN_COMPRESSION_METHOD, QueryError
 
 SMALLEST_COMPRESSED = 1024
 """Bytes below which an answer is sent as it is."""
-LARGEST_CHUNK = 2**20
 
 
 class Decoder(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 # The codes that this server raises itself (names as in ClickHouse's ErrorCodes.cpp).
-CANNOT_PARSE_INPUT = 6
 UNKNOWN_FORMAT = 73
 NOT_IMPLEMENTED = 48
 BAD_ARGUMENTS = 36

@@ -138,14 +138,6 @@ class ClickHouse:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def ping(self) -> None:
-        """Ask for nothing, to see that the server answers.
-
-        Raises:
-            ClickHouseUnavailable: It does not.
-        """
-        await self.query("SELECT 1")
-
     async def query(
         self, sql: str, parameters: Parameters | None = None, settings: Settings | None = None
     ) -> QueryResult:
@@ -167,30 +159,6 @@ class ClickHouse:
             client = await self._connected()
             result = await client.query(sql, parameters=bound, settings=_plain(settings))
         return QueryResult(tuple(result.column_names), result.result_rows)
-
-    async def stream_rows(
-        self, sql: str, parameters: Parameters | None = None, settings: Settings | None = None
-    ) -> AsyncIterator[Sequence[Any]]:
-        """The rows of a SELECT as they arrive, with bounded memory; otherwise as `query`."""
-        bound = _bound(sql, parameters)
-        with _timed("stream"):
-            client = await self._connected()
-            async with await client.query_rows_stream(
-                sql, parameters=bound, settings=_plain(settings)
-            ) as rows:
-                async for row in rows:
-                    yield row
-
-    async def query_arrow(
-        self, sql: str, parameters: Parameters | None = None, settings: Settings | None = None
-    ) -> pa.Table:
-        """The whole result of a SELECT as an Arrow table; otherwise as `query`."""
-        bound = _bound(sql, parameters)
-        with _timed("query"):
-            client = await self._connected()
-            return await client.query_arrow(
-                sql, parameters=bound, settings=_plain(settings), use_strings=True
-            )
 
     async def stream_arrow(
         self, sql: str, parameters: Parameters | None = None, settings: Settings | None = None
@@ -225,22 +193,6 @@ class ClickHouse:
             ) as pieces:
                 async for piece in pieces:
                     yield piece
-
-    async def query_bytes(
-        self,
-        sql: str,
-        parameters: Parameters | None = None,
-        settings: Settings | None = None,
-        *,
-        format: str,  # ClickHouse's own word
-    ) -> bytes:
-        """The whole result of a SELECT in a format of ClickHouse's, as `Parquet` or `JSON`."""
-        bound = _bound(sql, parameters)
-        with _timed("query"):
-            client = await self._connected()
-            return await client.raw_query(
-                sql, parameters=bound, settings=_plain(settings), fmt=format
-            )
 
     async def command(
         self,

@@ -81,17 +81,6 @@ class S3ObjectStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def ensure_bucket(self) -> None:
-        """Make the bucket where it does not exist."""
-        client = await self._opened()
-        with _translated("the bucket"):
-            try:
-                await client.head_bucket(Bucket=self._config.bucket)
-            except ClientError as error:
-                if _status(error) != 404:
-                    raise
-                await client.create_bucket(Bucket=self._config.bucket)
-
     async def put(
         self, key: str, data: bytes | AsyncIterable[bytes], *, sha256: str = ""
     ) -> ObjectInfo:

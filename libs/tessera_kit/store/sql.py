@@ -127,16 +127,6 @@ class Database:
         finally:
             connection.close()
 
-    async def ping(self) -> None:
-        """Ask the database for nothing, to see that it answers.
-
-        Raises:
-            DatabaseUnavailable: It does not.
-            OSError: There is no server.
-        """
-        async with self.reader.connect() as connection:
-            await connection.execute(sa.text("SELECT 1"))
-
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()

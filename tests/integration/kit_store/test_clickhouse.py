@@ -160,23 +160,11 @@ async def test_arrow_goes_in_and_comes_out(client: ClickHouse) -> None:
         f"INSERT INTO {quote_identifier(table)} FORMAT ArrowStream", sink.getvalue().to_pybytes()
     )
     query = f"SELECT n, s FROM {quote_identifier(table)} ORDER BY n"
-    found = await client.query_arrow(query)
-    assert found.to_pydict() == data.to_pydict()
     batches = [
         batch async for batch in client.stream_arrow(query, settings={"max_block_size": 1000})
     ]
-    assert sum(batch.num_rows for batch in batches) == 10_000
-    assert (await client.query_bytes(query + " LIMIT 1", format="CSV")) == b'0,"row 0"\n'
-
-
-async def test_rows_stream_and_a_reader_may_stop_early(client: ClickHouse) -> None:
-    sql = "SELECT number FROM numbers({n:UInt64})"
-    seen = [row[0] async for row in client.stream_rows(sql, {"n": 100_000})]
-    assert seen == list(range(100_000))
-    stream = client.stream_rows(sql, {"n": 10**12})
-    assert [(await anext(stream))[0] for _ in range(3)] == [0, 1, 2]
-    await stream.aclose()  # type: ignore[attr-defined]
-    await client.ping()
+    assert len(batches) > 1
+    assert pa.Table.from_batches(batches).to_pydict() == data.to_pydict()
 
 
 @pytest.mark.parametrize(

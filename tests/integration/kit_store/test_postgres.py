@@ -183,7 +183,7 @@ async def test_a_cancelled_statement_is_cancelled_and_no_outage(database: Databa
 
 async def test_an_outage_of_the_server_passes(database: Database, url: str) -> None:
     async with Database(DatabaseConfig(url)) as other:
-        await database.ping()
+        assert await told(database) == 0
         async with other.engine.begin() as connection:
             await connection.execute(
                 sa.text(
@@ -191,7 +191,7 @@ async def test_an_outage_of_the_server_passes(database: Database, url: str) -> N
                     "WHERE datname = current_database() AND pid != pg_backend_pid()"
                 )
             )
-        await database.ping()
+        assert await told(database) == 0
 
 
 async def nothing_waits(database: Database) -> bool:

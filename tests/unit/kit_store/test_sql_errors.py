@@ -60,7 +60,7 @@ async def test_a_writer_that_is_taken_for_long_passes(file: Path) -> None:
 async def test_a_database_that_cannot_be_opened_passes(tmp_path: Path) -> None:
     async with database_in(tmp_path / "missing" / "test.db") as database:
         with pytest.raises(DatabaseUnavailable):
-            await database.ping()
+            await write(database, "a")
 
 
 async def test_what_stays_keeps_its_type(file: Path) -> None:
