@@ -27,7 +27,9 @@ from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, ShipperConfig, SinkConfig, SpoolConfig
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
-from services.inference.service import Outside, Service, build_service
+from services.inference.gateway_doors import build_gateway
+from services.inference.handlers.cases import Outside, Pace, UseCases, build_use_cases
+from services.inference.servicers import bindings
 from services.inference.sink.writer import PayloadSink
 from tessera_kit.bus.consumer import ConsumerRunner
 from tessera_kit.bus.continuity import Continuity
@@ -36,6 +38,7 @@ from tessera_kit.bus.producer import EventProducer
 from tessera_kit.clock import SystemClock
 from tessera_kit.rpc.catalog_authority import CatalogAuthority
 from tessera_kit.rpc.client import open_channel
+from tessera_kit.rpc.server import build_server
 from tessera_kit.rpc.serving import App, BackgroundTask
 from tessera_kit.rpc.watcher import GrantWatcher
 from tessera_kit.store.clickhouse import ClickHouse
@@ -72,11 +75,18 @@ async def build_app(config: Config) -> AsyncIterator[App]:
     await migrate(config.database.url, "inference")
     async with AsyncExitStack() as stack:
         engines = await _open(config, stack)
-        service = build_service(config, _outside(config, engines, stack))
-        await service.deployer.start()
+        outside = _outside(config, engines, stack)
+        cases = build_use_cases(
+            outside,
+            Pace(config.reconcile_seconds, config.idle_seconds, config.body_sweep_seconds),
+        )
+        door = partial(WireDoor, metrics=outside.metrics)
+        gateway = build_gateway(config, outside, cases, door)
+        control = build_server(config.rpc, bindings(cases), authenticator=engines.authority)
+        await cases.deployer.start()
         yield App(
-            (service.control, service.gateway, service.gateway_http),
-            (*service.background, *_background(config, engines, service)),
+            (control, *gateway.servers),
+            (*gateway.background, *_background(config, engines, cases)),
         )
 
 
@@ -131,7 +141,7 @@ def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outsid
         objects=engines.objects,
         authority=engines.authority,
         clock=SystemClock(),
-        open_door=partial(WireDoor, metrics=active_telemetry().metrics),
+        metrics=active_telemetry().metrics,
     )
 
 
@@ -144,15 +154,19 @@ def _spool(config: SpoolConfig, stack: AsyncExitStack) -> Spool:
     return spool
 
 
-def _background(config: Config, engines: _Engines, service: Service) -> Sequence[BackgroundTask]:
+def _background(config: Config, engines: _Engines, cases: UseCases) -> Sequence[BackgroundTask]:
     alerts = ConsumerRunner(
         config.kafka,
         group=ALERTS_GROUP,
-        handlers=alert_handlers(service.canaries),
+        handlers=alert_handlers(cases.canaries),
         unit_of_work=None,
         dead_letters=engines.producer,
     )
     return (
+        BackgroundTask("deployer", cases.deployer.run),
+        BackgroundTask("idle entities", cases.elastic.run),
+        BackgroundTask("canaries", cases.canaries.run),
+        BackgroundTask("bodies", cases.bodies.run),
         BackgroundTask("outbox", OutboxRelay(engines.database, engines.producer).run),
         BackgroundTask("alerts", alerts.run),
         BackgroundTask("grants", GrantWatcher(engines.authority, config.kafka).run),

@@ -20,18 +20,16 @@ from services.inference.convert.endpoints import (
 from services.inference.convert.explanations import explanation_message
 from services.inference.domain.bodies import Side
 from services.inference.domain.endpoint import Endpoint
-from services.inference.handlers.canaries import Canaries
-from services.inference.handlers.elastic import Elastic
-from services.inference.handlers.endpoints import EndpointHandlers, NewEndpoint
-from services.inference.handlers.explanations import Explanations
-from services.inference.handlers.payloads import Payloads
+from services.inference.handlers.cases import UseCases
+from services.inference.handlers.endpoints import NewEndpoint
 from tessera.inference.v1 import endpoint_pb2
 from tessera.inference.v1 import inference_service_pb2 as pb
-from tessera.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from tessera.inference.v1 import inference_service_pb2_grpc as rpc
 from tessera_kit.rpc.identity import current_principal
 from tessera_kit.rpc.pages import decode_page_token, encode_page_token, page_size
+from tessera_kit.rpc.server import Binding
 
-__all__ = ["InferenceServicer"]
+__all__ = ["InferenceServicer", "bindings"]
 
 _PAGE_SCOPE: Final = "inference.endpoints"
 _CONFIG_SCOPE: Final = "inference.configs"
@@ -40,22 +38,25 @@ _JSON: Final = pb.BODY_ENCODING_JSON
 _MESSAGE: Final = pb.BODY_ENCODING_OIP_V2_PROTOBUF
 
 
-class InferenceServicer(InferenceServiceServicer):
-    """Translates between the contract and the handlers."""
+def bindings(cases: UseCases) -> tuple[Binding, ...]:
+    """The service, with its servicer."""
+    name = "tessera.inference.v1.InferenceService"
+    return (Binding(rpc.add_InferenceServiceServicer_to_server, InferenceServicer(cases), name),)
 
-    def __init__(
-        self,
-        handlers: EndpointHandlers,
-        canaries: Canaries,
-        elastic: Elastic,
-        payloads: Payloads,
-        explanations: Explanations,
-    ) -> None:
-        self._handlers = handlers
-        self._canaries = canaries
-        self._elastic = elastic
-        self._payloads = payloads
-        self._explanations = explanations
+
+class InferenceServicer(rpc.InferenceServiceServicer):
+    """Translates between the contract and the handlers.
+
+    Args:
+        cases: Who does the work.
+    """
+
+    def __init__(self, cases: UseCases) -> None:
+        self._handlers = cases.endpoints
+        self._canaries = cases.canaries
+        self._elastic = cases.elastic
+        self._payloads = cases.payloads
+        self._explanations = cases.explanations
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: Any

@@ -18,7 +18,7 @@ SAME_NAMES = (
     "config.py",
     "domain",
     "errors.py",
-    "handlers",
+    "handlers/cases",
     "ports",
     "servicers",
     "convert/events",
