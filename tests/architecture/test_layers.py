@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,8 @@ SAME_NAMES = (
 )
 """What each service folder holds; a name without a suffix is a module or a package."""
 MOST_LINES = 600
+MOST_LINES_OF_A_FUNCTION = 55
+"""What fits on a screen; docstrings do not count, nor do migrations."""
 
 
 def modules(*folders: str) -> Iterator[Path]:
@@ -37,7 +41,8 @@ def modules(*folders: str) -> Iterator[Path]:
                 yield path
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Full names of all modules that a file imports, at its top or inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -46,7 +51,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 def violations(paths: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
@@ -117,6 +122,45 @@ def test_modules_are_small() -> None:
         if (lines := len(path.read_text().splitlines())) > MOST_LINES
     }
     assert long == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": lines
+        for path in modules("services", "libs", "infra")
+        if "migrations" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := _lines_of_code(node)) > MOST_LINES_OF_A_FUNCTION
+    }
+    assert long == {}
+
+
+def _lines_of_code(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    if ast.get_docstring(node) is None:
+        return lines
+    told = node.body[0]
+    return lines - (told.end_lineno or told.lineno) + told.lineno - 1
+
+
+def test_no_modules_import_each_other() -> None:
+    """Neither directly nor in a circle, nor for the sake of types."""
+    paths = {
+        _dotted(path): path for path in modules("services", "libs") if path.name != "__init__.py"
+    }
+    order = TopologicalSorter(
+        {
+            name: {found for found in imports(path) if found in paths and found != name}
+            for name, path in paths.items()
+        }
+    )
+    order.prepare()
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[1:] if parts[0] == "libs" else parts)
 
 
 def test_importing_a_module_does_nothing() -> None:

@@ -12,23 +12,33 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from services.inference.errors import InferenceTimeout, InvalidInference, ModelFailed
 from services.inference.gateway.forms import Fit, Form
 from services.inference.gateway.joining import join_requests, split_response
+from services.inference.ports import Runtime
 from tessera_kit.tasks import detached_task
 
-if TYPE_CHECKING:
-    from services.inference.gateway.records import Exchange
-    from services.inference.ports import Runtime
-
-__all__ = ["Gathering"]
+__all__ = ["Asked", "Gathering"]
 
 _LARGEST: Final = 32 << 10
 """Bytes of a request that is joined to others; the cost of a larger one is in its bytes."""
 _MOST_LANES: Final = 64
 _SHORTEST_SECONDS: Final = 0.001
+
+
+class Asked(Protocol):
+    """The part of `records.Exchange` that is used here."""
+
+    request: bytes
+    client_request_id: str
+    fit: Fit | None
+    """The known form of the request, where it has one."""
+    model_began: int
+    """When the model was asked, in nanoseconds of `perf_counter_ns`."""
+    queue_us: int
+    """Microseconds of waiting for a place."""
 
 
 class _Waiting:
@@ -37,7 +47,7 @@ class _Waiting:
     __slots__ = ("company", "exchange", "reply", "request", "until")
 
     def __init__(
-        self, exchange: Exchange, request: bytes, reply: asyncio.Future[bytes], until: float
+        self, exchange: Asked, request: bytes, reply: asyncio.Future[bytes], until: float
     ) -> None:
         self.exchange = exchange
         self.request = request
@@ -103,14 +113,12 @@ class Gathering:
         self._lanes: dict[Form, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def takes(self, exchange: Exchange) -> bool:
+    def takes(self, exchange: Asked) -> bool:
         """Whether a request may leave together with others."""
         fit = exchange.fit
         return fit is not None and len(exchange.request) <= _LARGEST and fit.form.joins
 
-    async def ask(
-        self, runtime: Runtime, exchange: Exchange, request: bytes, timeout: float
-    ) -> bytes:
+    async def ask(self, runtime: Runtime, exchange: Asked, request: bytes, timeout: float) -> bytes:
         """The serialised response to a request that `takes` took; see `Runtime.infer`.
 
         Args:
@@ -237,7 +245,7 @@ class Gathering:
                     group.create_task(ask(member))
 
 
-def _fit_of(exchange: Exchange) -> Fit:
+def _fit_of(exchange: Asked) -> Fit:
     if exchange.fit is None:
         raise ValueError("only requests of a known form leave together")
     return exchange.fit
