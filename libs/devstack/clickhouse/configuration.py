@@ -23,6 +23,9 @@ _SERVER = {
     "compiled_expression_cache_size": 32 * _MIB,
     "max_thread_pool_size": 256,
     "max_thread_pool_free_size": 16,
+    # The control group counts its other processes too: where the whole stack is in one, as in a
+    # container or a unit of systemd, the engine took their memory for its own and refused queries.
+    "memory_worker_use_cgroup": 0,
 }
 
 

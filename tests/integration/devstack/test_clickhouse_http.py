@@ -128,6 +128,14 @@ async def test_parameters_are_bound_by_the_server(client: Any) -> None:
     assert answer.result_rows[0][:3] == (nasty, [nasty, ""], None)
 
 
+async def test_only_its_own_memory_counts_against_its_bound(client: Any) -> None:
+    """In a container the control group holds the whole stack, many times the engine's bound."""
+    found = await client.query(
+        "SELECT value FROM system.server_settings WHERE name = 'memory_worker_use_cgroup'"
+    )
+    assert [tuple(row) for row in found.result_rows] == [("0",)]
+
+
 async def test_settings_hold_for_their_request_only(client: Any) -> None:
     query = "SELECT getSetting('max_threads'), getSetting('max_block_size')"
     usual = (await client.query(query)).result_rows
