@@ -284,18 +284,24 @@ async def test_what_was_there_before_listings_had_pages_keeps_its_place(tmp_path
     await migrate(url, "tracking", revision="2026_11_27_reviews")
     config = DatabaseConfig(url=url)
     kept = queue("Q"), replace(queue("R"), created_at=8)
-    async with Database(config) as database:
-        await with_experiments(SqlStore(database, InMemoryPoints()))
-        async with database.engine.begin() as connection:
-            for one in kept:
-                values = {"id": one.id, "key": one.key, "body": orjson.dumps(asdict(one)).decode()}
-                await connection.execute(
-                    sa.text(
-                        "INSERT INTO reviews (kind, id, experiment_id, name_key, body) "
-                        "VALUES ('queue', :id, '1', :key, :body)"
-                    ),
-                    values,
-                )
+    async with Database(config) as database, database.engine.begin() as connection:
+        # In words of then: today's tables have columns that this revision has not.
+        await connection.execute(
+            sa.text(
+                "INSERT INTO experiments (experiment_id, name, artifact_location, stage, "
+                "created_by, created_at, updated_at, etag) "
+                "VALUES ('1', '1', 's3://x', 'active', 'ada', 1, 1, 'e')"
+            )
+        )
+        for one in kept:
+            values = {"id": one.id, "key": one.key, "body": orjson.dumps(asdict(one)).decode()}
+            await connection.execute(
+                sa.text(
+                    "INSERT INTO reviews (kind, id, experiment_id, name_key, body) "
+                    "VALUES ('queue', :id, '1', :key, :body)"
+                ),
+                values,
+            )
     await migrate(url, "tracking")
     async with (
         Database(config) as database,

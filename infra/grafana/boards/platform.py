@@ -367,6 +367,18 @@ _WORK: Final = Row(
             unit="cps",
         ),
         Panel(
+            "Purged for good",
+            "Deleted experiments, runs and logged models that tracking removed over the time range.",
+            (
+                Prom(
+                    promql.increase(promql.total(names.TRACKING_PURGED), (names.KIND,)),
+                    "{{tessera_kind}}",
+                ),
+            ),
+            kind=Kind.STAT,
+            empty="0",
+        ),
+        Panel(
             "Training jobs",
             "Jobs that run now.",
             (Prom(promql.gauge(names.TRAINING_ACTIVE), "running"),),
