@@ -36,11 +36,13 @@ def start(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
-    # Safe between fork and exec: the supervisor has one thread, and this calls prctl only.
+    # Safe between fork and exec: the supervisor has one thread, and this calls the kernel only.
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the supervisor ended between fork and prctl
             os._exit(1)
+        if spec.niceness:
+            libc.nice(spec.niceness)
 
     with log.open("ab") as output:
         return subprocess.Popen(

@@ -14,7 +14,7 @@ from devstack.home import Home
 from devstack.ports import LOOPBACK
 from devstack.probes import kafka as kafka_probe
 from devstack.secrets import Credentials
-from devstack.spec import Kind, ProcessSpec
+from devstack.spec import BEHIND_ANSWERS, Kind, ProcessSpec
 
 NAME = "kafka"
 VERSION = "Tansu 0.6.0"
@@ -58,6 +58,7 @@ def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> Proc
             "AWS_SECRET_ACCESS_KEY": credentials.secret,
         },
         directory=home.root,
+        niceness=BEHIND_ANSWERS,
         probe=kafka_probe(LOOPBACK, ports["kafka"]),
         doors={"kafka": f"{LOOPBACK}:{ports['kafka']}"},
         after=frozenset({objectstore.NAME}),

@@ -22,6 +22,10 @@ class Kind(StrEnum):
     SERVICE = "service"
 
 
+BEHIND_ANSWERS = 10
+"""The niceness of engines that keep things: callers are answered before what follows is stored."""
+
+
 def nothing() -> None:
     """The preparation of a process that needs none."""
 
@@ -49,6 +53,8 @@ class ProcessSpec:
 
     It writes files and sweeps what a killed process left.
     """
+    niceness: int = 0
+    """How far it stands back while the machine is busy, as of `nice(2)`."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     """Seconds between the stop signal and SIGKILL."""

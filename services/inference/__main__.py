@@ -11,7 +11,7 @@ from services.inference.config import Config, ShipperConfig, SinkConfig
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
-_NICENESS = 5
+_NICENESS = 10
 """Where all run on one machine that is busy, requests come before their rows."""
 
 

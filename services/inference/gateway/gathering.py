@@ -147,8 +147,10 @@ class Gathering:
             return await member.reply
         finally:
             timer.cancel()
-            if member.company is not None:
-                member.company.lose_one()
+            # Neither keeps the other: what many requests leave to the cyclic collector stops all.
+            company, member.company = member.company, None
+            if company is not None:
+                company.lose_one()
 
     def _lane(self, form: Form) -> _Lane:
         lane = self._lanes.get(form)

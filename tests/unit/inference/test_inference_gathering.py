@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any, Final
 
 import numpy as np
@@ -273,3 +274,26 @@ async def test_many_forms_leave_no_lanes_behind(callers: Callers, runtime: Doubl
     for _ in range(300):
         assert await callers.ask(1, form=form_of()) == [2]
     assert len(callers.gathering._lanes) <= 64
+
+
+async def test_requests_leave_nothing_to_the_cyclic_collector(
+    callers: Callers, runtime: Doubling
+) -> None:
+    async def together() -> None:
+        runtime.go.clear()
+        runtime.asked.clear()
+        tasks = [callers.ask(n) for n in range(1, 9)]
+        await callers.sent(1, 7)
+        runtime.go.set()
+        await asyncio.gather(*tasks)
+
+    await together()
+    gc.collect()
+    gc.disable()
+    try:
+        await together()
+        await asyncio.sleep(0)
+        left = gc.collect()
+    finally:
+        gc.enable()
+    assert left < 8
