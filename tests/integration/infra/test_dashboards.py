@@ -51,6 +51,7 @@ QUIET = {
     "platform / Training jobs",
     "platform / Training jobs that ended",
     "platform / Points that runs logged",
+    "platform / Purged for good",
     "platform / Warnings and errors logged",
     "serving / Duplicates and dead letters",
     "serving / Mirrored requests",

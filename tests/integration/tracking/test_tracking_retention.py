@@ -192,26 +192,30 @@ async def _some(count: Awaitable[int | None]) -> bool:
 
 
 async def purged_runs(stack: Stack, experiment_id: str) -> list[str]:
-    """The runs that events told of until they told of their experiment, each as often as told."""
+    """The runs that events told of until they told of their experiment, one for each event.
+
+    An event may come again after a kill, with the same id: whoever listens counts it once.
+    """
     topic = topic_for(tracking_events_pb2.RunPurged)
     consumer = AIOKafkaConsumer(
         topic.name, bootstrap_servers=stack.urls["kafka"], auto_offset_reset="earliest"
     )
-    told: list[str] = []
+    told: dict[bytes, str] = {}
     ended = False
     await consumer.start()
     try:
         async with asyncio.timeout(60):
             while not ended or len(told) < RUNS:
                 record = await consumer.getone()
-                kind = dict(record.headers)["ce_type"].decode()
+                headers = dict(record.headers)
+                kind = headers["ce_type"].decode()
                 if kind == tracking_events_pb2.RunPurged.DESCRIPTOR.full_name:
                     event = tracking_events_pb2.RunPurged.FromString(record.value)
                     if event.experiment_id == experiment_id:
-                        told.append(event.run_id)
+                        told[headers["ce_id"]] = event.run_id
                 elif kind == tracking_events_pb2.ExperimentPurged.DESCRIPTOR.full_name:
                     done = tracking_events_pb2.ExperimentPurged.FromString(record.value)
                     ended = ended or done.experiment_id == experiment_id
     finally:
         await consumer.stop()
-    return told
+    return list(told.values())

@@ -25,7 +25,7 @@ __all__ = ["PointCarrier"]
 
 _log = logging.getLogger(__name__)
 
-_BATCH_POINTS = 100_000
+_BATCH_POINTS = 50_000
 _BATCH_ROWS = 20_000
 _LIST = 500
 _LARGE = 50_000
@@ -85,9 +85,6 @@ class PointCarrier:
                 await asyncio.sleep(policy.delay(failures, 0.0) or self._interval)
                 continue
             failures = 0
-            if self._since_given_back >= _LARGE:
-                self._since_given_back = 0
-                await asyncio.to_thread(give_back_memory)
             await self._until_due()
 
     async def carry(self, run_ids: Collection[str] = ()) -> bool:
@@ -108,7 +105,10 @@ class PointCarrier:
             carried = sum(row.points for row in rows)
             self._carried.inc(carried)
             self._since_given_back += carried
-            return True
+        if self._since_given_back >= _LARGE:
+            self._since_given_back = 0
+            await asyncio.to_thread(give_back_memory)
+        return True
 
     async def forget(self, run_ids: Collection[str]) -> None:
         """Take the points of runs off the log, and keep none of them on the way."""
