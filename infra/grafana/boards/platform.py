@@ -368,7 +368,7 @@ _WORK: Final = Row(
         ),
         Panel(
             "Purged for good",
-            "Deleted experiments, runs and logged models that tracking removed over the time range.",
+            "Deleted experiments, runs and logged models that were removed, over the time range.",
             (
                 Prom(
                     promql.increase(promql.total(names.TRACKING_PURGED), (names.KIND,)),
