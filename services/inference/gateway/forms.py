@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.gateway.wire import text_field
 
-__all__ = ["Fit", "Form", "Forms", "Needs"]
+__all__ = ["WITHOUT_EFFECT", "Fit", "Form", "Forms", "Needs"]
 
 Needs: TypeAlias = tuple[int, ...]
 """What each input's raw contents must be: so many bytes, or where negative so many texts."""
@@ -19,8 +19,8 @@ Needs: TypeAlias = tuple[int, ...]
 _NAME, _VERSION, _ID = 1, 2, 3
 _LONGEST: Final = 2048
 _MOST: Final = 64
-_WITHOUT_EFFECT: Final = frozenset({"triton_enable_empty_final_response"})
-"""A parameter that has a meaning only for streams."""
+WITHOUT_EFFECT: Final = frozenset({"triton_enable_empty_final_response"})
+"""perf_analyzer sends it along; it has a meaning only for streams."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +102,7 @@ class Forms:
             return
         if len(self._forms) >= _MOST:
             self._forms.clear()
-        joins = rows > 0 and set(alone.parameters) <= _WITHOUT_EFFECT
+        joins = rows > 0 and set(alone.parameters) <= WITHOUT_EFFECT
         self._forms[form] = Form(needs, rows, alone, joins)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from services.inference.domain.datatypes import DATATYPES, Datatype
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.errors import InvalidInference
-from services.inference.gateway.forms import Fit, Forms
+from services.inference.gateway.forms import WITHOUT_EFFECT, Fit, Forms
 from tessera_kit.errors import FieldViolation
 
 __all__ = ["LONGEST_CLIENT_ID", "SEQUENCE_ID", "RequestRules", "sequence_of"]
@@ -25,8 +25,6 @@ SEQUENCE_ID: Final = "sequence_id"
 LONGEST_CLIENT_ID: Final = 512
 """Longest `id` that a caller may give a request, in characters."""
 _MOST_PARAMETERS: Final = 64
-_HARMLESS_PARAMETERS: Final = frozenset({"triton_enable_empty_final_response"})
-"""perf_analyzer sends it along; it has a meaning only for streams."""
 _TOLD_SIZE: Final = frozenset({"binary_data_size"})
 """KServe's client sends it along with raw contents, whose length says the same."""
 _RESERVED_PARAMETERS: Final = ("triton_", "sequence_", "shared_memory_", "binary_data")
@@ -252,7 +250,7 @@ def _parameters(parameters: Any, sequences: bool) -> Iterator[FieldViolation]:
     for name in parameters:
         if sequences and name in (SEQUENCE_ID, *_SEQUENCE_FLAGS):
             continue
-        if name.startswith(_RESERVED_PARAMETERS) and name not in _HARMLESS_PARAMETERS:
+        if name.startswith(_RESERVED_PARAMETERS) and name not in WITHOUT_EFFECT:
             yield FieldViolation(f"parameters[{name[:64]!r}]", "is not served")
 
 
