@@ -33,7 +33,7 @@ def fill_tessera(database: Path, experiment_id: str, count: int) -> None:
                     place = f"s3://bench/{run_id}"
                     yield (
                         *(no, run_id, experiment_id, f"run {number}", "FINISHED", at, at + 1),
-                        *(place, "active", 0, "admin", "e"),
+                        *(place, "active", 0, "admin", "e", None),
                     )
                 elif kind == "latest_metrics":
                     for key, value in enumerate(values):
@@ -43,7 +43,7 @@ def fill_tessera(database: Path, experiment_id: str, count: int) -> None:
                 else:
                     yield no, "team", team
 
-        for table, width in (("runs", 12), ("latest_metrics", 8), ("run_params", 3)):
+        for table, width in (("runs", 13), ("latest_metrics", 8), ("run_params", 3)):
             _insert(db, table, width, rows(table))
         _insert(db, "run_tags", 3, rows("run_tags"))
     db.close()
