@@ -47,9 +47,11 @@ class Spool:
         self._begun = BegunRecords(directory / "begun")
         self._file = -1
         self._lock = -1
-        self._head = Position(0, 0)
+        self._segment = self._end = 0
+        """Which segment is appended to, and its bytes."""
         self._shipped = Position(0, 0)
         self._sizes: dict[int, int] = {}
+        """Bytes of the segments that the bus has not all of; of the newest at the last look."""
         self._pending = 0
         """Bytes that waited for the bus at the last look, and what was appended since."""
 
@@ -93,24 +95,21 @@ class Spool:
             SpoolFull: No room is left, by the bound or on the disk; nothing was added.
         """
         header = frame_header(*parts)
-        size = len(header) + sum(map(len, parts))
+        size = HEADER_BYTES + sum(map(len, parts))
         if not self._has_room(size):
             raise _full()
-        segment, offset = self._head
-        if offset and offset + size > self._segment_bytes:
+        if self._end and self._end + size > self._segment_bytes:
             self._look()
-            self._begin_segment(segment + 1)
-            segment, offset = self._head
+            self._begin_segment(self._segment + 1)
         try:
             written = os.writev(self._file, (header, *parts))
         except OSError as error:
             written = 0
             _log.error("the spool cannot be written: %s", error)
         if written != size:
-            os.ftruncate(self._file, offset)
+            os.ftruncate(self._file, self._end)
             raise SpoolFull("the log of payloads has no room on disk", retry_after=_RETRY_SECONDS)
-        self._head = Position(segment, offset + size)
-        self._sizes[segment] = offset + size
+        self._end += size
         self._pending += size
 
     def begin(self, name: str, record: bytes) -> None:
@@ -146,12 +145,14 @@ class Spool:
         self._room += self._begun.drop(name)
 
     def _has_room(self, size: int) -> bool:
-        if self._pending + size > self._room:
-            self._look()
+        if self._pending + size <= self._room:
+            return True
+        self._look()
         return self._pending + size <= self._room
 
     def _look(self) -> None:
         """See what was shipped meanwhile."""
+        self._sizes[self._segment] = self._end
         self._shipped = self._folder.read_position()
         for segment in [number for number in self._sizes if number < self._shipped.segment]:
             del self._sizes[segment]
@@ -209,7 +210,7 @@ class Spool:
         if self._file >= 0:
             os.close(self._file)
         self._file = opened
-        self._head = Position(segment, 0)
+        self._segment, self._end = segment, 0
         self._sizes[segment] = 0
 
 

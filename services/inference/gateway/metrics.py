@@ -32,10 +32,11 @@ class GatewayMetrics:
         self.unlogged = metrics.counter(names.SPOOL_RECORDS).labels("refused")
         self.lost = metrics.counter(names.SPOOL_RECORDS).labels("lost")
         self.sampled_out = metrics.counter(names.SPOOL_RECORDS).labels("sampled out")
-        self.appended = metrics.counter(names.SPOOL_RECORDS).labels("appended")
+        self._appended = metrics.counter(names.SPOOL_RECORDS).labels("appended")
 
     def observe(self, exchange: Exchange, code: str) -> None:
-        """Count a request that has ended with the gRPC status `code`."""
+        """Count a request that has ended with the gRPC status `code`, and its record."""
+        self.count_kept(exchange)
         served = exchange.served
         # A name that is no endpoint's is the caller's own text: it must not become a label.
         endpoint = exchange.endpoint if exchange.route is not None else _UNKNOWN
@@ -53,6 +54,11 @@ class GatewayMetrics:
         durations.observe((perf_counter_ns() - exchange.began) / 1e9)
         if served is not None:
             model_durations.observe(exchange.execution_us / 1e6)
+
+    def count_kept(self, exchange: Exchange) -> None:
+        """Count an exchange's record, if there is one; its reply does not wait for that."""
+        if exchange.spool_ended:
+            self._appended.inc()
 
     def count_shadow(self, endpoint: str, entity: str, outcome: str) -> None:
         """Count a mirrored request: answered, failed, or dropped because of the bound."""

@@ -26,7 +26,7 @@ class Recorder:
     Args:
         capture: Keeps the records.
         routes: Tells which names are endpoints, as each has a table.
-        metrics: Where records are counted.
+        metrics: Where records that are not kept are counted.
     """
 
     def __init__(self, capture: Capture, routes: RouteTable, metrics: GatewayMetrics) -> None:
@@ -99,7 +99,6 @@ class Recorder:
             self._metrics.lost.inc()
             return
         exchange.spool_ended = perf_counter_ns()
-        self._metrics.appended.inc()
 
     def keep_failure(
         self, exchange: Exchange, status: int, message: str, reply: bytes = b""

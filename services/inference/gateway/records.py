@@ -10,7 +10,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT
 from services.inference.capture.frames import LARGEST_RECORD
 from services.inference.gateway.forms import Fit
 from services.inference.gateway.routing import Route, Served
-from services.inference.gateway.wire import bytes_head
+from services.inference.gateway.wire import bytes_head, numbers
 from tessera.events.v1 import inference_events_pb2
 
 __all__ = [
@@ -38,7 +38,12 @@ SHADOW: Final = inference_events_pb2.PAYLOAD_ROUTE_SHADOW
 FALLBACK: Final = inference_events_pb2.PAYLOAD_ROUTE_FALLBACK
 _REFUSED: Final = inference_events_pb2.PAYLOAD_ROUTE_REFUSED
 _REQUEST: Final = inference_events_pb2.PayloadRecord.REQUEST_FIELD_NUMBER
-_RESPONSE: Final = inference_events_pb2.PayloadRecord.RESPONSE_FIELD_NUMBER
+# Tags, as `numbers` writes them.
+_ROUTE: Final = inference_events_pb2.PayloadRecord.ROUTE_FIELD_NUMBER << 3
+_DURATION: Final = inference_events_pb2.PayloadRecord.DURATION_US_FIELD_NUMBER << 3
+_EXECUTION: Final = inference_events_pb2.PayloadRecord.EXECUTION_DURATION_US_FIELD_NUMBER << 3
+_RESPONSE: Final = inference_events_pb2.PayloadRecord.RESPONSE_FIELD_NUMBER << 3 | 2
+_KEPT_ALWAYS: Final = inference_events_pb2.PayloadRecord(sampling_fraction=1.0).SerializeToString()
 _PROTOCOL: Final = inference_events_pb2.PAYLOAD_ENCODING_OIP_V2_PROTOBUF
 LARGEST_BODY: Final = LARGEST_RECORD - (1 << 20)
 """Bytes of a request and its response that fit a record."""
@@ -110,8 +115,8 @@ class Exchange:
         """The sequence that the request belongs to, told apart from other callers'."""
         self.chunk_times_us: list[int] = []
         """When each response of a stream came, in microseconds after the request."""
-        self.head = b""
-        """The serialised part of its record that is known before the answer, without the body."""
+        self.head: tuple[bytes, ...] = ()
+        """What of its record is known before the answer, serialised, and the request's body."""
         self.reply_cut = False
         """Whether the response was too large to be put together."""
 
@@ -156,11 +161,16 @@ def make_head(exchange: Exchange) -> None:
     Done while the model computes, it does not keep the reply.
     """
     if not exchange.head:
-        exchange.head = _head_of(exchange)
+        kept = _kept_of(exchange)
+        fields = _known_of(exchange)
+        exchange.head = (fields + bytes_head(_REQUEST, len(kept)) if kept else fields, kept)
 
 
 def record_of(exchange: Exchange, response: bytes, status: int, message: str) -> tuple[bytes, ...]:
     """The serialised `tessera.events.v1.PayloadRecord` of an exchange that has ended, in parts.
+
+    The bodies are parts of their own: protobuf takes 2 ms to put 1 MB into a message. Of the usual
+    one only the few numbers that the answer brings are serialised here, as the reply waits for it.
 
     Args:
         exchange: The request, for an endpoint that has a table.
@@ -169,37 +179,27 @@ def record_of(exchange: Exchange, response: bytes, status: int, message: str) ->
         message: Public text of the failure; empty on success.
     """
     make_head(exchange)
-    record = inference_events_pb2.PayloadRecord(
-        duration_us=exchange.duration_us,
-        execution_duration_us=exchange.execution_us,
-        status_code=status,
-        status_message=message[: _LONGEST_TEXT["status_message"]],
-        sampling_fraction=1.0 if exchange.route is None else exchange.route.sampled,
-        route=exchange.leg if exchange.model_began else _REFUSED,
+    known, kept = exchange.head
+    if exchange.reply_cut or len(kept) + len(response) > LARGEST_BODY:
+        rest, response = _rest_of(exchange, status, message, RESPONSE_TOO_LARGE), b""
+    elif status or exchange.queue_us or exchange.failed or exchange.chunk_times_us:
+        rest = _rest_of(exchange, status, message)
+    else:
+        rest = b""
+    ended = numbers(
+        _ROUTE,
+        exchange.leg if exchange.model_began else _REFUSED,
+        _DURATION,
+        exchange.duration_us,
+        _EXECUTION,
+        exchange.execution_us,
+        _RESPONSE,
+        len(response),  # The response comes behind it.
     )
-    if exchange.route is not None:
-        record.config_version = exchange.route.config_version
-        record.endpoint_id = exchange.route.endpoint.endpoint_id
-    served = exchange.served
-    if served is not None:
-        record.served_entity = served.name
-        record.model_name = served.model_name
-        record.model_version = served.model_version
-    if exchange.queue_us:
-        record.queue_duration_us = exchange.queue_us
-    if exchange.failed:
-        record.failed_served_entities.extend(exchange.failed)
-    if exchange.chunk_times_us:
-        record.chunk_times_us.extend(exchange.chunk_times_us)
-    if exchange.reply_cut or len(_kept_of(exchange)) + len(response) > LARGEST_BODY:
-        record.logging_error_codes.append(RESPONSE_TOO_LARGE)
-        response = b""
-    # One message behind another is both of them merged.
-    known = exchange.head + record.SerializeToString()
-    return (known, *_body(_REQUEST, _kept_of(exchange)), *_body(_RESPONSE, response))
+    return known, kept, b"".join((*_asked_of(exchange), rest, ended)), response
 
 
-def _head_of(exchange: Exchange) -> bytes:
+def _known_of(exchange: Exchange) -> bytes:
     seconds, nanos = divmod(exchange.time_ns, 1_000_000_000)
     record = inference_events_pb2.PayloadRecord(
         tessera_request_id=exchange.request_id,
@@ -221,9 +221,25 @@ def _head_of(exchange: Exchange) -> bytes:
     return record.SerializeToString()
 
 
-def _body(field: int, body: bytes) -> tuple[bytes, ...]:
-    """A body as a field of a record, in pieces: protobuf takes 2 ms to put 1 MB into a message."""
-    return (bytes_head(field, len(body)), body) if body else ()
+def _asked_of(exchange: Exchange) -> tuple[bytes, bytes]:
+    """The fields that tell who was asked, at the end: it may be another one than was chosen."""
+    route, served = exchange.route, exchange.served
+    return (
+        _KEPT_ALWAYS if route is None else route.record_fields,
+        b"" if served is None else served.record_fields,
+    )
+
+
+def _rest_of(exchange: Exchange, status: int, message: str, *codes: str) -> bytes:
+    """The fields that the usual request has no values for."""
+    return inference_events_pb2.PayloadRecord(
+        status_code=status,
+        status_message=message[: _LONGEST_TEXT["status_message"]],
+        queue_duration_us=exchange.queue_us,
+        failed_served_entities=exchange.failed,
+        chunk_times_us=exchange.chunk_times_us,
+        logging_error_codes=codes,
+    ).SerializeToString()
 
 
 def _kept_of(exchange: Exchange) -> bytes:
@@ -241,15 +257,7 @@ def begun_record_of(exchange: Exchange) -> bytes:
 
 def asking_note_of(exchange: Exchange) -> bytes:
     """What is known more when an entity is asked: a PayloadRecord to merge into that one."""
-    record = inference_events_pb2.PayloadRecord(route=exchange.leg)
-    if exchange.route is not None:
-        record.config_version = exchange.route.config_version
-    served = exchange.served
-    if served is not None:
-        record.served_entity = served.name
-        record.model_name = served.model_name
-        record.model_version = served.model_version
-    return record.SerializeToString()
+    return b"".join((*_asked_of(exchange), numbers(_ROUTE, exchange.leg)))
 
 
 def answering_note_of(exchange: Exchange) -> bytes:

@@ -18,6 +18,7 @@ from services.inference.gateway.nap import Nap, Naps
 from services.inference.gateway.sequences import sequence_field
 from services.inference.gateway.validation import RequestRules
 from services.inference.gateway.wire import text_field
+from tessera.events.v1 import inference_events_pb2
 
 __all__ = ["Route", "RouteTable", "Served", "Shadow"]
 
@@ -42,6 +43,7 @@ class Served:
         "model_version",
         "name",
         "nap",
+        "record_fields",
         "reply_suffix",
         "request_suffix",
         "runtime_name",
@@ -62,6 +64,12 @@ class Served:
             _MODEL_VERSION, str(entity.model_version)
         )
         """What turns the runtime's response into the caller's."""
+        self.record_fields = inference_events_pb2.PayloadRecord(
+            served_entity=entity.name,
+            model_name=entity.model_name,
+            model_version=entity.model_version,
+        ).SerializeToString()
+        """What the record of each request says of it."""
         most = entity.max_concurrency
         self.shadow_bound = most or _SHADOWS
         """Most mirrored requests at once, where the entity is a shadow."""
@@ -163,6 +171,7 @@ class Route:
         "is_sticky",
         "limits",
         "max_rows",
+        "record_fields",
         "rules",
         "sampled",
         "shadows",
@@ -188,6 +197,8 @@ class Route:
         settings = endpoint.settings
         self.sampled = settings.sampling_fraction
         """Share of the requests that are kept."""
+        self.record_fields = _record_fields(endpoint, self.config_version)
+        """What the record of each request says of it."""
         self.counts_losses = settings.when_spool_full is WhenSpoolFull.COUNT
         """Whether requests are answered that cannot be kept."""
         self.limits = settings.rate_limits
@@ -310,3 +321,11 @@ class RouteTable:
         self._starting.discard(name)
         route = self._routes.pop(name, None)
         return () if route is None else route.entities
+
+
+def _record_fields(endpoint: Endpoint, config_version: int) -> bytes:
+    return inference_events_pb2.PayloadRecord(
+        config_version=config_version,
+        endpoint_id=endpoint.endpoint_id,
+        sampling_fraction=endpoint.settings.sampling_fraction,
+    ).SerializeToString()

@@ -98,4 +98,5 @@ class Shadows:
             self._recorder.keep_failure(exchange, status.code, status.message)
         finally:
             served.leave()
+            self._metrics.count_kept(exchange)
             self._metrics.count_shadow(exchange.endpoint, served.name, outcome)

@@ -6,7 +6,7 @@ end (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 
 from __future__ import annotations
 
-__all__ = ["bytes_head", "message_field", "text_field"]
+__all__ = ["bytes_head", "message_field", "numbers", "text_field"]
 
 
 def text_field(number: int, text: str) -> bytes:
@@ -42,15 +42,26 @@ def bytes_head(number: int, length: int) -> bytes:
         number: Field number.
         length: Bytes of the value.
     """
-    return _varint(number << 3 | 2) + _varint(length)
+    return numbers(number << 3 | 2, length)
+
+
+def numbers(*values: int) -> bytes:
+    """Numbers as they are written, one behind another: a field's tag and its value, or its length.
+
+    Args:
+        values: 0 and above; a tag is the field's number times 8, plus 2 where a length follows.
+
+    Raises:
+        ValueError: One is negative.
+    """
+    out = bytearray()
+    for value in values:
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
 
 
 def _varint(value: int) -> bytes:
-    if value <= 0x7F:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return bytes((value,)) if value <= 0x7F else numbers(value)
