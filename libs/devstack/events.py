@@ -26,7 +26,8 @@ class EventLog:
     ) -> None:
         """Records `event` with its facts.
 
-        Events: swept, started, healthy, unhealthy, killed, exited, restarting, stopping, stopped.
+        Events: swept, started, healthy, unhealthy, killed, exited, restarting, upkeep failed,
+        stopping, stopped.
         """
         known = {name: value for name, value in facts.items() if value is not None}
         line = {"time": timestamp(), "event": event, "process": process, **known}

