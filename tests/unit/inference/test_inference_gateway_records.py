@@ -79,6 +79,13 @@ async def test_a_route_changes_between_two_requests(
     assert [record.config_version for record in gateway.records] == [1, 2]
 
 
+def counted(gateway: Gateway, outcome: str) -> float | None:
+    """How many records came to that."""
+    return gateway.metrics.registry.get_sample_value(
+        "tessera_spool_records_total", {"tessera_outcome": outcome}
+    )
+
+
 SERVED = "inference/ModelInfer"
 
 
@@ -159,10 +166,8 @@ async def test_a_share_of_the_requests_is_kept_with_its_mirrors(
     # Six standard deviations of a binomial count.
     assert abs(len(kept) - 60) <= 39
     assert {record.sampling_fraction for record in gateway.records} == {0.3}
-    counted = gateway.metrics.registry.get_sample_value(
-        "tessera_spool_records_total", {"tessera_outcome": "sampled out"}
-    )
-    assert counted == 2 * (200 - len(kept))
+    assert counted(gateway, "sampled out") == 2 * (200 - len(kept))
+    await eventually(lambda: counted(gateway, "appended") == len(found))
 
 
 async def test_an_endpoint_may_answer_what_cannot_be_kept(
@@ -172,10 +177,8 @@ async def test_an_endpoint_may_answer_what_cannot_be_kept(
     gateway = Gateway(replace(make_endpoint(), settings=settings))
     gateway.recorder._capture = InMemoryCapture(room=10)
     await gateway.infer(make_request(), Context())
-    counted = gateway.metrics.registry.get_sample_value(
-        "tessera_spool_records_total", {"tessera_outcome": "lost"}
-    )
-    assert counted == 1
+    assert counted(gateway, "lost") == 1
+    assert counted(gateway, "appended") == 0
 
 
 async def test_records_tell_endpoints_of_one_name_apart(
