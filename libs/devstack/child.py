@@ -15,6 +15,8 @@ from devstack.spec import ProcessSpec
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_NICENESS = 10
+"""Of those that stand back, behind the others of the supervisor's session (decision 4)."""
 
 
 def become_subreaper() -> None:
@@ -33,16 +35,17 @@ def start(spec: ProcessSpec, log: Path) -> subprocess.Popen[bytes]:
     Raises:
         OSError: the executable cannot be run.
     """
-    libc = ctypes.CDLL(None)
+    prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
-    # Safe between fork and exec: the supervisor has one thread, and this calls the kernel only.
+    # Safe between fork and exec: it calls the kernel only and takes no lock, which a thread at a
+    # process's upkeep could have held.
     def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the supervisor ended between fork and prctl
             os._exit(1)
-        if spec.niceness:
-            libc.nice(spec.niceness)
+        if spec.stands_back:
+            os.nice(_NICENESS)
 
     with log.open("ab") as output:
         return subprocess.Popen(

@@ -16,7 +16,7 @@ from devstack.home import Home
 from devstack.ports import LOOPBACK
 from devstack.probes import kafka as kafka_probe
 from devstack.secrets import Credentials
-from devstack.spec import BEHIND_ANSWERS, Kind, ProcessSpec, Upkeep
+from devstack.spec import Kind, ProcessSpec, Upkeep
 from devstack.trim import Trimmer, TrimRules
 
 NAME = "kafka"
@@ -85,7 +85,7 @@ def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> Proc
             "AWS_SECRET_ACCESS_KEY": credentials.secret,
         },
         directory=home.root,
-        niceness=BEHIND_ANSWERS,
+        stands_back=True,
         probe=kafka_probe(LOOPBACK, ports["kafka"]),
         doors={"kafka": f"{LOOPBACK}:{ports['kafka']}"},
         after=frozenset({objectstore.NAME}),

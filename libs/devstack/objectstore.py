@@ -20,7 +20,7 @@ from devstack.ports import LOOPBACK
 from devstack.probes import NotReady, http_request
 from devstack.secrets import Credentials
 from devstack.sigv4 import sign
-from devstack.spec import BEHIND_ANSWERS, Kind, Probe, ProcessSpec
+from devstack.spec import Kind, Probe, ProcessSpec
 
 NAME = "objectstore"
 VERSION = "SeaweedFS 4.48"
@@ -71,7 +71,7 @@ def spec(home: Home, ports: Mapping[str, int], credentials: Credentials) -> Proc
             "TMPDIR": str(home.scratch(NAME)),
         },
         directory=home.root,
-        niceness=BEHIND_ANSWERS,
+        stands_back=True,
         probe=_bucket_probe(ports["s3"], credentials),
         doors={"s3": f"http://{LOOPBACK}:{ports['s3']}"},
         prepare=prepare,

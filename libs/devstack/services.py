@@ -32,6 +32,8 @@ class Service:
     """Its HTTP doors."""
     beside: str = ""
     """The process whose data it shares and brings away: one does not run without the other."""
+    stands_back: bool = False
+    """Whether requests come before what it does."""
 
     @property
     def metrics(self) -> str:
@@ -58,8 +60,10 @@ SERVICES: Mapping[str, Service] = {
         Service("tracking", "tracking", grpc=("tracking",), http=("tracking-http",)),
         Service("training", "training", grpc=("training",)),
         Service("inference", "inference", grpc=("inference", "gateway"), http=("gateway-http",)),
-        Service("inference-shipper", "inference", ("shipper",), beside="inference"),
-        Service("inference-sink", "inference", ("sink",)),
+        Service(
+            "inference-shipper", "inference", ("shipper",), beside="inference", stands_back=True
+        ),
+        Service("inference-sink", "inference", ("sink",), stands_back=True),
         Service("monitoring", "monitoring", grpc=("monitoring",)),
     )
 }
@@ -94,6 +98,7 @@ def spec(
         after=frozenset(after),
         outlives=service.beside,
         prepare=prepare,
+        stands_back=service.stands_back,
         stop_seconds=20.0,
     )
 

@@ -22,10 +22,6 @@ class Kind(StrEnum):
     SERVICE = "service"
 
 
-BEHIND_ANSWERS = 10
-"""The niceness of engines that keep things: callers are answered before what follows is stored."""
-
-
 def nothing() -> None:
     """The preparation of a process that needs none."""
 
@@ -62,8 +58,8 @@ class ProcessSpec:
 
     It writes files and sweeps what a killed process left.
     """
-    niceness: int = 0
-    """How far it stands back while the machine is busy, as of `nice(2)`."""
+    stands_back: bool = False
+    """Whether callers are answered before it goes on, where all run on one machine that is busy."""
     upkeep: Upkeep | None = field(default=None, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0

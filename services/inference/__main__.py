@@ -11,19 +11,14 @@ from services.inference.config import Config, ShipperConfig, SinkConfig
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
-_NICENESS = 10
-"""Where all run on one machine that is busy, requests come before their rows."""
-
 
 async def main(arguments: list[str]) -> None:
     """Run one of the three processes until SIGTERM."""
     if arguments == ["shipper"]:
-        os.nice(_NICENESS)
         shipper = ShipperConfig.from_env(os.environ)
         async with telemetry(shipper.telemetry, "inference-shipper"), build_shipper(shipper) as app:
             await serve(app.servers, app.background)
     elif arguments == ["sink"]:
-        os.nice(_NICENESS)
         sink = SinkConfig.from_env(os.environ)
         async with telemetry(sink.telemetry, "inference-sink"), build_sink(sink) as app:
             await serve(app.servers, app.background)

@@ -17,7 +17,7 @@ from devstack.home import Home
 from devstack.ports import LOOPBACK
 from devstack.probes import http
 from devstack.secrets import Credentials
-from devstack.spec import BEHIND_ANSWERS, Kind, ProcessSpec
+from devstack.spec import Kind, ProcessSpec
 
 NAME = "clickhouse"
 VERSION = "ClickHouse 26.9 (chDB)"
@@ -58,7 +58,7 @@ def spec(home: Home, ports: Mapping[str, int], _: Credentials) -> ProcessSpec:
         ),
         environment=environment,
         directory=home.root,
-        niceness=BEHIND_ANSWERS,
+        stands_back=True,
         probe=http(LOOPBACK, ports["clickhouse"], "/ping", expect=b"Ok."),
         doors={"clickhouse": f"http://{LOOPBACK}:{ports['clickhouse']}"},
         prepare=prepare,

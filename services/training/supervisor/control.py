@@ -46,7 +46,7 @@ class Plan:
     """Between SIGTERM and SIGKILL."""
     log_limit_bytes: int
     nice: int
-    """Added to the processes' niceness."""
+    """Added to the processes' niceness; that of their session beside others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,15 @@ import psutil
 
 from services.training.supervisor.control import Plan
 
-__all__ = ["Rank", "become_reaper", "end_descendants", "free_port", "resident_mib", "start_rank"]
+__all__ = [
+    "Rank",
+    "become_reaper",
+    "end_descendants",
+    "free_port",
+    "nice_session",
+    "resident_mib",
+    "start_rank",
+]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -109,6 +117,23 @@ def _set_up(nice: int) -> None:
     # When memory runs out, the job goes and not the platform.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800", "ascii")
+
+
+def nice_session(niceness: int) -> bool:
+    """Give this process's session a niceness beside other sessions; False: not now, ask again.
+
+    Kernels with autogroups (sched(7), the default of most distributions) share the processors out
+    among sessions first; there nice(2) counts within its own only, and an attempt has one of its
+    own. A niceness may be set every 100 ms, by all unprivileged users of the machine together.
+
+    True as well where there is nothing to be done: no autogroups, or the niceness is refused.
+    """
+    try:
+        with Path("/proc/self/autogroup").open("wb", buffering=0) as file:
+            # Unbuffered, a write that the kernel puts off (EAGAIN) is None.
+            return file.write(b"%d" % niceness) is not None
+    except OSError:
+        return True
 
 
 def resident_mib(pid: int) -> float:

@@ -13,6 +13,7 @@ from services.training.supervisor.ranks import (
     Rank,
     end_descendants,
     free_port,
+    nice_session,
     resident_mib,
     start_rank,
 )
@@ -21,6 +22,7 @@ __all__ = ["Watch"]
 
 _CHUNK = 256 * 1024
 _MEMORY_SECONDS = 0.5
+_PRIORITY_SECONDS = 0.1
 
 
 class Watch:
@@ -44,6 +46,7 @@ class Watch:
         self._message = ""
         self._kill_at: float | None = None
         self._next_memory_check = 0.0
+        self._in_place = False
 
     def take_signals(self) -> None:
         """Note SIGTERM and SIGINT as wishes to stop, and wake on them and on ended children."""
@@ -78,6 +81,7 @@ class Watch:
         end_descendants()
 
     def _step(self) -> None:
+        self._in_place = self._in_place or nice_session(self._plan.nice)
         for key, _ in self._selector.select(self._patience()):
             if key.data is None:
                 self._clear_wakeups()
@@ -102,6 +106,8 @@ class Watch:
             times = [max(self._kill_at, now + 0.1)]
         elif self._plan.memory_mib:
             times.append(self._next_memory_check)
+        if not self._in_place:
+            times.append(now + _PRIORITY_SECONDS)
         return min(max(0.0, min(times) - now), 3600.0)
 
     def _ask_to_stop(self) -> None:

@@ -32,8 +32,10 @@ def processes(root: Path) -> LocalProcesses:
     return new_processes(root)
 
 
-def new_processes(root: Path, grace: float = 5.0, limit: int = 1 << 20) -> LocalProcesses:
-    return LocalProcesses(root, grace_seconds=grace, log_limit_bytes=limit)
+def new_processes(
+    root: Path, grace: float = 5.0, limit: int = 1 << 20, nice: int = 0
+) -> LocalProcesses:
+    return LocalProcesses(root, grace_seconds=grace, log_limit_bytes=limit, nice=nice)
 
 
 def plan(program: str, key: AttemptKey = KEY, **changes: object) -> AttemptPlan:
@@ -110,6 +112,28 @@ async def test_it_runs_in_a_clean_place_with_what_torch_distributed_reads(
     await processes.clear(KEY)
     assert [path.name for path in attempt_folder(root, KEY).path.iterdir()] == ["logs"]
     assert len(await texts(root)) == 12
+
+
+def session_niceness(pid: int) -> int | None:
+    """As the kernel tells it, "/autogroup-7 nice 0"; None for a session without a group."""
+    words = Path(f"/proc/{pid}/autogroup").read_text().split()
+    return int(words[2]) if words else None
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(),
+    reason="This kernel does not share the processors out among sessions.",
+)
+async def test_a_job_stands_back_behind_other_sessions_and_its_supervisor(root: Path) -> None:
+    before = session_niceness(os.getpid())
+    processes = new_processes(root, nice=5)
+    await processes.start(plan("import os, time; print('pids', os.getpid()); time.sleep(600)"))
+    (pid,) = await started_pids(root)
+    await eventually(lambda: session_niceness(pid) == 5)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
+    assert session_niceness(os.getpid()) == before
+    await processes.stop(KEY, EndCause.CANCELLED)
+    await processes.wait(KEY)
 
 
 async def test_a_failing_process_ends_the_others_and_its_last_words_are_kept(

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from devstack.home import Home
+from devstack.plan import default_names, make_plan
+from devstack.ports import PortClaims
 from devstack.services import SERVICES
 from devstack.services import spec as service_spec
 
@@ -152,6 +154,20 @@ def test_prometheus_finds_its_rules(compose: dict[str, Any]) -> None:
     assert config["rule_files"]
     for file in config["rule_files"]:
         assert f"./infra/prometheus/{file}:/etc/prometheus/{file}:ro" in mounted
+
+
+def test_the_same_processes_stand_back_in_both_profiles(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    home, claims = Home.at(tmp_path / "home"), PortClaims(tmp_path / "claims")
+    home.make()
+    plan = make_plan(home, default_names(), {}, claims)
+    claims.close()
+    shares = {
+        name: service.get("cpu_shares", 1024) for name, service in compose["services"].items()
+    }
+    embedded = {spec.name for spec in plan.specs if spec.stands_back}
+    assert embedded == {name for name, share in shares.items() if share < 1024}
 
 
 def test_engines_start_before_services(compose: dict[str, Any]) -> None:
