@@ -8,8 +8,12 @@ from functools import partial
 
 from services.inference.app import build_app, build_shipper, build_sink
 from services.inference.config import Config, ShipperConfig, SinkConfig
+from tessera_kit.memory import keep_memory
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
+
+_KEPT_BYTES = 64 << 20
+"""Of memory that large requests took, for those that follow them."""
 
 
 async def main(arguments: list[str]) -> None:
@@ -26,6 +30,7 @@ async def main(arguments: list[str]) -> None:
         raise SystemExit("usage: python -m services.inference [shipper|sink]")
     else:
         config = Config.from_env(os.environ)
+        keep_memory(_KEPT_BYTES)
         async with telemetry(config.telemetry, "inference"), build_app(config) as app:
             await serve(app.servers, app.background)
 

@@ -19,6 +19,7 @@ from services.inference.adapters.origins import GrpcLineage, GrpcRuns
 from services.inference.adapters.secret_files import FileSecrets
 from services.inference.adapters.sql import SqlBudgets, SqlEndpoints, SqlReplacements
 from services.inference.adapters.triton.models import TritonModels
+from services.inference.adapters.triton.sharing import TensorSharing
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.bodies import LargeBodies
@@ -120,7 +121,11 @@ def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outsid
     endpoints = SqlEndpoints(engines.database)
     models = TritonModels(triton)
     stack.push_async_callback(models.close)
-    runtime = TritonWire(triton, max_message_bytes=config.gateway_rpc.max_message_bytes)
+    runtime = TritonWire(
+        triton,
+        max_message_bytes=config.gateway_rpc.max_message_bytes,
+        sharing=_sharing(config),
+    )
     stack.push_async_callback(runtime.close)
     return Outside(
         endpoints=endpoints,
@@ -143,6 +148,13 @@ def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outsid
         clock=SystemClock(),
         metrics=active_telemetry().metrics,
     )
+
+
+def _sharing(config: Config) -> TensorSharing | None:
+    size = config.gateway.shared_memory_bytes
+    if not size:
+        return None
+    return TensorSharing(config.triton.grpc_target, config.spool.directory, size)
 
 
 def _spool(config: SpoolConfig, stack: AsyncExitStack) -> Spool:

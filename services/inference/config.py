@@ -62,13 +62,21 @@ class GatewayConfig:
 
     max_in_flight: int
     """Requests at once; more are refused."""
+    shared_memory_bytes: int
+    """Memory for large tensors that a runtime on this machine shares; 0 to send them all."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_INFERENCE_MAX_IN_FLIGHT."""
-        config = cls(Env.of(source).integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512))
+        """Read TESSERA_INFERENCE_MAX_IN_FLIGHT and TESSERA_INFERENCE_SHARED_MEMORY_MIB."""
+        env = Env.of(source)
+        config = cls(
+            max_in_flight=env.integer("TESSERA_INFERENCE_MAX_IN_FLIGHT", 512),
+            shared_memory_bytes=env.integer("TESSERA_INFERENCE_SHARED_MEMORY_MIB", 128) << 20,
+        )
         if config.max_in_flight < 1:
             raise ConfigError("TESSERA_INFERENCE_MAX_IN_FLIGHT must be at least 1")
+        if config.shared_memory_bytes < 0:
+            raise ConfigError("TESSERA_INFERENCE_SHARED_MEMORY_MIB must be 0 or more")
         return config
 
 

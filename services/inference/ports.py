@@ -356,14 +356,16 @@ class Bundles(Protocol):
 class Runtime(Protocol):
     """Asks a loaded model, on the hot path."""
 
-    async def infer(self, request: bytes, timeout: float | None) -> bytes:
+    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
         """Send a serialised `inference.ModelInferRequest` and return the serialised response.
 
         Cancelling the call gives the request up.
 
         Args:
-            request: With the model's name in the runtime.
+            request: As its caller sent it.
             timeout: Seconds until the caller gives up; None for no end.
+            suffix: Fields that follow, as the model's name in the runtime. Apart, so that nobody
+                copies a large request for them.
 
         Raises:
             RuntimeUnavailable: The runtime does not answer or does not have the model.

@@ -20,12 +20,12 @@ from services.inference.capture.frames import frame_header, split_frames
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
 from services.inference.domain.datatypes import DATATYPES
+from services.inference.domain.fields import split, text_field
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.splitter import TrafficSplitter, cycle
 from services.inference.domain.sticky import StickyChooser
 from services.inference.errors import InvalidArchive, InvalidInference
 from services.inference.gateway.validation import RequestRules
-from services.inference.gateway.wire import text_field
 from services.inference.runtime.archive import rebuild
 from services.inference.runtime.graph import clean_program
 from services.inference.sink.tensors import UndecodableBody, decode_request
@@ -160,10 +160,19 @@ def test_what_passes_the_guard_can_be_read(
     elif extra < 0 and parts:
         del request.raw_input_contents[-1]
     told = request.SerializeToString()
-    try:
-        RULES.check(request, told)
-    except InvalidInference as error:
-        assert error.violations
+    apart = split(told, 7)
+    assert apart is not None
+    head = service_pb2.ModelInferRequest.FromString(apart.head)
+    verdicts: list[Any] = []
+    for parsed, raw in ((request, request.raw_input_contents), (head, apart.values)):
+        try:
+            RULES.check(parsed, told, raw)
+            verdicts.append(())
+        except InvalidInference as error:
+            assert error.violations
+            verdicts.append(error.violations)
+    assert verdicts[0] == verdicts[1]
+    if verdicts[0]:
         return
     columns = json.loads(decode_request(told).columns)
     assert set(columns) == {"x", "c"}

@@ -29,13 +29,13 @@ async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout
     Raises:
         TesseraError: As `Runtime.infer`; ModelFailed too when the responses are too many bytes.
     """
-    request = served.told(exchange.request, exchange.sequence)
     if served.gathering is not None and served.gathering.takes(exchange):
-        return await served.gathering.ask(runtime, exchange, request, timeout)
+        return await served.gathering.ask(runtime, exchange, timeout)
+    suffix = served.suffix(exchange.sequence)
     if not served.streams:
-        return await runtime.infer(request, timeout)
+        return await runtime.infer(exchange.request, timeout, suffix)
     whole = Assembly(LARGEST_ANSWER)
-    async with aclosing(runtime.stream(request, timeout)) as responses:
+    async with aclosing(runtime.stream(exchange.request + suffix, timeout)) as responses:
         async for response in responses:
             whole.add(response)
             if whole.is_cut:

@@ -289,7 +289,7 @@ class Dispatcher:
     async def _responses(
         self, exchange: Exchange, served: Served, deadline: float, asking: Callable[[], None]
     ) -> AsyncGenerator[bytes]:
-        nap, told = served.nap, served.told(exchange.request, exchange.sequence)
+        nap, told = served.nap, exchange.request + served.suffix(exchange.sequence)
         while True:
             began = perf_counter_ns()
             if nap is not None:

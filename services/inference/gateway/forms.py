@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from services.inference.gateway.wire import text_field
+from services.inference.domain.fields import Piece, text_field
 
 __all__ = ["WITHOUT_EFFECT", "Fit", "Form", "Forms", "Needs"]
 
@@ -40,7 +40,7 @@ class Fit(NamedTuple):
     """A request of a known form."""
 
     form: Form
-    contents: list[bytes]
+    contents: list[Piece]
     """Raw contents of its inputs, in the form's order."""
 
 
@@ -59,18 +59,19 @@ class Forms:
 
     __slots__ = ("_forms", "_holds_texts")
 
-    def __init__(self, holds_texts: Callable[[bytes, int], bool]) -> None:
+    def __init__(self, holds_texts: Callable[[Piece, int], bool]) -> None:
         self._forms: dict[bytes, Form] = {}
         self._holds_texts = holds_texts
 
-    def fit(self, request: Any, told: bytes) -> Fit | None:
+    def fit(self, request: Any, told: bytes, raw: Sequence[Piece]) -> Fit | None:
         """The form that a request is known to fit, whatever its id; None tells nothing of it.
 
         Args:
             request: An `inference.ModelInferRequest`.
             told: The same, serialised by its caller.
+            raw: Its raw contents.
         """
-        contents = list(request.raw_input_contents)
+        contents = list(raw)
         form = self._forms.get(_form(request, told, contents))
         if form is None or len(form.needs) != len(contents):
             return None
@@ -82,16 +83,19 @@ class Forms:
                 return None
         return Fit(form, contents)
 
-    def learn(self, request: Any, told: bytes, needs: Needs, rows: int) -> None:
+    def learn(
+        self, request: Any, told: bytes, raw: Sequence[Piece], needs: Needs, rows: int
+    ) -> None:
         """Know the form of a request with raw contents that was found to fit.
 
         Args:
             request: An `inference.ModelInferRequest`.
             told: The same, serialised by its caller.
+            raw: Its raw contents.
             needs: What each of its raw contents must be.
             rows: How many rows it has; 0 where requests have none.
         """
-        form = _form(request, told, request.raw_input_contents)
+        form = _form(request, told, raw)
         if not 0 < len(form) <= _LONGEST:
             return
         try:
@@ -106,7 +110,7 @@ class Forms:
         self._forms[form] = Form(needs, rows, alone, joins)
 
 
-def _form(request: Any, told: bytes, contents: Sequence[bytes]) -> bytes:
+def _form(request: Any, told: bytes, contents: Sequence[Piece]) -> bytes:
     """The form of a request; empty where it is not written in the order of its fields."""
     start = text_field(_NAME, request.model_name)
     if request.model_version:

@@ -44,13 +44,10 @@ class Asked(Protocol):
 class _Waiting:
     """A request that waits to leave, or has left in company."""
 
-    __slots__ = ("company", "exchange", "reply", "request", "until")
+    __slots__ = ("company", "exchange", "reply", "until")
 
-    def __init__(
-        self, exchange: Asked, request: bytes, reply: asyncio.Future[bytes], until: float
-    ) -> None:
+    def __init__(self, exchange: Asked, reply: asyncio.Future[bytes], until: float) -> None:
         self.exchange = exchange
-        self.request = request
         self.reply = reply
         self.until = until
         """When its caller gives up, on the loop's clock."""
@@ -118,25 +115,24 @@ class Gathering:
         fit = exchange.fit
         return fit is not None and len(exchange.request) <= _LARGEST and fit.form.joins
 
-    async def ask(self, runtime: Runtime, exchange: Asked, request: bytes, timeout: float) -> bytes:
+    async def ask(self, runtime: Runtime, exchange: Asked, timeout: float) -> bytes:
         """The serialised response to a request that `takes` took; see `Runtime.infer`.
 
         Args:
             runtime: Asks the models.
             exchange: The request; its waiting here is counted as that for a place.
-            request: As the runtime gets it when it leaves alone.
             timeout: Seconds that the caller has.
         """
         lane = self._lane(_fit_of(exchange).form)
         if not lane.on_the_way and not lane.waiting:
             lane.on_the_way += 1
             try:
-                return await runtime.infer(request, timeout)
+                return await runtime.infer(exchange.request, timeout, self._suffix)
             finally:
                 lane.on_the_way -= 1
                 self._send(runtime, lane)
         loop = asyncio.get_running_loop()
-        member = _Waiting(exchange, request, loop.create_future(), loop.time() + timeout)
+        member = _Waiting(exchange, loop.create_future(), loop.time() + timeout)
         lane.waiting.append(member)
         if not lane.sends:
             # What comes in the same turn of the loop goes along.
@@ -211,17 +207,17 @@ class Gathering:
 
     async def _ask_alone(self, runtime: Runtime, members: Sequence[_Waiting]) -> None:
         (member,) = members
-        reply = await runtime.infer(member.request, _left(members))
+        reply = await runtime.infer(member.exchange.request, _left(members), self._suffix)
         if not member.reply.done():
             member.reply.set_result(reply)
 
     async def _ask_together(self, runtime: Runtime, members: Sequence[_Waiting]) -> None:
         fits = [_fit_of(member.exchange) for member in members]
         form = fits[0].form
-        joined = join_requests(form, fits, self._suffix)
+        joined = join_requests(form, fits)
         replies = None
         try:
-            reply = await runtime.infer(joined, _left(members))
+            reply = await runtime.infer(joined, _left(members), self._suffix)
             ids = [member.exchange.client_request_id for member in members]
             replies = split_response(reply, form.rows, ids)
         except (InvalidInference, ModelFailed):

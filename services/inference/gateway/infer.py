@@ -6,7 +6,7 @@ Every request of an endpoint becomes one payload record in the spool before its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.trace import Span, SpanKind
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.fields import Piece, split
 from services.inference.errors import (
     InvalidInference,
     TooManyInferences,
@@ -53,6 +54,9 @@ REQUEST_ID_KEY: Final = "tessera-request-id"
 """Metadata key and response parameter that tell a caller the id of its request."""
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _OK, _CANCELLED, _DEADLINE_EXCEEDED = 0, 1, 4
+_LARGE: Final = 64 << 10
+"""Bytes of a request from which on parsing copies too much."""
+_RAW_CONTENTS: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _RETRY_SECONDS: Final = 0.05
 _ON_THE_WAY_SECONDS: Final = 0.05
 
@@ -208,18 +212,17 @@ class InferenceHandler:
     async def admit(self, exchange: Exchange, metadata: Metadata) -> tuple[Any, Route]:
         """The parsed request and its route, once its caller may ask it and it fits the signature.
 
+        A large request comes without its raw contents, which nobody needs then but in its bytes.
+
         Raises:
             TesseraError: It may not, or does not.
         """
-        try:
-            request = service_pb2.ModelInferRequest.FromString(exchange.request)
-        except DecodeError:
-            raise InvalidInference("the request is not an inference.ModelInferRequest") from None
+        request, contents = _parsed(exchange.request)
         exchange.client_request_id = request.id
         await self.admit_caller(exchange, request.model_name, metadata)
         # A configuration may have become ready meanwhile, and the models of this one be unloaded.
         exchange.route = route = self._routes.find(exchange.endpoint)
-        _hold_to_rules(exchange, route, request)
+        _hold_to_rules(exchange, route, request, contents)
         return request, route
 
     async def admit_caller(self, exchange: Exchange, name: str, metadata: Metadata) -> Route:
@@ -270,7 +273,7 @@ class InferenceHandler:
             TesseraError: The model gave no answer; see `Dispatcher.ask`.
         """
         exchange.route = route = self._routes.find(exchange.endpoint)
-        _hold_to_rules(exchange, route, request)
+        _hold_to_rules(exchange, route, request, request.raw_input_contents)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
@@ -331,7 +334,19 @@ def reply_suffix(exchange: Exchange) -> bytes:
     return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
 
-def _hold_to_rules(exchange: Exchange, route: Route, request: Any) -> None:
-    exchange.fit = route.rules.check(request, exchange.request)
+def _parsed(data: bytes) -> tuple[Any, Sequence[Piece]]:
+    """A request and its raw contents; those of a large one are not copied into it."""
+    parts = split(data, _RAW_CONTENTS) if len(data) >= _LARGE else None
+    try:
+        request = service_pb2.ModelInferRequest.FromString(data if parts is None else parts.head)
+    except DecodeError:
+        raise InvalidInference("the request is not an inference.ModelInferRequest") from None
+    return request, request.raw_input_contents if parts is None else parts.values
+
+
+def _hold_to_rules(
+    exchange: Exchange, route: Route, request: Any, contents: Sequence[Piece]
+) -> None:
+    exchange.fit = route.rules.check(request, exchange.request, contents)
     if route.has_sequences:
         exchange.sequence = own_sequence(exchange.requester, request)

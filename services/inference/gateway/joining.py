@@ -9,8 +9,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.fields import bytes_fields, bytes_head, text_field
 from services.inference.gateway.forms import Fit, Form
-from services.inference.gateway.wire import bytes_head, text_field
 
 __all__ = ["join_requests", "split_response"]
 
@@ -19,13 +19,12 @@ _RAW_REQUEST: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUM
 _RAW_RESPONSE: Final = service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
 
-def join_requests(form: Form, fits: Sequence[Fit], suffix: bytes) -> bytes:
+def join_requests(form: Form, fits: Sequence[Fit]) -> bytes:
     """The serialised `inference.ModelInferRequest` with the rows of several, in their order.
 
     Args:
         form: Of all of them.
         fits: The requests.
-        suffix: Fields that end the request, as the model's name.
     """
     asked = service_pb2.ModelInferRequest(outputs=form.asks.outputs)
     for tensor in form.asks.inputs:
@@ -35,7 +34,6 @@ def join_requests(form: Form, fits: Sequence[Fit], suffix: bytes) -> bytes:
     for column in zip(*(fit.contents for fit in fits), strict=True):
         parts.append(bytes_head(_RAW_REQUEST, sum(map(len, column))))
         parts.extend(column)
-    parts.append(suffix)
     return b"".join(parts)
 
 
@@ -75,10 +73,7 @@ def split_response(reply: bytes, rows: int, ids: Sequence[str]) -> list[bytes] |
 
 def _response(head: bytes, request_id: str, contents: Sequence[bytes]) -> bytes:
     parts = [text_field(_ID, request_id), head] if request_id else [head]
-    for content in contents:
-        parts.append(bytes_head(_RAW_RESPONSE, len(content)))
-        parts.append(content)
-    return b"".join(parts)
+    return b"".join((*parts, *bytes_fields(_RAW_RESPONSE, contents)))
 
 
 def _pieces(tensor: Any, raw: bytes, count: int) -> list[bytes] | None:

@@ -8,9 +8,9 @@ from typing import Final
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 from services.inference.capture.frames import LARGEST_RECORD
+from services.inference.domain.fields import bytes_head, numbers
 from services.inference.gateway.forms import Fit
 from services.inference.gateway.routing import Route, Served
-from services.inference.gateway.wire import bytes_head, numbers
 from tessera.events.v1 import inference_events_pb2
 
 __all__ = [

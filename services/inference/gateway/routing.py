@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from services.inference.domain.endpoint import Endpoint, ServedEntity
+from services.inference.domain.fields import text_field
 from services.inference.domain.settings import WhenSpoolFull
 from services.inference.domain.signature import Signature
 from services.inference.domain.splitter import TrafficSplitter
@@ -17,7 +18,6 @@ from services.inference.gateway.gathering import Gathering
 from services.inference.gateway.nap import Nap, Naps
 from services.inference.gateway.sequences import sequence_field
 from services.inference.gateway.validation import RequestRules
-from services.inference.gateway.wire import text_field
 from tessera.events.v1 import inference_events_pb2
 
 __all__ = ["Route", "RouteTable", "Served", "Shadow"]
@@ -59,7 +59,7 @@ class Served:
         self.request_suffix = text_field(_MODEL_NAME, entity.runtime_name) + text_field(
             _MODEL_VERSION, ""
         )
-        """What turns a caller's request into the runtime's."""
+        """What turns a caller's request into the runtime's, outside of sequences."""
         self.reply_suffix = text_field(_MODEL_NAME, endpoint.name) + text_field(
             _MODEL_VERSION, str(entity.model_version)
         )
@@ -93,11 +93,9 @@ class Served:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def told(self, request: bytes, sequence: str) -> bytes:
-        """A caller's serialised request as the runtime gets it."""
-        if sequence:
-            return request + sequence_field(sequence) + self.request_suffix
-        return request + self.request_suffix
+    def suffix(self, sequence: str) -> bytes:
+        """What turns a caller's request into the runtime's, behind its own bytes."""
+        return sequence_field(sequence) + self.request_suffix if sequence else self.request_suffix
 
     @property
     def in_flight(self) -> int:

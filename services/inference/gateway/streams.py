@@ -18,6 +18,7 @@ import grpc
 from google.rpc import status_pb2
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.fields import message_field
 from services.inference.errors import TooManyInferences
 from services.inference.gateway.assembly import Assembly
 from services.inference.gateway.dispatch import Dispatcher
@@ -34,7 +35,6 @@ from services.inference.gateway.records import LARGEST_BODY, Exchange
 from services.inference.gateway.routing import Route
 from services.inference.gateway.sequences import sequence_in
 from services.inference.gateway.status import public_status
-from services.inference.gateway.wire import message_field
 from tessera_kit.errors import Unauthenticated
 from tessera_kit.rpc.status import trailing_metadata_of
 

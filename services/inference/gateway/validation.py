@@ -6,12 +6,13 @@ signature does not describe: no shared memory, no unknown input or output, no le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
 from services.inference.domain.datatypes import DATATYPES, Datatype
+from services.inference.domain.fields import Piece
 from services.inference.domain.signature import Role, Signature, TensorSpec
 from services.inference.errors import InvalidInference
 from services.inference.gateway.forms import WITHOUT_EFFECT, Fit, Forms
@@ -80,32 +81,35 @@ class RequestRules:
         self._outputs = frozenset(spec.name for spec in signature.outputs)
         self._forms = Forms(lambda raw, count: _texts(raw, count) is None)
 
-    def check(self, request: Any, told: bytes) -> Fit | None:
+    def check(self, request: Any, told: bytes, raw: Sequence[Piece]) -> Fit | None:
         """Raise InvalidInference unless a request fits the signature.
 
         Args:
             request: An `inference.ModelInferRequest`.
             told: The same, serialised by its caller.
+            raw: Its raw contents, which need not be in the parsed request.
 
         Returns:
             The form of requests before it that it shares; None for the first of a form, and for
             those that are not known by one.
         """
         if len(request.id) <= LONGEST_CLIENT_ID:
-            fit = self._forms.fit(request, told)
+            fit = self._forms.fit(request, told, raw)
             if fit is not None:
                 return fit
         needs: list[int] = []
-        violations = list(self._violations(request, needs))
+        violations = list(self._violations(request, raw, needs))
         if violations:
             first = violations[0]
             raise InvalidInference(f"{first.field}: {first.description}", violations=violations)
-        if request.raw_input_contents:
+        if raw:
             rows = request.inputs[0].shape[0] if self._batched else 0
-            self._forms.learn(request, told, tuple(needs), rows)
+            self._forms.learn(request, told, raw, tuple(needs), rows)
         return None
 
-    def _violations(self, request: Any, needs: list[int]) -> Iterator[FieldViolation]:
+    def _violations(
+        self, request: Any, raw: Sequence[Piece], needs: list[int]
+    ) -> Iterator[FieldViolation]:
         """What does not fit; `needs` is told what each input's raw contents must be."""
         if len(request.id) > LONGEST_CLIENT_ID:
             yield FieldViolation("id", f"must have at most {LONGEST_CLIENT_ID} characters")
@@ -113,7 +117,6 @@ class RequestRules:
             yield from _parameters(request.parameters, self._sequences)
         if self._sequences:
             yield from _sequence(request.parameters)
-        raw = request.raw_input_contents
         inputs = request.inputs
         if raw and len(raw) != len(inputs):
             yield FieldViolation(
@@ -142,7 +145,7 @@ class RequestRules:
         if request.outputs:
             yield from self._output_violations(request.outputs)
 
-    def _look(self, tensor: Any, raw: bytes) -> _Head | str:
+    def _look(self, tensor: Any, raw: Piece) -> _Head | str:
         """The head of an input with raw contents, or what is wrong with it."""
         head = self._fit(tensor)
         if isinstance(head, str):
@@ -217,7 +220,7 @@ def _mismatch(rule: _InputRule, tensor: Any, shape: tuple[int, ...]) -> str | No
     return None
 
 
-def _texts(raw: bytes, count: int) -> str | None:
+def _texts(raw: Piece, count: int) -> str | None:
     """What is wrong with `count` texts, each after its length in 4 bytes, little-endian."""
     position, end, found = 0, len(raw), 0
     while position + 4 <= end:

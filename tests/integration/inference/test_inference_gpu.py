@@ -18,8 +18,8 @@ from tritonclient.grpc import service_pb2
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.endpoint import Device, InstanceGroup
+from services.inference.domain.fields import text_field
 from services.inference.domain.signature import parse_manifest
-from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import unique_name
 from tests.integration.inference.on_gpu import NEEDS_GPU, comes_back, used_bytes

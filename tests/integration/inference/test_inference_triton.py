@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
+from services.inference.domain.fields import text_field
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import (
     InferenceTimeout,
@@ -20,7 +21,6 @@ from services.inference.errors import (
     ModelNotServable,
     RuntimeUnavailable,
 )
-from services.inference.gateway.wire import text_field
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import eventually, unique_name
 from tests.integration.inference.models import exported, manifest, scripted

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.fields import message_field, text_field
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import InvalidInference
 from services.inference.gateway.validation import RequestRules
-from services.inference.gateway.wire import message_field, text_field
 from tests.unit.inference.conftest import MANIFEST
 
 CASES: Final = 400
@@ -54,7 +54,7 @@ def verdict(held: RequestRules, told: bytes) -> Any:
     except DecodeError:
         return "no request"
     try:
-        held.check(request, told)
+        held.check(request, told, request.raw_input_contents)
     except InvalidInference as error:
         return [(one.field, one.description) for one in error.violations]
     return "fits"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.fields import text_field
 from services.inference.errors import (
     InferenceTimeout,
     InvalidInference,
@@ -19,7 +20,6 @@ from services.inference.errors import (
 from services.inference.gateway.forms import Fit, Form
 from services.inference.gateway.gathering import Gathering
 from services.inference.gateway.records import Exchange
-from services.inference.gateway.wire import text_field
 from tests.helpers import eventually
 
 SUFFIX: Final = text_field(1, "runtime-name")
@@ -47,8 +47,8 @@ class Doubling:
         self.failure: Exception | None = None
         self.rows_given: int | None = None
 
-    async def infer(self, request: bytes, timeout: float | None) -> bytes:
-        message = service_pb2.ModelInferRequest.FromString(request)
+    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+        message = service_pb2.ModelInferRequest.FromString(request + suffix)
         assert message.model_name == "runtime-name"
         x = np.frombuffer(message.raw_input_contents[0], np.float32)
         assert list(message.inputs[0].shape) == [len(x), 1]
@@ -97,7 +97,7 @@ class Callers:
     def ask(self, *values: float, form: Form = FORM, timeout: float = LONG) -> asyncio.Task[Any]:
         exchange = exchange_of(*values, form=form)
         assert self.gathering.takes(exchange)
-        work = self.gathering.ask(self.runtime, exchange, exchange.request + SUFFIX, timeout)
+        work = self.gathering.ask(self.runtime, exchange, timeout)
         return asyncio.get_running_loop().create_task(self._answer(work))
 
     async def _answer(self, work: Any) -> list[float]:
@@ -239,7 +239,7 @@ async def test_waiting_counts_as_waiting_for_a_place(callers: Callers, runtime: 
     await callers.sent(1, 1)
     exchange = exchange_of(3)
     exchange.model_began = exchange.began
-    work = callers.gathering.ask(runtime, exchange, exchange.request + SUFFIX, LONG)
+    work = callers.gathering.ask(runtime, exchange, LONG)
     waiting = asyncio.get_running_loop().create_task(work)
     await asyncio.sleep(0)
     runtime.go.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.gateway.forms import Fit, Form
 from services.inference.gateway.joining import join_requests, split_response
-from services.inference.gateway.wire import text_field
 
-SUFFIX: Final = text_field(1, "runtime-name")
 COUNTS = st.integers(1, 9)
 TEXTS = st.binary(max_size=40)
 
@@ -57,8 +55,8 @@ def test_a_joined_request_has_every_row_in_order(
         Fit(form, [numbers[n].tobytes(), texts(said[n * rows : (n + 1) * rows])])
         for n in range(count)
     ]
-    joined = service_pb2.ModelInferRequest.FromString(join_requests(form, fits, SUFFIX))
-    assert (joined.model_name, joined.id) == ("runtime-name", "")
+    joined = service_pb2.ModelInferRequest.FromString(join_requests(form, fits))
+    assert (joined.model_name, joined.id) == ("", "")
     assert [list(tensor.shape) for tensor in joined.inputs] == [
         [count * rows, 3],
         [count * rows, 1],

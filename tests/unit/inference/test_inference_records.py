@@ -10,12 +10,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.trace import SpanContext
 
+from services.inference.domain.fields import bytes_head, numbers
 from services.inference.domain.settings import EndpointSettings
 from services.inference.gateway import records
 from services.inference.gateway.nap import Naps
 from services.inference.gateway.records import Exchange
 from services.inference.gateway.routing import Route
-from services.inference.gateway.wire import bytes_head, numbers
 from tessera.events.v1 import inference_events_pb2 as pb
 from tests.unit.inference.gateway import Make
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from services.inference.domain.fields import text_field
 from services.inference.domain.splitter import TrafficSplitter, cycle
 from services.inference.errors import EndpointNotFound, EndpointNotReady
 from services.inference.gateway.nap import Naps
 from services.inference.gateway.routing import Route, RouteTable
-from services.inference.gateway.wire import text_field
 
 Make = Callable[..., Any]
 

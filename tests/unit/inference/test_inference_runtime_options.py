@@ -43,7 +43,7 @@ CPU = (InstanceGroup(Device.CPU, 2),)
 
 
 def held(rules: RequestRules, request: Any) -> None:
-    rules.check(request, request.SerializeToString())
+    rules.check(request, request.SerializeToString(), request.raw_input_contents)
 
 
 def parsed(config: dict[str, Any]) -> Any:
@@ -256,7 +256,7 @@ def test_nobody_meets_another_callers_sequence(
     for principal in ("alice", "bob", "alice"):
         name = own_sequence(principal, request)
         message = service_pb2.ModelInferRequest.FromString(
-            served.told(request.SerializeToString(), name)
+            request.SerializeToString() + served.suffix(name)
         )
         assert message.parameters["sequence_id"].string_param == name
         assert message.parameters["sequence_start"].bool_param

@@ -20,7 +20,7 @@ def rules(signature: Signature) -> RequestRules:
 
 
 def held(rules: RequestRules, request: Any) -> None:
-    rules.check(request, request.SerializeToString())
+    rules.check(request, request.SerializeToString(), request.raw_input_contents)
 
 
 def violations(rules: RequestRules, request: Any) -> dict[str, str]:

@@ -123,9 +123,10 @@ class InMemoryRuntime:
         self._check_up()
         return {name: self._answered[name] for name in self._models}
 
-    async def infer(self, request: bytes, timeout: float | None) -> bytes:
+    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
         """Answer with the function."""
         self._check_up()
+        request += suffix
         name = service_pb2.ModelInferRequest.FromString(request).model_name
         if name in self._leaving:
             raise ModelNotLoaded(f"{name} is being unloaded")

@@ -10,8 +10,14 @@ from typing import Final
 import grpc
 
 from services.inference.adapters.triton.errors import runtime_error
+from services.inference.adapters.triton.sharing import LEAST_SHARED, Loan, TensorSharing
 from services.inference.adapters.triton.streams import TritonStreams
-from services.inference.adapters.wire.connection import CallFailed, CallRefused, WireConnection
+from services.inference.adapters.wire.connection import (
+    CallBroken,
+    CallFailed,
+    CallRefused,
+    WireConnection,
+)
 from services.inference.errors import InferenceTimeout
 from tessera_kit.tasks import detached_task
 
@@ -31,31 +37,31 @@ class TritonWire:
     Args:
         target: `host:port` of its gRPC door.
         max_message_bytes: Largest response.
+        sharing: Shares large tensors' memory with it; None to send them all.
     """
 
-    def __init__(self, target: str, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, target: str, *, max_message_bytes: int, sharing: TensorSharing | None = None
+    ) -> None:
         self._target = target
         self._max_message_bytes = max_message_bytes
         self._connection: WireConnection | None = None
         self._connecting: asyncio.Task[WireConnection] | None = None
         self._old: set[WireConnection] = set()
         self._pause_until = 0.0
+        self._sharing = sharing
+        self._asking: set[asyncio.Task[bytes]] = set()
         self._streams = TritonStreams(target, max_message_bytes=max_message_bytes)
 
-    async def infer(self, request: bytes, timeout: float | None) -> bytes:
-        """Send a serialised request and return the serialised response."""
+    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+        """Send a serialised request, and what follows it, and return the serialised response."""
         began = time.monotonic()
         try:
-            for _ in range(_MOST_ATTEMPTS):
-                connection = self._connection
-                if connection is None or not connection.usable:
-                    async with asyncio.timeout(timeout):
-                        connection = await self._connect()
-                try:
-                    return await connection.call(request, timeout)
-                except CallRefused:
-                    await asyncio.sleep(_REFUSED_SECONDS)
-            raise CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is full")
+            if self._sharing is not None and len(request) >= LEAST_SHARED:
+                loan = self._sharing.lend(request, suffix)
+                if loan is not None:
+                    return await self._infer_shared(loan, request, timeout, suffix)
+            return await self._call(request, timeout, suffix)
         except CallFailed as error:
             code = error.code
             waited = time.monotonic() - began
@@ -71,6 +77,55 @@ class TritonWire:
         """Send a serialised request and return its serialised responses."""
         return self._streams.stream(request, timeout)
 
+    async def _infer_shared(
+        self, loan: Loan, request: bytes, timeout: float | None, suffix: bytes
+    ) -> bytes:
+        """Ask by shared memory, which the runtime may use until it has answered.
+
+        So a call whose caller gives up is not given up here: the runtime would write to memory that
+        is lent to the next.
+        """
+        task = detached_task(self._ask(loan), name="triton-shared")
+        self._asking.add(task)
+        task.add_done_callback(self._asked)
+        async with asyncio.timeout(timeout):
+            try:
+                return await asyncio.shield(task)
+            except CallFailed as error:
+                if not loan.refused(error.details):
+                    raise
+            return await self._call(request, None, suffix)
+
+    async def _ask(self, loan: Loan) -> bytes:
+        try:
+            response = loan.take(await self._call(loan.message, None))
+        except CallBroken:
+            loan.lose()
+            raise
+        except BaseException:
+            loan.end()
+            raise
+        loan.end()
+        return response
+
+    def _asked(self, task: asyncio.Task[bytes]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            # Its caller may have given up, so that nobody asks for it.
+            task.exception()
+
+    async def _call(self, message: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+        for _ in range(_MOST_ATTEMPTS):
+            connection = self._connection
+            if connection is None or not connection.usable:
+                async with asyncio.timeout(timeout):
+                    connection = await self._connect()
+            try:
+                return await connection.call(message, timeout, suffix)
+            except CallRefused:
+                await asyncio.sleep(_REFUSED_SECONDS)
+        raise CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is full")
+
     async def close(self) -> None:
         """Close the connections; running calls fail."""
         await self._streams.close()
@@ -79,6 +134,10 @@ class TritonWire:
         for connection in (self._connection, *self._old):
             if connection is not None:
                 connection.close()
+        if self._asking:
+            await asyncio.wait(self._asking)
+        if self._sharing is not None:
+            await self._sharing.close()
 
     async def _connect(self) -> WireConnection:
         """The connection that new calls use; callers that come together share one attempt."""

@@ -20,7 +20,7 @@ from services.inference.adapters.wire.frames import (
 from services.inference.adapters.wire.messages import PREFIX_BYTES, Piece, take_pieces
 from services.inference.adapters.wire.outgoing import Outgoing
 
-__all__ = ["CallFailed", "CallRefused", "WireConnection"]
+__all__ = ["CallBroken", "CallFailed", "CallRefused", "WireConnection"]
 
 _LARGEST_FRAME: Final = 1 << 20
 _VIEWED: Final = 1 << 14
@@ -50,6 +50,10 @@ class CallRefused(CallFailed):
 
     def __init__(self) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, "the server has too many calls")
+
+
+class CallBroken(CallFailed):
+    """The call ended without a status of the server, which may still be at work for it."""
 
 
 class _Call:
@@ -117,8 +121,8 @@ class WireConnection(asyncio.Protocol):
 
     # Calls.
 
-    async def call(self, message: bytes, timeout: float | None) -> bytes:
-        """Send a serialised request and return the serialised response.
+    async def call(self, message: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+        """Send a serialised request, which may come in two parts; return the serialised response.
 
         Raises:
             CallFailed: The status is not OK, or the connection broke.
@@ -129,7 +133,7 @@ class WireConnection(asyncio.Protocol):
             await turn
         if not self.usable or self._transport is None:
             raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the connection is closed")
-        call = self._begin(message, timeout)
+        call = self._begin(message, suffix, timeout)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -139,7 +143,7 @@ class WireConnection(asyncio.Protocol):
             if call.timer is not None:
                 call.timer.cancel()
 
-    def _begin(self, message: bytes, timeout: float | None) -> _Call:
+    def _begin(self, message: bytes, suffix: bytes, timeout: float | None) -> _Call:
         stream = self._next_stream
         self._next_stream = stream + 2
         if self._next_stream > frames.LARGEST_STREAM:
@@ -152,17 +156,17 @@ class WireConnection(asyncio.Protocol):
             headers += self._timeout_name + bytes((len(left),)) + left
             call.timer = self._loop.call_later(max(0.0, timeout), self._expire, call)
         head = _stream_head.pack(len(headers) << 8 | frames.HEADERS, frames.END_HEADERS, stream)
-        size = 5 + len(message)
+        length = len(message) + len(suffix)
+        size = PREFIX_BYTES + length
         if size <= self._frame_size and size <= self._window and size <= call.window:
             self._window -= size
             data = _stream_head.pack(size << 8 | frames.DATA, frames.END_STREAM, stream)
-            prefix = _prefix.pack(0, len(message))
-            self._write(b"".join((head, headers, data, prefix, message)))
+            prefix = _prefix.pack(0, length)
+            self._write(b"".join((head, headers, data, prefix, message, suffix)))
         else:
             self._write(head + headers)
-            call.pending.append(_prefix.pack(0, len(message)))
-            if message:
-                call.pending.append(memoryview(message))
+            call.pending.append(_prefix.pack(0, length))
+            call.pending.extend(memoryview(part) for part in (message, suffix) if part)
             self._blocked.append(call)
             self._pump()
         return call
@@ -264,7 +268,9 @@ class WireConnection(asyncio.Protocol):
         self._outgoing.drop()
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            self._fail(call, grpc.StatusCode.UNAVAILABLE, "the connection broke")
+            if not call.future.done():
+                broken = CallBroken(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+                call.future.set_exception(broken)
         while self._waiting:
             self._admit()
 
@@ -426,10 +432,10 @@ class WireConnection(asyncio.Protocol):
             frames.ERROR_CALM_DOWN: grpc.StatusCode.RESOURCE_EXHAUSTED,
         }
         code = codes.get(error, grpc.StatusCode.INTERNAL)
-        if error != frames.ERROR_REFUSED:
-            self._fail(call, code, f"the stream was reset ({error})")
-        elif not call.future.done():
-            call.future.set_exception(CallRefused())
+        if not call.future.done():
+            refused = error == frames.ERROR_REFUSED
+            broken = CallBroken(code, f"the stream was reset ({error})")
+            call.future.set_exception(CallRefused() if refused else broken)
         self._admit()
 
     def _go_away(self, last_stream: int) -> None:

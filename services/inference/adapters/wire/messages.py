@@ -6,20 +6,21 @@ import asyncio
 import struct
 import zlib
 from collections import deque
-from typing import Final, TypeAlias
+from typing import Final
 
 import grpc
+
+from services.inference.domain.fields import Piece
 
 __all__ = [
     "PREFIX_BYTES",
     "InvalidBody",
     "MessageReader",
+    "Piece",
     "decompress",
     "message_prefix",
     "take_pieces",
 ]
-
-Piece: TypeAlias = bytes | memoryview
 
 _prefix = struct.Struct(">BI")
 PREFIX_BYTES: Final = _prefix.size
