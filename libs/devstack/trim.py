@@ -31,6 +31,11 @@ from devstack.events import log
 
 _OFFSET = re.compile(r"(?P<group>.+)/offsets/(?P<topic>[^/]+)/partitions/(?P<partition>\d+)\.json")
 
+_HELD = (
+    "%s/%d: more than a thousand batches wait for %s at offset %d, which makes reading new ones "
+    "slow; delete a group that is given up"
+)
+
 Partition = tuple[str, int]
 
 
@@ -53,10 +58,15 @@ class Claims:
     readers: Mapping[str, frozenset[str]]
     """The groups that read a topic."""
 
-    def passed(self, partition: Partition) -> int:
-        """The offset below which every group has read; 0 where there is no group."""
-        groups = self.readers.get(partition[0], frozenset())
-        return min((self.committed.get((group, partition), 0) for group in groups), default=0)
+    def slowest(self, partition: Partition) -> tuple[int, Sequence[str]]:
+        """The offset below which every group has read, and the groups that are no further.
+
+        Without any group it is 0.
+        """
+        groups = sorted(self.readers.get(partition[0], ()))
+        offsets = {group: self.committed.get((group, partition), 0) for group in groups}
+        passed = min(offsets.values(), default=0)
+        return passed, [group for group in groups if offsets[group] == passed]
 
 
 class Trimmer:
@@ -90,7 +100,7 @@ class Trimmer:
         with self._bucket() as bucket:
             claims = self._claims(bucket)
             return sum(
-                self._trim(bucket, partition, claims.passed(partition))
+                self._trim(bucket, partition, *claims.slowest(partition))
                 for topic in self._topics(bucket)
                 for partition in partitions_to_trim(topic)
             )
@@ -113,8 +123,10 @@ class Trimmer:
         self._known = known
         return claims_of({key.removeprefix(prefix): value for key, (_, value) in known.items()})
 
-    def _trim(self, bucket: Bucket, partition: Partition, passed: int) -> int:
-        if self._settled.get(partition, 0) == passed:
+    def _trim(
+        self, bucket: Bucket, partition: Partition, passed: int, slowest: Sequence[str]
+    ) -> int:
+        if not slowest or self._settled.get(partition) == passed:
             return 0
         topic, number = partition
         page = bucket.page(f"{self._root}topics/{topic}/partitions/{number:010}/records/")
@@ -124,8 +136,11 @@ class Trimmer:
         if old:
             bucket.remove(old)
             log.debug("%s/%d: removed %d batches that every group has passed", *partition, len(old))
-        if len(old) == len(removable) and not page.token:
+        all_seen = not page.token or _offset(page.objects[-1]) >= passed
+        if all_seen and len(old) == len(removable):
             self._settled[partition] = passed
+            if page.token:
+                log.warning(_HELD, *partition, ", ".join(slowest), passed)
         return len(old)
 
 
