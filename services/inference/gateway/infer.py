@@ -274,6 +274,7 @@ class InferenceHandler:
         """
         exchange.route = route = self._routes.find(exchange.endpoint)
         _hold_to_rules(exchange, route, request, request.raw_input_contents)
+        in_next_turn(self._recorder.prepare, exchange)
         reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
         return reply + reply_suffix(exchange)
 
