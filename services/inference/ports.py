@@ -356,16 +356,19 @@ class Bundles(Protocol):
 class Runtime(Protocol):
     """Asks a loaded model, on the hot path."""
 
-    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+    async def infer(
+        self, request: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
         """Send a serialised `inference.ModelInferRequest` and return the serialised response.
 
-        Cancelling the call gives the request up.
+        Cancelling the call gives the request up. What is to follow the messages is given apart, so
+        that nobody copies large ones for it.
 
         Args:
             request: As its caller sent it.
             timeout: Seconds until the caller gives up; None for no end.
-            suffix: Fields that follow, as the model's name in the runtime. Apart, so that nobody
-                copies a large request for them.
+            suffix: Fields that follow the request, as the model's name in the runtime.
+            ending: Fields that follow the response.
 
         Raises:
             RuntimeUnavailable: The runtime does not answer or does not have the model.

@@ -7,18 +7,22 @@ from typing import Final
 
 from services.inference.errors import ModelFailed
 from services.inference.gateway.assembly import Assembly
-from services.inference.gateway.records import Exchange
+from services.inference.gateway.records import SHADOW, Exchange
 from services.inference.gateway.routing import Served
 from services.inference.ports import Runtime
 
-__all__ = ["LARGEST_ANSWER", "ask_once"]
+__all__ = ["LARGEST_ANSWER", "ask_once", "ending_of"]
 
 LARGEST_ANSWER: Final = 64 << 20
 """Most bytes of a streamed answer that are put together for a caller who wants it whole."""
 
 
+# ModelInferResponse.parameters["tessera_request_id"].string_param without its 36 characters.
+_ID_PARAMETER: Final = b"\x22\x3c\x0a\x12tessera_request_id\x12\x26\x1a\x24"
+
+
 async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout: float) -> bytes:
-    """The one serialised response of an entity; those of a model that streams are put together.
+    """The one response of an entity as its caller gets it; those of a stream are put together.
 
     Args:
         runtime: Asks the models.
@@ -29,11 +33,12 @@ async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout
     Raises:
         TesseraError: As `Runtime.infer`; ModelFailed too when the responses are too many bytes.
     """
+    ending = ending_of(exchange)
     if served.gathering is not None and served.gathering.takes(exchange):
-        return await served.gathering.ask(runtime, exchange, timeout)
+        return await served.gathering.ask(runtime, exchange, timeout) + ending
     suffix = served.suffix(exchange.sequence)
     if not served.streams:
-        return await runtime.infer(exchange.request, timeout, suffix)
+        return await runtime.infer(exchange.request, timeout, suffix, ending)
     whole = Assembly(LARGEST_ANSWER)
     async with aclosing(runtime.stream(exchange.request + suffix, timeout)) as responses:
         async for response in responses:
@@ -43,4 +48,13 @@ async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout
                     f"the model failed: its responses have more than {LARGEST_ANSWER} bytes "
                     "together; ask for them as a stream"
                 )
-    return whole.response()
+    return whole.response() + ending
+
+
+def ending_of(exchange: Exchange) -> bytes:
+    """What turns the runtime's response into the caller's, behind its bytes."""
+    suffix = exchange.served.reply_suffix if exchange.served is not None else b""
+    if exchange.leg == SHADOW:
+        # Nobody is told its id, which is longer.
+        return suffix
+    return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))

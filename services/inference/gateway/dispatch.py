@@ -67,7 +67,7 @@ class Dispatcher:
     async def ask(
         self, exchange: Exchange, route: Route, request: Any, metadata: Metadata, timeout: float
     ) -> bytes:
-        """The runtime's answer to an exchange's request.
+        """The answer to an exchange's request, as its caller gets it.
 
         Args:
             exchange: Told which entity was asked and how long that took.

@@ -43,7 +43,6 @@ __all__ = [
     "InferenceHandler",
     "InferenceLimits",
     "deadline_passed",
-    "reply_suffix",
 ]
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -59,9 +58,6 @@ _LARGE: Final = 64 << 10
 _RAW_CONTENTS: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _RETRY_SECONDS: Final = 0.05
 _ON_THE_WAY_SECONDS: Final = 0.05
-
-# ModelInferResponse.parameters["tessera_request_id"].string_param without its 36 characters.
-_ID_PARAMETER: Final = b"\x22\x3c\x0a\x12tessera_request_id\x12\x26\x1a\x24"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +125,7 @@ class InferenceHandler:
     async def _answer(self, exchange: Exchange, metadata: Metadata, timeout: float) -> bytes:
         request, route = await self.admit(exchange, metadata)
         in_next_turn(self._recorder.prepare, exchange)
-        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
-        return reply + reply_suffix(exchange)
+        return await self._dispatcher.ask(exchange, route, request, metadata, timeout)
 
     # What other doors use too.
 
@@ -275,8 +270,7 @@ class InferenceHandler:
         exchange.route = route = self._routes.find(exchange.endpoint)
         _hold_to_rules(exchange, route, request, request.raw_input_contents)
         in_next_turn(self._recorder.prepare, exchange)
-        reply = await self._dispatcher.ask(exchange, route, request, metadata, timeout)
-        return reply + reply_suffix(exchange)
+        return await self._dispatcher.ask(exchange, route, request, metadata, timeout)
 
     def timeout(self, context: Context) -> float:
         """Seconds that a call's request may take."""
@@ -327,12 +321,6 @@ def deadline_passed(context: Context) -> bool:
     """
     left = context.time_remaining()
     return left is not None and left <= _ON_THE_WAY_SECONDS
-
-
-def reply_suffix(exchange: Exchange) -> bytes:
-    """What turns the runtime's response into the caller's."""
-    suffix = exchange.served.reply_suffix if exchange.served is not None else b""
-    return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))
 
 
 def _parsed(data: bytes) -> tuple[Any, Sequence[Piece]]:

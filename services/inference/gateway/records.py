@@ -16,6 +16,7 @@ from tessera.events.v1 import inference_events_pb2
 __all__ = [
     "FALLBACK",
     "LARGEST_BODY",
+    "SHADOW",
     "Exchange",
     "answering_note_of",
     "asking_note_of",

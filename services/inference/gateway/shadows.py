@@ -84,7 +84,7 @@ class Shadows:
                 )
             exchange.model_answered = True
             exchange.end_model()
-            self._recorder.keep(exchange, reply + served.reply_suffix, 0, "")
+            self._recorder.keep(exchange, reply, 0, "")
             outcome = "answered"
         except asyncio.CancelledError:
             exchange.end_model()

@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2
 
 from services.inference.domain.fields import message_field
 from services.inference.errors import TooManyInferences
+from services.inference.gateway.asking import ending_of
 from services.inference.gateway.assembly import Assembly
 from services.inference.gateway.dispatch import Dispatcher
 from services.inference.gateway.infer import (
@@ -28,7 +29,6 @@ from services.inference.gateway.infer import (
     InferenceHandler,
     InferenceLimits,
     deadline_passed,
-    reply_suffix,
 )
 from services.inference.gateway.recorder import Recorder
 from services.inference.gateway.records import LARGEST_BODY, Exchange
@@ -188,7 +188,6 @@ class _Stream:
         dispatcher, recorder = self._handler.dispatcher, self._handler.recorder
         if not route.signature.streams:
             reply = await dispatcher.ask(exchange, route, request, self._metadata, timeout)
-            reply += reply_suffix(exchange)
             recorder.keep(exchange, reply, _OK, "")
             await self._write(message_field(_INFER_RESPONSE, reply))
             return
@@ -202,7 +201,7 @@ class _Stream:
                     recorder.note_answering(exchange)
                     answering = True
                 self._keep(whole, response)
-                await self._write(message_field(_INFER_RESPONSE, response + reply_suffix(exchange)))
+                await self._write(message_field(_INFER_RESPONSE, response + ending_of(exchange)))
         recorder.keep(exchange, self._reply(exchange, whole), _OK, "")
         recorder.end(exchange)
 
@@ -216,7 +215,7 @@ class _Stream:
         exchange.reply_cut = whole.is_cut
         if whole.is_cut or not exchange.chunk_times_us:
             return b""
-        return whole.response() + reply_suffix(exchange)
+        return whole.response() + ending_of(exchange)
 
     def _timeout(self, route: Route) -> float:
         streams = route.signature.streams

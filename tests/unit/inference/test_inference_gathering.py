@@ -47,7 +47,9 @@ class Doubling:
         self.failure: Exception | None = None
         self.rows_given: int | None = None
 
-    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+    async def infer(
+        self, request: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
         message = service_pb2.ModelInferRequest.FromString(request + suffix)
         assert message.model_name == "runtime-name"
         x = np.frombuffer(message.raw_input_contents[0], np.float32)
@@ -70,7 +72,7 @@ class Doubling:
         response = service_pb2.ModelInferResponse(id=message.id)
         response.outputs.add(name="y", datatype="FP32", shape=[len(y), 1])
         response.raw_output_contents.append(y.tobytes())
-        return bytes(response.SerializeToString())
+        return bytes(response.SerializeToString()) + ending
 
     def stream(self, request: bytes, timeout: float) -> Any:
         raise NotImplementedError("nobody streams here")

@@ -123,7 +123,9 @@ class InMemoryRuntime:
         self._check_up()
         return {name: self._answered[name] for name in self._models}
 
-    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+    async def infer(
+        self, request: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
         """Answer with the function."""
         self._check_up()
         request += suffix
@@ -133,7 +135,7 @@ class InMemoryRuntime:
         self._inside[name] += 1
         try:
             async with asyncio.timeout(timeout):
-                return await self._answer(request)
+                return await self._answer(request) + ending
         except TimeoutError:
             raise InferenceTimeout("the deadline passed before the model answered") from None
         finally:

@@ -64,11 +64,16 @@ class Loan:
         self._place = place
         self._outputs = outputs
 
-    def take(self, response: bytes) -> bytes:
-        """The serialised response with all contents in it, from the one that the runtime sent."""
+    def take(self, response: bytes, ending: bytes) -> bytes:
+        """The serialised response, from the one that the runtime sent: with all contents.
+
+        Args:
+            response: What it sent.
+            ending: Fields that follow.
+        """
         if not self._outputs:
             self._sharing.learn(self._form, response)
-            return response
+            return response + ending
         told = service_pb2.ModelInferResponse.FromString(response)
         sent = list(told.raw_output_contents)
         contents: list[bytes | memoryview] = []
@@ -80,7 +85,8 @@ class Loan:
                 size = prod(output.shape) * DATATYPES[output.datatype].size
                 contents.append(self._sharing.view(place.offset, min(size, place.size)))
         del told.raw_output_contents[:]
-        return b"".join((told.SerializeToString(), *bytes_fields(_RAW_RESPONSE, contents)))
+        fields = bytes_fields(_RAW_RESPONSE, contents)
+        return b"".join((told.SerializeToString(), *fields, ending))
 
     def refused(self, details: str) -> bool:
         """Whether the runtime failed the request for the region's sake; it can be sent instead."""

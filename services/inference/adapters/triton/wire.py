@@ -53,15 +53,17 @@ class TritonWire:
         self._asking: set[asyncio.Task[bytes]] = set()
         self._streams = TritonStreams(target, max_message_bytes=max_message_bytes)
 
-    async def infer(self, request: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
-        """Send a serialised request, and what follows it, and return the serialised response."""
+    async def infer(
+        self, request: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
+        """Send a serialised request and what follows it; return the response, and what follows."""
         began = time.monotonic()
         try:
             if self._sharing is not None and len(request) >= LEAST_SHARED:
                 loan = self._sharing.lend(request, suffix)
                 if loan is not None:
-                    return await self._infer_shared(loan, request, timeout, suffix)
-            return await self._call(request, timeout, suffix)
+                    return await self._infer_shared(loan, request, timeout, suffix, ending)
+            return await self._call(request, timeout, suffix, ending)
         except CallFailed as error:
             code = error.code
             waited = time.monotonic() - began
@@ -78,14 +80,14 @@ class TritonWire:
         return self._streams.stream(request, timeout)
 
     async def _infer_shared(
-        self, loan: Loan, request: bytes, timeout: float | None, suffix: bytes
+        self, loan: Loan, request: bytes, timeout: float | None, suffix: bytes, ending: bytes
     ) -> bytes:
         """Ask by shared memory, which the runtime may use until it has answered.
 
         So a call whose caller gives up is not given up here: the runtime would write to memory that
         is lent to the next.
         """
-        task = detached_task(self._ask(loan), name="triton-shared")
+        task = detached_task(self._ask(loan, ending), name="triton-shared")
         self._asking.add(task)
         task.add_done_callback(self._asked)
         async with asyncio.timeout(timeout):
@@ -94,11 +96,11 @@ class TritonWire:
             except CallFailed as error:
                 if not loan.refused(error.details):
                     raise
-            return await self._call(request, None, suffix)
+            return await self._call(request, None, suffix, ending)
 
-    async def _ask(self, loan: Loan) -> bytes:
+    async def _ask(self, loan: Loan, ending: bytes) -> bytes:
         try:
-            response = loan.take(await self._call(loan.message, None))
+            response = loan.take(await self._call(loan.message, None), ending)
         except CallBroken:
             loan.lose()
             raise
@@ -114,14 +116,16 @@ class TritonWire:
             # Its caller may have given up, so that nobody asks for it.
             task.exception()
 
-    async def _call(self, message: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
+    async def _call(
+        self, message: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
         for _ in range(_MOST_ATTEMPTS):
             connection = self._connection
             if connection is None or not connection.usable:
                 async with asyncio.timeout(timeout):
                     connection = await self._connect()
             try:
-                return await connection.call(message, timeout, suffix)
+                return await connection.call(message, timeout, suffix, ending)
             except CallRefused:
                 await asyncio.sleep(_REFUSED_SECONDS)
         raise CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "the server is full")

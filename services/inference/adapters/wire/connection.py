@@ -59,7 +59,7 @@ class CallBroken(CallFailed):
 class _Call:
     """One call on its way."""
 
-    __slots__ = ("data", "future", "pending", "size", "stream", "timer", "window")
+    __slots__ = ("data", "ending", "future", "pending", "size", "stream", "timer", "window")
 
     def __init__(self, stream: int, future: asyncio.Future[bytes], window: int) -> None:
         self.stream = stream
@@ -71,6 +71,8 @@ class _Call:
         self.size = 0
         self.data: list[Piece] = []
         """What of the response has come."""
+        self.ending = b""
+        """What is put behind the response."""
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -121,8 +123,10 @@ class WireConnection(asyncio.Protocol):
 
     # Calls.
 
-    async def call(self, message: bytes, timeout: float | None, suffix: bytes = b"") -> bytes:
-        """Send a serialised request, which may come in two parts; return the serialised response.
+    async def call(
+        self, message: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
+    ) -> bytes:
+        """Send a serialised request and what follows it; return the response, and what follows.
 
         Raises:
             CallFailed: The status is not OK, or the connection broke.
@@ -134,6 +138,7 @@ class WireConnection(asyncio.Protocol):
         if not self.usable or self._transport is None:
             raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the connection is closed")
         call = self._begin(message, suffix, timeout)
+        call.ending = ending
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -228,6 +233,7 @@ class WireConnection(asyncio.Protocol):
         if compressed or length != sum(map(len, data)):
             self._fail(call, grpc.StatusCode.INTERNAL, "the response is not one plain message")
         elif not call.future.done():
+            data.append(call.ending)
             call.future.set_result(b"".join(data))
 
     @staticmethod
