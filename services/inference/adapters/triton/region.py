@@ -57,8 +57,12 @@ class SharedRegion:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(_FOLDER / self.name, flags, 0o600)
-        os.ftruncate(self._descriptor, self.size)
-        self._memory = mmap.mmap(self._descriptor, self.size)
+        try:
+            os.ftruncate(self._descriptor, self.size)
+            self._memory = mmap.mmap(self._descriptor, self.size)
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Remove the object; who has it mapped keeps it until then."""

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+from collections.abc import Coroutine
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -22,7 +23,7 @@ from tritonclient.grpc import aio, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from services.inference.adapters.triton.region import Place, SharedRegion, stale_regions
-from services.inference.domain.datatypes import BYTES, DATATYPES
+from services.inference.domain.datatypes import DATATYPES
 from services.inference.domain.fields import bytes_fields, split
 from tessera_kit.tasks import detached_task
 
@@ -82,7 +83,7 @@ class Loan:
             if place is None:
                 contents.append(raw)
             else:
-                size = prod(output.shape) * DATATYPES[output.datatype].size
+                size = prod(output.shape) * _item_size(output)
                 contents.append(self._sharing.view(place.offset, min(size, place.size)))
         del told.raw_output_contents[:]
         fields = bytes_fields(_RAW_RESPONSE, contents)
@@ -105,7 +106,7 @@ class Loan:
 
 
 class TensorSharing:
-    """Puts tensors where Triton reads them, once it has opened the region.
+    """Puts tensors where Triton reads them, once it has opened the region. Made where a loop runs.
 
     Args:
         target: `host:port` of Triton's gRPC door.
@@ -118,16 +119,17 @@ class TensorSharing:
         self, target: str, owner: Path, size: int, left_seconds: float = _LEFT_SECONDS
     ) -> None:
         prefix = f"tessera_tensors_{hashlib.sha256(str(owner).encode()).hexdigest()[:12]}_"
-        self._left = stale_regions(prefix)
         self._region = SharedRegion(prefix + secrets.token_hex(4), size)
         self._target = target
-        self._left_seconds = left_seconds
         self._opened = False
         self._registered = False
+        self._told = False
         self._lost: list[Place] = []
         self._work: set[asyncio.Task[None]] = set()
         self._not_before = 0.0
         self._forms: dict[bytes, _Sizes] = {}
+        if left := stale_regions(prefix):
+            self._do(self._remove(left, left_seconds))
 
     def lend(self, request: bytes, suffix: bytes) -> Loan | None:
         """A request as the runtime gets it by the region; None for one that has to be sent.
@@ -173,7 +175,7 @@ class TensorSharing:
             self._forms.clear()
         told = service_pb2.ModelInferResponse.FromString(response)
         sizes = {
-            output.name: len(raw) if output.datatype != BYTES and len(raw) >= LEAST_SHARED else 0
+            output.name: len(raw) if len(raw) >= LEAST_SHARED and _item_size(output) else 0
             for output, raw in zip(told.outputs, told.raw_output_contents, strict=False)
         }
         self._forms[form] = sizes if any(sizes.values()) else {}
@@ -247,7 +249,7 @@ class TensorSharing:
         self._not_before = loop.time() + _AGAIN_SECONDS
         self._do(self._register())
 
-    def _do(self, work: Any) -> None:
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = detached_task(work, name="tensor-sharing")
         self._work.add(task)
         task.add_done_callback(self._work.discard)
@@ -266,19 +268,17 @@ class TensorSharing:
                     client_timeout=_CALL_SECONDS,
                 )
         except (OSError, InferenceServerException) as error:
-            _log.info("tensors are sent, as the runtime shares no memory: %s", error)
+            level, self._told = logging.DEBUG if self._told else logging.INFO, True
+            _log.log(level, "tensors are sent, as the runtime shares no memory: %s", error)
             return
         lost, self._lost = self._lost, []
         for place in lost:
             self._region.give_back(place)
         self._registered = True
-        left, self._left = self._left, []
-        if left:
-            self._do(self._remove(left))
 
-    async def _remove(self, left: list[str]) -> None:
+    async def _remove(self, left: list[str], after: float) -> None:
         """Remove what a killed process left, once no model of its last requests writes to it."""
-        await asyncio.sleep(self._left_seconds)
+        await asyncio.sleep(after)
         async with aio.InferenceServerClient(self._target) as client:
             for name in left:
                 await self._forget(client, name)
@@ -288,6 +288,12 @@ class TensorSharing:
         # It may not know of it.
         with suppress(InferenceServerException):
             await client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
+
+
+def _item_size(output: Any) -> int:
+    """Bytes of an element; 0 where elements tell their own, and Triton not that of all."""
+    datatype = DATATYPES.get(output.datatype)
+    return datatype.size if datatype is not None else 0
 
 
 def _room(size: int) -> int:
