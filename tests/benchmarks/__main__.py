@@ -23,13 +23,13 @@ from rich.console import Console
 
 from devstack import Stack, attach, start_local
 from tessera import AsyncClient
-from tests.benchmarks import bus, gateway, matrix, memory, stack, table, tracking
+from tests.benchmarks import bus, gateway, matrix, memory, stack, swaps, table, tracking
 from tests.benchmarks.results import Report
 from tests.benchmarks.screen import show
 from tests.e2e.world import remove_served, serve_model, settings_of
 
 GROUPS = ("stack", "gateway", "table", "tracking", "bus")
-LONG = ("memory", "matrix")
+LONG = ("memory", "matrix", "swaps")
 """Groups that take minutes, and are measured when they are named."""
 _VERSIONED = (
     *("tessera-ml", "grpcio", "aiokafka", "torch", "nvidia-pytriton", "chdb-core"),
@@ -71,6 +71,9 @@ async def bench(
                 async with timed("matrix"), AsyncClient(settings_of(running)) as client:
                     chosen = [part for part in parts if part in matrix.PARTS]
                     await matrix.measure(running, client, report, tell, chosen)
+            if "swaps" in groups:
+                async with timed("swaps"), AsyncClient(settings_of(running)) as client:
+                    await swaps.measure(running, client, report, tell)
             if "tracking" in groups:
                 async with timed("tracking"):
                     chosen = [part for part in parts if part in tracking.PARTS]
