@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -27,13 +28,17 @@ pytestmark = pytest.mark.timeout(240)
 LARGE: Final = 300_000
 """Elements of a tensor of more than a megabyte."""
 CODE: Final = b'''
-import time
+import json
 import numpy as np
 import triton_python_backend_utils as pb
 
 
 class TritonPythonModel:
-    """Doubles x, `times` over; waits so many seconds before; says how many elements came."""
+    """Doubles x, `times` over, once it is let; says how many elements came."""
+
+    def initialize(self, arguments):
+        config = json.loads(arguments["model_config"])
+        self.gate = config["parameters"]["gate"]["string_value"]
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]
@@ -41,9 +46,11 @@ class TritonPythonModel:
     def answer(self, request):
         x = pb.get_input_tensor_by_name(request, "x").as_numpy()
         wait, times = pb.get_input_tensor_by_name(request, "how").as_numpy()
-        time.sleep(float(wait))
+        if wait:
+            # Opening a pipe waits for whoever opens its other end.
+            open(self.gate).close()
         if times < 0:
-            raise ValueError("no such number")
+            raise ValueError("no shared memory for so small a number")
         said = np.array([str(len(x)), "elements"], object)
         outputs = [pb.Tensor("y", np.tile(x * 2, int(times))), pb.Tensor("said", said)]
         return pb.InferenceResponse(outputs)
@@ -87,7 +94,7 @@ class Caller:
         self,
         first: float,
         size: int = LARGE,
-        wait: float = 0,
+        wait: bool = False,
         times: float = 1,
         timeout: float = 60,
     ) -> Any:
@@ -99,8 +106,10 @@ class Caller:
         how = np.array([wait, times], np.float32)
         message.raw_input_contents.extend([x.tobytes(), how.tobytes()])
         suffix = text_field(1, self.model)
-        reply = await self.wire.infer(message.SerializeToString(), timeout, suffix)
+        ending = text_field(1, f"told {first}")
+        reply = await self.wire.infer(message.SerializeToString(), timeout, suffix, ending)
         response = service_pb2.ModelInferResponse.FromString(reply)
+        assert response.model_name == f"told {first}"
         assert response.id == f"about {first}"
         assert [output.name for output in response.outputs] == ["y", "said"]
         y, said = response.raw_output_contents
@@ -122,9 +131,18 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-async def model(models: TritonModels) -> AsyncIterator[str]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipe that the model waits for to be opened, where it is asked to."""
+    path = tmp_path_factory.mktemp("gate") / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+async def model(models: TritonModels, gate: Path) -> AsyncIterator[str]:
     name = unique_name("shared").replace("_", "-")
-    await models.load(name, json.dumps(CONFIG), {"1/model.py": CODE})
+    config = {**CONFIG, "parameters": {"gate": {"string_value": str(gate)}}}
+    await models.load(name, json.dumps(config), {"1/model.py": CODE})
     yield name
     await models.unload(name)
 
@@ -169,7 +187,11 @@ async def test_an_answer_that_the_runtime_kept_is_the_same(
     stack: Stack, models: TritonModels, tmp_path: Path
 ) -> None:
     name = unique_name("kept").replace("_", "-")
-    config = {**CONFIG, "response_cache": {"enable": True}}
+    config = {
+        **CONFIG,
+        "response_cache": {"enable": True},
+        "parameters": {"gate": {"string_value": ""}},
+    }
     await models.load(name, json.dumps(config), {"1/model.py": CODE})
     caller = Caller(stack, name, tmp_path)
     await caller.share()
@@ -193,10 +215,10 @@ async def test_what_does_not_fit_the_memory_is_sent(
     await caller.wire.close()
 
 
-async def test_memory_is_kept_until_the_runtime_is_done_with_it(caller: Caller) -> None:
+async def test_memory_is_kept_until_the_runtime_is_done_with_it(caller: Caller, gate: Path) -> None:
     """Whoever gave up would else have an answer written into another one's tensors."""
     await caller.share()
-    slow = asyncio.create_task(caller.ask(10, wait=3))
+    slow = asyncio.create_task(caller.ask(10, wait=True))
 
     await eventually(lambda: caller.region.lent == 1, interval=0.01)
     slow.cancel()
@@ -204,21 +226,28 @@ async def test_memory_is_kept_until_the_runtime_is_done_with_it(caller: Caller) 
         await slow
     assert caller.region.lent == 1
     await asyncio.gather(*(caller.ask(n) for n in range(8)))
-
+    assert caller.region.lent == 1
+    await asyncio.to_thread(gate.write_bytes, b"")
     await eventually(lambda: caller.region.lent == 0)
 
 
-async def test_a_deadline_ends_the_wait(caller: Caller) -> None:
+async def test_a_deadline_ends_the_wait(caller: Caller, gate: Path) -> None:
     await caller.share()
     with pytest.raises(InferenceTimeout):
-        await caller.ask(1, wait=2, timeout=0.2)
+        await caller.ask(1, wait=True, timeout=0.2)
+    assert caller.region.lent == 1
+    await asyncio.to_thread(gate.write_bytes, b"")
     await caller.ask(2)
 
 
-async def test_a_failure_of_the_model_is_told(caller: Caller) -> None:
+async def test_a_failure_of_the_model_is_told_and_not_tried_again(
+    caller: Caller, models: TritonModels, model: str
+) -> None:
     await caller.share()
+    before = (await models.answered())[model]
     with pytest.raises(ModelFailed):
         await caller.ask(1, times=-1)
+    assert (await models.answered())[model] == before + 1
     await caller.ask(2)
     assert caller.region.lent == 0
 

@@ -37,6 +37,9 @@ _CALL_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 30.0
 _LEFT_SECONDS: Final = 600.0
 _MOST_FORMS: Final = 64
+_UNKNOWN_REGION: Final = "Unable to find shared memory region"
+_NO_ROOM: Final = "shared memory size specified with the request for output"
+"""What Triton says; a model may speak of shared memory too, and is not to run again for it."""
 _SEQUENCE_ID: Final = "sequence_id"
 _RAW_REQUEST: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _RAW_RESPONSE: Final = service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -91,10 +94,7 @@ class Loan:
 
     def refused(self, details: str) -> bool:
         """Whether the runtime failed the request for the region's sake; it can be sent instead."""
-        if "shared memory" not in details.lower():
-            return False
-        self._sharing.refused(self._form, details)
-        return True
+        return self._sharing.refused(self._form, details)
 
     def end(self) -> None:
         """Give the memory back: the runtime has answered."""
@@ -180,13 +180,16 @@ class TensorSharing:
         }
         self._forms[form] = sizes if any(sizes.values()) else {}
 
-    def refused(self, form: bytes, details: str) -> None:
-        """Note that the runtime does not know the region, or an output was larger than before."""
-        if "unable to find" in details.lower():
+    def refused(self, form: bytes, details: str) -> bool:
+        """Whether the runtime does not know the region, or an output was larger than before."""
+        if _UNKNOWN_REGION in details and self._region.name in details:
             # It was started anew.
             self._registered, self._not_before = False, 0.0
-        else:
+        elif _NO_ROOM in details:
             self._forms[form] = {}
+        else:
+            return False
+        return True
 
     def view(self, offset: int, size: int) -> memoryview:
         """Bytes of the region."""
