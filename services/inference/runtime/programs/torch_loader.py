@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
+from .exported import function_of
 from .tensors import Array, feature
 
 __all__ = ["load"]
@@ -89,8 +90,7 @@ def module_of(flavor: str, path: Path, device: torch.device) -> Module:
         program = torch.export.load(str(path))
         # Moving the module alone would leave the tensors that the graph itself makes, as masks and
         # positions, where the program was exported.
-        module = move_to_device_pass(program, str(device)).module(check_guards=False)
-        return module
+        return function_of(move_to_device_pass(program, str(device)))
     if flavor == "torchscript":
         module = torch.jit.load(str(path), map_location=device).eval()
         return module

@@ -7,6 +7,7 @@ of Tessera.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ class TritonPythonModel:
         sys.path.insert(0, str(folder / "programs.zip"))
         self._call = importlib.import_module("programs.tensors").Call
         self._model = importlib.import_module("programs.fitted").load(folder, args)
+        # What is loaded stays: no answer waits while the collector walks through a framework.
+        gc.collect()
+        gc.freeze()
 
     def finalize(self) -> None:
         """End what the model began beside this process."""
