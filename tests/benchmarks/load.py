@@ -73,9 +73,24 @@ class LoadProcess:
         self._process = process
 
     async def run(
-        self, target: Target, in_flight: int, seconds: float, max_requests: int = ENDLESS
+        self,
+        target: Target,
+        in_flight: int,
+        seconds: float,
+        max_requests: int = ENDLESS,
+        *,
+        per_second: float = 0.0,
     ) -> Window:
-        """Keeps `in_flight` requests on their way for `seconds`, or until all are sent."""
+        """Keeps `in_flight` requests on their way for `seconds`, or until all are sent.
+
+        Args:
+            target: Who is asked.
+            in_flight: How many requests are on their way at once; at most, where they are paced.
+            seconds: How long.
+            max_requests: How many are sent at most.
+            per_second: When not 0, how many are begun in a second, evenly. A request that cannot
+                begin in its turn has its waiting counted.
+        """
         assert self._process.stdin and self._process.stdout
         order = {
             "address": target.address,
@@ -86,6 +101,7 @@ class LoadProcess:
             "in_flight": in_flight,
             "seconds": seconds,
             "max_requests": max_requests,
+            "per_second": per_second,
         }
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         await self._process.stdin.drain()
@@ -183,14 +199,20 @@ class _Servers:
 async def _window(order: dict[str, Any], asks: list[Ask]) -> Window:
     latencies: list[float] = []
     failures: list[str] = []
-    left = order["max_requests"]
+    most, sent = order["max_requests"], 0
+    pause = 1 / order["per_second"] if order["per_second"] else 0.0
     began = perf_counter()
     end = began + order["seconds"]
 
     async def worker(ask: Ask) -> None:
-        nonlocal left
-        while left > 0 and (started := perf_counter()) < end:
-            left -= 1
+        nonlocal sent
+        while sent < most:
+            started = began + sent * pause if pause else perf_counter()
+            if started >= end:
+                return
+            sent += 1
+            if (early := started - perf_counter()) > 0:
+                await asyncio.sleep(early)
             if failure := await ask():
                 failures.append(failure)
             else:
