@@ -73,7 +73,8 @@ class Serving:
             model_service_pb2.CreateModelVersionRequest(model_name=self.model)
         )
         number: int = made.model_version.version
-        files = {"model.json": manifest(**changes), "model.pt2": content or exported()}
+        file = changes.get("file", "model.pt2")
+        files = {"model.json": manifest(**changes), file: content or exported()}
         for path, data in files.items():
             await self.models.UploadModelFile(self._parts(number, path, data))
         await self.models.FinalizeModelVersion(

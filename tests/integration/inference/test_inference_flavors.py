@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import safetensors.numpy
 import torch
 import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
 
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.domain.signature import parse_manifest
@@ -65,6 +67,32 @@ async def test_an_onnx_graph_with_another_signature_is_refused(models: TritonMod
     manifest = {"flavor": "onnx", "file": "delay.onnx", "inputs": [X], "outputs": [SCORES]}
     with pytest.raises(ModelNotServable, match=r"has 'carrier' that the signature does not feed"):
         await load(models, manifest, {"delay.onnx": linear_graph(texts=True)})
+
+
+async def test_a_program_is_asked_for_no_sizes_that_it_was_not_exported_for(
+    models: TritonModels, client: triton.InferenceServerClient
+) -> None:
+    layer = torch.nn.Linear(4, 2, bias=False).eval()
+    with warnings.catch_warnings():
+        # torch warns of its own internals.
+        warnings.simplefilter("ignore")
+        shapes = ({0: torch.export.Dim("rows", min=1, max=4)},)
+        program = torch.export.export(layer, (torch.zeros(2, 4),), dynamic_shapes=shapes)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    manifest = {
+        **{"flavor": "torch_export", "file": "model.pt2"},
+        **{"inputs": [X], "outputs": [SCORES]},
+    }
+    name = await load(models, manifest, {"model.pt2": buffer.getvalue()})
+    x = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
+    result = await client.infer(name, [given("x", x[:4], "FP32")])
+    weights = layer.weight.detach().numpy()
+    np.testing.assert_allclose(result.as_numpy("scores"), x[:4] @ weights.T, rtol=1e-5)
+    with pytest.raises(InferenceServerException, match="was exported for 0 to 4") as caught:
+        await client.infer(name, [given("x", x, "FP32")])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    await models.unload(name)
 
 
 NET = b"""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from tritonclient.utils import InferenceServerException
@@ -15,11 +17,13 @@ from tests.helpers import eventually, unique_name
 from tests.integration.inference.models import exported
 from tests.integration.inference.requests import inputs
 from tests.integration.inference.serving import Serving
+from tests.onnx_graphs import WEIGHTS, linear_graph
 
 pytestmark = pytest.mark.timeout(300)
 
 X = [[0.1, 0.2, 0.3, 0.4]]
 WORKERS = 2
+SWAPS = 100
 OLD, NEW = "champion", "challenger"
 
 
@@ -100,6 +104,60 @@ async def test_swaps_under_load_fail_no_request(serving: Serving, endpoint: str)
     counts = await eventually(lambda: all_rows(serving, endpoint, len(answers)), timeout=60)
     assert counts.error_count == 0
     assert counts.distinct_request_count == counts.row_count
+
+
+@pytest.mark.timeout(900)
+async def test_a_hundred_models_loaded_and_unloaded_under_load_fail_no_request(
+    serving: Serving,
+) -> None:
+    """Each swap is a configuration of its own, whose model the runtime loads; the last one's goes.
+
+    The models are ONNX graphs, whose processes begin soonest.
+    """
+    graph = {
+        **{"flavor": "onnx", "file": "model.onnx"},
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4], "role": "FEATURE"}],
+        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+    versions = [await serving.add_version(linear_graph(), **graph) for _ in range(2)]
+    name = await serving.create(versions[:1])
+    asked = triton.InferInput("x", [1, 4], "FP32")
+    asked.set_data_from_numpy(np.array(X, np.float32))
+    stopped = asyncio.Event()
+    answers: list[str] = []
+
+    async def answer() -> str:
+        result = await serving.gateway.infer(
+            name, [asked], headers=serving.headers, client_timeout=60
+        )
+        np.testing.assert_allclose(
+            result.as_numpy("scores"), np.asarray(X, np.float32) @ WEIGHTS, rtol=1e-6
+        )
+        version: str = result.get_response().model_version
+        answers.append(version)
+        return version
+
+    async def work() -> None:
+        while not stopped.is_set():
+            await answer()
+
+    workers = [asyncio.create_task(work()) for _ in range(WORKERS)]
+    for number in range(1, SWAPS + 1):
+        version = versions[number % 2]
+        await serving.endpoints.UpdateEndpointConfig(
+            inference_service_pb2.UpdateEndpointConfigRequest(
+                name=name, config=serving.config([version], [100])
+            )
+        )
+        settled = await serving.settled(name)
+        assert settled.config.config_version == number + 1, settled.update_message
+        assert await answer() == str(version)
+    stopped.set()
+    await asyncio.gather(*workers)
+    assert len(answers) > SWAPS * WORKERS
+    counts = await eventually(lambda: all_rows(serving, name, len(answers)), timeout=60)
+    assert (counts.error_count, counts.row_count) == (0, len(answers))
+    assert counts.distinct_request_count == len(answers)
 
 
 async def all_rows(serving: Serving, endpoint: str, least: int) -> Any:
