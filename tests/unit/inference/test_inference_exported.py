@@ -82,6 +82,16 @@ def test_several_outputs_keep_their_order() -> None:
     assert (more[0, 0], less[0, 0]) == (1, -1)
 
 
+def test_a_least_size_is_held_as_torch_holds_it() -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    call = exported(forward, (torch.zeros(4, 3),), ({0: Dim("rows", min=3)},))
+    assert len(call(torch.ones(3, 3))[0]) == 3
+    with pytest.raises(InputRefused, match=r"was exported for 3 and more$"):
+        call(torch.ones(2, 3))
+
+
 def test_sizes_without_a_limit_stay_without() -> None:
     def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return x * 2

@@ -57,6 +57,18 @@ def payload() -> bytes:
     return record.SerializeToString()
 
 
+class CountingBus(InMemoryBus):
+    """Notes how many records come at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    async def publish_records(self, records: Sequence[Record]) -> None:
+        self.batches.append(len(records))
+        await super().publish_records(records)
+
+
 class FlakyBus(InMemoryBus):
     """Writes what it gets and then, for the first times, says that it did not."""
 
@@ -85,6 +97,21 @@ async def test_records_become_events_of_their_topic(spool: Spool, reader: SpoolR
     assert numbers == sorted(numbers)
     assert len(set(numbers)) == numbers[-1] - numbers[0] + 1
     assert reader.pending_bytes() == 0
+
+
+async def test_a_batch_is_bounded_by_its_bytes(tmp_path: Path) -> None:
+    """Bounded by a thousand records, with a pause after each batch, it fell behind busy callers."""
+    bus = CountingBus()
+    spool = Spool(tmp_path, segment_bytes=4 << 20, max_bytes=8 << 20)
+    spool.open()
+    for _ in range(2000):
+        spool.append(payload())
+    reader = SpoolReader(tmp_path)
+    reader.open()
+    await shipper(reader, bus).ship_all()
+    reader.close()
+    spool.close()
+    assert bus.batches == [2000]
 
 
 async def test_records_go_on_in_the_trace_of_their_request(

@@ -18,10 +18,10 @@ from torch.export import ExportedProgram
 
 from .process import InputRefused
 
-__all__ = ["function_of"]
+__all__ = ["ExportedFunction", "function_of"]
 
-_ALWAYS_ALLOWED = 2
-"""Export takes 0 and 1 for no other size's limits: it lets them through whatever it was told."""
+_LEAST_CHECKED = 3
+"""The lowest least size that `torch.export` holds calls to: below it, 0 and 1 may always come."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class _Open:
     """Sizes of one symbol are equal."""
     smallest: int
     largest: float
+
+    def __str__(self) -> str:
+        if self.largest == math.inf:
+            return f"{self.smallest} and more"
+        return f"{self.smallest} to {self.largest}"
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,12 @@ class ExportedFunction:
             for axis, (size, told) in enumerate(zip(shape, one.sizes, strict=True)):
                 if isinstance(told, int):
                     if size != told:
-                        raise _refused(one.name, axis, size, f"{told}")
+                        raise _refused(one.name, axis, size, told)
                 elif chosen.setdefault(told.symbol, size) != size:
                     wanted = f"{chosen[told.symbol]}, as another input has it"
                     raise _refused(one.name, axis, size, wanted)
                 elif not told.smallest <= size <= told.largest:
-                    wanted = f"{told.smallest} to {told.largest}"
-                    raise _refused(one.name, axis, size, wanted)
+                    raise _refused(one.name, axis, size, told)
         return self.call(*tensors)
 
 
@@ -99,10 +103,13 @@ def _inputs(program: ExportedProgram) -> Sequence[_Input] | None:
         value = nodes[name].meta.get("val") if isinstance(name, str) else None
         if not isinstance(value, torch.Tensor):
             return None
-        sizes = [_size(program, size) for size in value.shape]
-        if any(size is None for size in sizes):
-            return None
-        inputs.append(_Input(str(name), [size for size in sizes if size is not None]))
+        sizes: list[int | _Open] = []
+        for size in value.shape:
+            told = _size(program, size)
+            if told is None:
+                return None
+            sizes.append(told)
+        inputs.append(_Input(str(name), sizes))
     return inputs
 
 
@@ -118,7 +125,7 @@ def _size(program: ExportedProgram, size: Any) -> int | _Open | None:
     smallest, largest = (0, math.inf) if limits is None else (limits.lower, limits.upper)
     return _Open(
         str(expression),
-        int(smallest) if smallest > _ALWAYS_ALLOWED else 0,
+        int(smallest) if smallest >= _LEAST_CHECKED else 0,
         # Export writes no limit as an integer that no tensor reaches.
         int(largest) if largest < torch.iinfo(torch.int64).max - 1 else math.inf,
     )
@@ -135,7 +142,7 @@ def _is_flat(program: ExportedProgram) -> bool:
     return not keywords.children() and leaf_or_tuple and all(one.is_leaf() for one in leaves)
 
 
-def _refused(name: str, axis: int, size: int, wanted: str) -> InputRefused:
+def _refused(name: str, axis: int, size: int, wanted: object) -> InputRefused:
     return InputRefused(
         f"input {name!r} has size {size} along axis {axis}; the program was exported for {wanted}"
     )
