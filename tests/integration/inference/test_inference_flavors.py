@@ -89,7 +89,10 @@ async def test_a_program_is_asked_for_no_sizes_that_it_was_not_exported_for(
     result = await client.infer(name, [given("x", x[:4], "FP32")])
     weights = layer.weight.detach().numpy()
     np.testing.assert_allclose(result.as_numpy("scores"), x[:4] @ weights.T, rtol=1e-5)
-    with pytest.raises(InferenceServerException, match="was exported for 0 to 4") as caught:
+    with pytest.raises(
+        InferenceServerException,
+        match="input 'x' has size 5 along axis 0; the program was exported for 0 to 4",
+    ) as caught:
         await client.infer(name, [given("x", x, "FP32")])
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     await models.unload(name)

@@ -27,11 +27,12 @@ def exported(
 
     # Export reads the arguments' names from the class.
     Model.forward = forward  # type: ignore[assignment]
+    count = len(examples) + len(names)
     with warnings.catch_warnings():
         # torch warns of its own internals.
         warnings.simplefilter("ignore")
         program = torch.export.export(Model(), tuple(examples), names, dynamic_shapes=shapes)
-        return function_of(program)
+        return function_of(program, [f"given_{number}" for number in range(count)])
 
 
 def product(self: nn.Module, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -60,10 +61,18 @@ def test_it_answers_as_the_model_does_and_torch_checks_nothing_at_a_call(
 @pytest.mark.parametrize(
     ("x", "w", "told"),
     [
-        ((9, 3), (9, 3), "input 'x' has size 9 along axis 0; the program was exported for 0 to 8"),
-        ((2, 4), (2, 3), "input 'x' has size 4 along axis 1; the program was exported for 3"),
-        ((2, 3), (1, 3), "input 'w' has size 1 along axis 0; the program was exported for 2, as"),
-        ((2, 3), (2,), "input 'w' has 1 dimensions; the program was exported for 2"),
+        (
+            (9, 3),
+            (9, 3),
+            "input 'given_0' has size 9 along axis 0; the program was exported for 0 to 8",
+        ),
+        ((2, 4), (2, 3), "input 'given_0' has size 4 along axis 1; the program was exported for 3"),
+        (
+            (2, 3),
+            (1, 3),
+            "input 'given_1' has size 1 along axis 0; the program was exported for 2, as",
+        ),
+        ((2, 3), (2,), "input 'given_1' has 1 dimensions; the program was exported for 2"),
     ],
 )
 def test_sizes_that_the_program_was_not_exported_for_are_the_requests_fault(
@@ -72,6 +81,12 @@ def test_sizes_that_the_program_was_not_exported_for_are_the_requests_fault(
     """The second would multiply silently: what broadcasts is no error of torch's."""
     with pytest.raises(InputRefused, match=f"^{re.escape(told)}"):
         weighed(torch.zeros(x), torch.zeros(w))
+
+
+def test_a_program_that_takes_another_number_of_inputs_is_told() -> None:
+    program = torch.export.export(nn.Linear(3, 1), (torch.zeros(2, 3),))
+    with pytest.raises(ValueError, match="takes 1 inputs; the signature has 2 features"):
+        function_of(program, ["x", "y"])
 
 
 def test_several_outputs_keep_their_order() -> None:

@@ -36,10 +36,12 @@ def test_what_a_graph_makes_is_made_on_the_instances_device(tmp_path: Path) -> N
     path = tmp_path / "model.pt2"
     path.write_bytes(rebuild(Flavor.TORCH_EXPORT, buffer.getvalue()))
     meta, cpu = torch.device("meta"), torch.device("cpu")
-    (made,) = torch_loader.module_of("torch_export", path, meta)(torch.zeros(3, 4, device=meta))
+    (made,) = torch_loader.module_of("torch_export", path, meta, ["x"])(
+        torch.zeros(3, 4, device=meta)
+    )
     assert made.device == meta
     ones = torch.ones(3, 4)
-    (answer,) = torch_loader.module_of("torch_export", path, cpu)(ones)
+    (answer,) = torch_loader.module_of("torch_export", path, cpu, ["x"])(ones)
     torch.testing.assert_close(answer, Masked()(ones))
 
 

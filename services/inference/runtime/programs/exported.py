@@ -78,14 +78,21 @@ class ExportedFunction:
         return self.call(*tensors)
 
 
-def function_of(program: ExportedProgram) -> Callable[..., Any]:
+def function_of(program: ExportedProgram, names: Sequence[str]) -> Callable[..., Any]:
     """What a program computes, for tensors in the order of its inputs.
 
     A program with inputs or outputs that are no plain tensors, or with a size that is computed from
     another one, is called as `torch.export` calls it, with all its checks.
+
+    Args:
+        program: As it was loaded.
+        names: Of its inputs, as callers know them.
+
+    Raises:
+        ValueError: It takes another number of inputs.
     """
     module: Any = program.module(check_guards=False)
-    inputs = _inputs(program)
+    inputs = _inputs(program, names)
     if inputs is None or not _is_flat(program):
         unchanged: Callable[..., Any] = module
         return unchanged
@@ -95,12 +102,17 @@ def function_of(program: ExportedProgram) -> Callable[..., Any]:
     return ExportedFunction(inputs, module.forward)
 
 
-def _inputs(program: ExportedProgram) -> Sequence[_Input] | None:
+def _inputs(program: ExportedProgram, names: Sequence[str]) -> Sequence[_Input] | None:
     """What its inputs' sizes may be; nothing when that is no matter of single sizes."""
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    taken = program.graph_signature.user_inputs
+    if len(taken) != len(names):
+        raise ValueError(
+            f"the program takes {len(taken)} inputs; the signature has {len(names)} features"
+        )
     inputs: list[_Input] = []
-    for name in program.graph_signature.user_inputs:
-        value = nodes[name].meta.get("val") if isinstance(name, str) else None
+    for node, name in zip(taken, names, strict=True):
+        value = nodes[node].meta.get("val") if isinstance(node, str) else None
         if not isinstance(value, torch.Tensor):
             return None
         sizes: list[int | _Open] = []
@@ -109,7 +121,7 @@ def _inputs(program: ExportedProgram) -> Sequence[_Input] | None:
             if told is None:
                 return None
             sizes.append(told)
-        inputs.append(_Input(str(name), sizes))
+        inputs.append(_Input(name, sizes))
     return inputs
 
 

@@ -53,7 +53,9 @@ def load(folder: Path, signature: Mapping[str, Any], args: Mapping[str, str]) ->
     device = device_of(args, demanded=bool(signature["needs_gpu"]))
     features = [feature(entry) for entry in signature["inputs"]]
     return TorchModel(
-        module_of(signature["flavor"], folder / signature["file"], device),
+        module_of(
+            signature["flavor"], folder / signature["file"], device, [f.name for f in features]
+        ),
         device,
         [[one.example(rows) for one in features] for rows in (1, 2)],
     )
@@ -79,18 +81,24 @@ def device_of(args: Mapping[str, str], *, demanded: bool) -> torch.device:
     return torch.device("cpu")
 
 
-def module_of(flavor: str, path: Path, device: torch.device) -> Module:
+def module_of(flavor: str, path: Path, device: torch.device, names: Sequence[str]) -> Module:
     """The module that a checked archive holds.
 
     The archive was rebuilt from checked parts by `runtime.archive`: it holds no pickled objects,
     no native code and no operators that reach outside the graph.
+
+    Args:
+        flavor: `torch_export` or `torchscript`.
+        path: The archive.
+        device: Where its tensors go.
+        names: Of its inputs, as callers know them.
     """
     module: Module
     if flavor == "torch_export":
         program = torch.export.load(str(path))
         # Moving the module alone would leave the tensors that the graph itself makes, as masks and
         # positions, where the program was exported.
-        return function_of(move_to_device_pass(program, str(device)))
+        return function_of(move_to_device_pass(program, str(device)), names)
     if flavor == "torchscript":
         module = torch.jit.load(str(path), map_location=device).eval()
         return module
