@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import shutil
 import signal
@@ -74,10 +75,20 @@ def test_ports_are_free_distinct_and_kept(home: Home, claims: PortClaims) -> Non
 def test_two_names_never_get_one_port(
     home: Home, claims: PortClaims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = iter([23456, 23456, 23457, 23456, 23458])
-    monkeypatch.setattr("devstack.ports.random.randrange", lambda first, last: next(drawn))
-    assert allocate(home, ["a", "b"], {}, claims) == {"a": 23456, "b": 23457}
-    assert allocate(home, ["c"], {}, claims) == {"c": 23458}
+    randrange = random.randrange
+    drawn: list[int] = []
+
+    def twice(first: int, last: int) -> int:
+        """Each number two times, whatever else of this machine listens where."""
+        drawn.append(drawn[-1] if len(drawn) % 2 else randrange(first, last))
+        return drawn[-1]
+
+    monkeypatch.setattr("devstack.ports.random.randrange", twice)
+    first = allocate(home, ["a", "b"], {}, claims)
+    assert first["a"] != first["b"]
+    drawn[:] = [first["b"]]
+    assert allocate(home, ["c"], {}, claims)["c"] not in first.values()
+    assert drawn[:2] == [first["b"]] * 2
 
 
 def test_one_port_for_two_names_is_refused(home: Home, claims: PortClaims) -> None:
