@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack import Stack, attach, start_local
+from devstack.plan import ENGINES
 from devstack.services import installed
 from tests.postgres import postgres_url
 
@@ -30,7 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
-    """Every engine, healthy; started when the first test asks for it."""
+    """Every engine, healthy; started when the first test asks for it.
+
+    Also Triton's process, where models of the platform do not run by default: tests of the way to
+    such a process ask it.
+    """
     choice: str = request.config.getoption("--stack")
     if choice.startswith("attach:"):
         yield attach(choice.removeprefix("attach:"))
@@ -39,7 +44,7 @@ async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
         raise pytest.UsageError(f"--stack is local or attach:PATH, not {choice!r}")
     # People's folders have such names; every engine and service must live with them.
     with tempfile.TemporaryDirectory(prefix="tessera test's ") as directory:
-        async with start_local(Path(directory), services=()) as local:
+        async with start_local(Path(directory), engines=ENGINES, services=()) as local:
             yield local
 
 

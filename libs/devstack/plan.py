@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from devstack import clickhouse, kafka, objectstore, ports, services, triton
+from devstack import clickhouse, kafka, objectstore, ports, runtime, services, triton
 from devstack.errors import StackError
 from devstack.home import Home
 from devstack.secrets import Credentials, ensure_credentials, ensure_tokens
@@ -18,6 +18,8 @@ _ENGINE_PORTS: Mapping[str, tuple[str, ...]] = {
     triton.NAME: triton.PORTS,
 }
 ENGINES = tuple(_ENGINE_PORTS)
+DEFAULT_ENGINES = tuple(engine for engine in ENGINES if engine != triton.NAME)
+"""What the platform needs, with Triton within the inference service."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def make_plan(
     processes of this stack hold, and keep.
 
     Raises:
-        StackError: an unknown name, an engine that is not installed, or a port that cannot be had.
+        StackError: an unknown name, an engine that is not installed, a port that cannot be had, or
+            a `TESSERA_RUNTIME` that is neither of its values.
     """
     wanted = check_names(names)
     engines = [name for name in ENGINES if name in wanted]
@@ -58,7 +61,9 @@ def make_plan(
     doors = {name: door for spec in specs for name, door in spec.doors.items()}
     for service in platform:
         doors |= services.service_doors(service, numbers)
-    specs += [services.spec(home, service, numbers, doors, engines) for service in platform]
+    specs += [
+        services.spec(home, service, numbers, doors, engines, environment) for service in platform
+    ]
     return Plan(tuple(specs), doors, numbers)
 
 
@@ -79,9 +84,23 @@ def check_names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def default_names() -> Sequence[str]:
-    """Every engine and every installed service."""
-    return (*ENGINES, *services.installed())
+def default_engines(environment: Mapping[str, str]) -> Sequence[str]:
+    """The engines that the platform needs: Triton's process if models are to run there.
+
+    Raises:
+        StackError: `TESSERA_RUNTIME` is neither of its values.
+    """
+    apart = runtime.chosen(environment) is runtime.Runtime.PROCESS
+    return ENGINES if apart else DEFAULT_ENGINES
+
+
+def default_names(environment: Mapping[str, str]) -> Sequence[str]:
+    """Every installed service and the engines that they need.
+
+    Raises:
+        StackError: as `default_engines`.
+    """
+    return (*default_engines(environment), *services.installed())
 
 
 def _engine_builders(

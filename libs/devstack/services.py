@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import gpus
+from devstack import gpus, runtime, triton
 from devstack.environment import service_environment
+from devstack.errors import EngineMissing
 from devstack.home import Home
 from devstack.ports import LOOPBACK
 from devstack.probes import grpc_health, http
@@ -53,6 +54,10 @@ class Service:
             return False
 
 
+_HOST = "inference"
+"""The service that runs the models."""
+_TARGET = "TESSERA_TRITON_GRPC_TARGET"
+"""The Triton that it asks where it runs none itself; a stack's own has precedence."""
 SERVICES: Mapping[str, Service] = {
     service.name: service
     for service in (
@@ -80,19 +85,30 @@ def spec(
     ports: Mapping[str, int],
     doors: Mapping[str, str],
     after: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
 ) -> ProcessSpec:
-    """The process of `service`, which starts when the engines in `after` are healthy."""
+    """The process of `service`, which starts when the engines in `after` are healthy.
+
+    Raises:
+        StackError: `TESSERA_RUNTIME` is neither of its values, or there is no Triton to be had.
+    """
     data = _data(home, service)
+    settings = _settings(home, service, ports, doors, environment)
+    hosted = _hosted_triton(home, service, doors, environment)
+    if hosted is not None:
+        settings |= hosted.variables
 
     def prepare() -> None:
         data.mkdir(parents=True, exist_ok=True)
+        if hosted is not None:
+            hosted.prepare()
 
     return ProcessSpec(
         name=service.name,
         kind=Kind.SERVICE,
         command=(sys.executable, "-m", f"services.{service.package}", *service.arguments),
-        environment=service_environment(home, _settings(home, service, ports, doors)),
-        directory=home.root,
+        environment=service_environment(home, settings),
+        directory=home.root if hosted is None else hosted.directory,
         probe=_probe(service, ports),
         doors=service_doors(service, ports),
         after=frozenset(after),
@@ -110,6 +126,21 @@ def service_doors(service: Service, ports: Mapping[str, int]) -> dict[str, str]:
     return {**doors, _key(service.metrics): f"http://{LOOPBACK}:{ports[service.metrics]}/metrics"}
 
 
+def _hosted_triton(
+    home: Home, service: Service, doors: Mapping[str, str], environment: Mapping[str, str]
+) -> triton.Inside | None:
+    """What a service that runs Triton within itself is given; None for one that does not."""
+    if service.name != _HOST or runtime.chosen(environment) is runtime.Runtime.PROCESS:
+        return None
+    try:
+        return triton.inside(home, service.name)
+    except EngineMissing:
+        # One that runs elsewhere will do.
+        if "triton_grpc" in doors or _TARGET in environment:
+            return None
+        raise
+
+
 def _data(home: Home, service: Service) -> Path:
     return home.data(service.beside or service.name)
 
@@ -125,17 +156,23 @@ def _probe(service: Service, ports: Mapping[str, int]) -> Probe:
 
 
 def _settings(
-    home: Home, service: Service, ports: Mapping[str, int], doors: Mapping[str, str]
+    home: Home,
+    service: Service,
+    ports: Mapping[str, int],
+    doors: Mapping[str, str],
+    environment: Mapping[str, str],
 ) -> dict[str, str]:
     def variable(name: str) -> str:
         return name.upper().replace("-", "_")
 
     database = home.data(service.package) / f"{service.package}.db"
     own = {
-        "inference": {"TESSERA_SECRETS_DIR": str(home.root / "secrets")},
-        "training": {gpus.VARIABLE: gpus.count(os.environ)},
+        _HOST: {"TESSERA_SECRETS_DIR": str(home.root / "secrets")},
+        "training": {gpus.VARIABLE: gpus.count(environment)},
     }
+    given = {_TARGET: environment[_TARGET]} if _TARGET in environment else {}
     return {
+        **(given if service.name == _HOST else {}),
         **client_settings(doors, files(home)),
         **{
             f"TESSERA_{variable(name)}_LISTEN": f"{LOOPBACK}:{ports[name]}"

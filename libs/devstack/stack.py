@@ -19,7 +19,8 @@ from devstack import lock, logs, settings
 from devstack.errors import NotRunning, StackError, StartFailed
 from devstack.files import read_json, write_json
 from devstack.home import DEFAULT_HOME, Home
-from devstack.plan import ENGINES, check_names, default_names
+from devstack.plan import check_names, default_engines, default_names
+from devstack.services import installed
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, read_state
 
 START_SECONDS = 120.0
@@ -185,21 +186,24 @@ class Stack:
 async def start_local(
     home: Path | str | None = None,
     *,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] | None = None,
     services: Sequence[str] | None = None,
     timeout: float = START_SECONDS,
     on_change: Watcher | None = None,
 ) -> AsyncIterator[Stack]:
     """Starts engines and services in `home`, waits until they are healthy, stops them at the end.
 
-    `services=None` means every installed one; `engines=()` and `services=()` start none of that
+    `services=None` means every installed one, `engines=None` those that the services need (Triton's
+    process where `TESSERA_RUNTIME` is `process`); `engines=()` and `services=()` start none of that
     kind. The stack ends with this process, however that ends.
 
     Raises:
         AlreadyRunning: another stack runs in `home`.
+        StackError: a name or a variable is wrong.
         StartFailed: a process did not become healthy; nothing is left running.
     """
-    names = [*engines, *(_platform() if services is None else services)]
+    named = default_engines(os.environ) if engines is None else engines
+    names = [*named, *(installed() if services is None else services)]
     stack = await launch(home, names, detached=False)
     try:
         await follow_start(stack, timeout, on_change)
@@ -255,7 +259,7 @@ async def launch(
             f"the disk of {place.root} has {free >> 20} MiB free, and a stack needs "
             f"{_LEAST_FREE_BYTES >> 20} MiB to start; make room, or choose another --home"
         )
-    wanted = sorted(check_names(default_names() if names is None else names))
+    wanted = sorted(check_names(default_names(os.environ) if names is None else names))
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "devstack", str(place.root), *wanted, "--ready", str(writing)]
     process = _spawn(command if detached else [*command, "--die-with-parent"], place, writing)
@@ -312,10 +316,6 @@ async def _watch(stack: Stack, on_change: Watcher) -> None:
             seen = state.updated_at
             on_change(state)
         await asyncio.sleep(_POLL)
-
-
-def _platform() -> Sequence[str]:
-    return [name for name in default_names() if name not in ENGINES]
 
 
 def _names(state: StackState) -> frozenset[str]:

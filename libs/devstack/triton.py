@@ -1,7 +1,9 @@
-"""The model runtime: `tritonserver` with the Python backend and explicit model control.
+"""The model runtime: Triton with the Python backend and explicit model control.
 
-It is the wheel `nvidia-pytriton`'s server, 2.51.0, older than the fixes of several
-remote-execution flaws: it listens on loopback only, and only validated requests may reach it.
+It runs within the inference service (`inside`), or as the process `tritonserver` (`spec`), which
+has doors of its own. Both are the wheel `nvidia-pytriton`'s, 2.51.0, older than the fixes of
+several remote-execution flaws: it listens on loopback only, and only validated requests may reach
+it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from devstack.environment import engine_environment
@@ -51,34 +54,55 @@ def distribution() -> tuple[Path, Path]:
     return server, package.parent / "nvidia_pytriton.libs"
 
 
+@dataclass(frozen=True)
+class Inside:
+    """What a service needs to run Triton within its own process."""
+
+    variables: Mapping[str, str]
+    directory: Path
+    """Its working directory."""
+    prepare: Callable[[], None]
+    """Runs before each start, with no process of the service alive."""
+
+
+def inside(home: Home, service: str) -> Inside:
+    """Triton within a service of that name, with folders of its own.
+
+    Raises:
+        EngineMissing: as `distribution`.
+    """
+    server, libraries = distribution()
+    scratch = _Scratch.of(home, service)
+    variables = {
+        "TESSERA_TRITON_LIBRARY": str(_library(libraries)),
+        "TESSERA_TRITON_BACKENDS": str(scratch.backends),
+        "TESSERA_TRITON_CACHES": str(server / "caches"),
+        "LD_LIBRARY_PATH": _search_path(libraries),
+        # Triton forks to start a model's process: gRPC is not to stop for that.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+    }
+    return Inside(variables, scratch.empty, lambda: scratch.make(server))
+
+
 def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
     """The process: an empty model repository, models come through the repository API."""
     server, libraries = distribution()
-    real = home.scratch(NAME)
-    scratch = plain_path(real, home)
-    region = shared_memory_prefix(home)
+    scratch = _Scratch.of(home, NAME)
+    region = shared_memory_prefix(home, NAME)
 
     def prepare() -> None:
-        if scratch != real:
-            scratch.unlink(missing_ok=True)
-            scratch.symlink_to(real)
-        _make_backends(server, real / "backends")
-        for name in ("empty", "models"):
-            shutil.rmtree(scratch / name, ignore_errors=True)
-            (scratch / name).mkdir(parents=True)
+        scratch.make(server)
         sweep(region)
 
-    search = [str(libraries), str(sysconfig.get_config_var("LIBDIR"))]
     return ProcessSpec(
         name=NAME,
         kind=Kind.ENGINE,
         command=(str(server / "bin" / "tritonserver"), *_flags(server, scratch, ports, region)),
         environment={
             **engine_environment(home),
-            "LD_LIBRARY_PATH": os.pathsep.join(search),
+            "LD_LIBRARY_PATH": _search_path(libraries),
         },
-        # The Python stub puts its working directory first on sys.path: nothing may lie there.
-        directory=scratch / "empty",
+        directory=scratch.empty,
         probe=http(LOOPBACK, ports["triton-http"], "/v2/health/ready"),
         doors={
             "triton_grpc": f"{LOOPBACK}:{ports['triton-grpc']}",
@@ -89,19 +113,65 @@ def spec(home: Home, ports: Mapping[str, int]) -> ProcessSpec:
     )
 
 
-def plain_path(path: Path, home: Home) -> Path:
+@dataclass(frozen=True)
+class _Scratch:
+    """The folder of a process that Triton runs in, by a path that a shell takes for one word."""
+
+    real: Path
+    plain: Path
+
+    @classmethod
+    def of(cls, home: Home, process: str) -> _Scratch:
+        real = home.scratch(process)
+        return cls(real, plain_path(real, f"{shared_memory_prefix(home, process)}scratch"))
+
+    @property
+    def backends(self) -> Path:
+        """Its path is part of the line of shell."""
+        return self.plain / "backends"
+
+    @property
+    def empty(self) -> Path:
+        """A working directory: the stub puts it first on sys.path, so nothing may lie there."""
+        return self.plain / "empty"
+
+    @property
+    def models(self) -> Path:
+        """A model repository without models."""
+        return self.plain / "models"
+
+    def make(self, server: Path) -> None:
+        """Makes all of it anew."""
+        _make_backends(server, self.real / "backends")
+        if self.plain != self.real:
+            self.plain.unlink(missing_ok=True)
+            self.plain.symlink_to(self.real)
+        for folder in (self.empty, self.models):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+
+def plain_path(path: Path, link: str) -> Path:
     """The path itself, or one that will be a link to it, of which a shell makes one plain word.
 
-    Triton starts the processes of its Python backend by a line of shell without quotes.
+    Triton starts the processes of its Python backend by a line of shell without quotes. In it are
+    the stub and the backend's folder, the model's folder (in `/tmp`, as it comes with its files),
+    the prefix of the shared memory and the model's name.
+
+    Args:
+        path: The path.
+        link: The name that the link has in the temporary folder.
     """
-    if _PLAIN.fullmatch(str(path)):
-        return path
-    return Path(tempfile.gettempdir()) / f"{shared_memory_prefix(home)}{NAME}"
+    return path if _PLAIN.fullmatch(str(path)) else Path(tempfile.gettempdir()) / link
 
 
-def shared_memory_prefix(home: Home) -> str:
-    """The prefix of this data directory's shared memory: a sweep touches no other stack's."""
-    return f"tessera_{hashlib.sha256(str(home.root).encode()).hexdigest()[:12]}_"
+def shared_memory_prefix(home: Home, process: str = NAME) -> str:
+    """The prefix of shared memory of one process of this data directory.
+
+    A sweep touches no other stack's, and no other process's of this one.
+    """
+    digest = hashlib.sha256(str(home.root).encode()).hexdigest()[:12]
+    return f"tessera_{process}_{digest}_"
 
 
 def sweep(prefix: str) -> None:
@@ -115,11 +185,24 @@ def regions(prefix: str) -> list[Path]:
     return list(_SHARED_MEMORY.glob(f"{prefix}*"))
 
 
-def _flags(server: Path, scratch: Path, ports: Mapping[str, int], region: str) -> list[str]:
+def _library(libraries: Path) -> Path:
+    """The file of libtritonserver, whose name ends with a digest."""
+    try:
+        return next(libraries.glob("libtritonserver-*.so"))
+    except StopIteration:
+        raise EngineMissing(f"nvidia-pytriton has no libtritonserver in {libraries}") from None
+
+
+def _search_path(libraries: Path) -> str:
+    """Where the libraries of Triton are, and libpython, which the processes of models need."""
+    return os.pathsep.join((str(libraries), str(sysconfig.get_config_var("LIBDIR"))))
+
+
+def _flags(server: Path, scratch: _Scratch, ports: Mapping[str, int], region: str) -> list[str]:
     flags = {
-        "model-repository": scratch / "models",
+        "model-repository": scratch.models,
         "model-control-mode": "explicit",
-        "backend-directory": scratch / "backends",
+        "backend-directory": scratch.backends,
         "cache-directory": server / "caches",
         # For the models that ask for it alone.
         "cache-config": f"local,size={RESPONSE_CACHE_BYTES}",

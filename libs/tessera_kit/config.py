@@ -416,15 +416,37 @@ class TelemetryConfig:
 
 @dataclass(frozen=True, slots=True)
 class TritonConfig:
-    """The model runtime."""
+    """The model runtime: within the process that asks it, where there is a library, or behind gRPC.
+
+    A library comes with the folders of its backends and caches.
+    """
 
     grpc_target: str
-    """`host:port` of its gRPC door."""
+    """`host:port` of its gRPC door; empty for none."""
+    library: Path | None = None
+    """`libtritonserver`; None to ask at the door."""
+    backends: Path = Path()
+    """A folder for each backend."""
+    caches: Path = Path()
+    """A folder for each response cache; one that is not there leaves them out."""
 
     @classmethod
     def from_env(cls, source: Source) -> Self:
-        """Read TESSERA_TRITON_GRPC_TARGET."""
-        return cls(Env.of(source).string("TESSERA_TRITON_GRPC_TARGET"))
+        """Read TESSERA_TRITON_LIBRARY, _BACKENDS and _CACHES, or TESSERA_TRITON_GRPC_TARGET.
+
+        Raises:
+            ConfigError: There is neither a library nor a target, or no backends for the library.
+        """
+        env = Env.of(source)
+        library = env.path("TESSERA_TRITON_LIBRARY", None)
+        if library is None:
+            return cls(env.string("TESSERA_TRITON_GRPC_TARGET"))
+        return cls(
+            env.string("TESSERA_TRITON_GRPC_TARGET", ""),
+            library,
+            env.path("TESSERA_TRITON_BACKENDS"),
+            env.path("TESSERA_TRITON_CACHES", library.parent / "caches"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

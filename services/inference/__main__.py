@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import MutableMapping
 from functools import partial
 
 from services.inference.app import build_app, build_shipper, build_sink
@@ -12,6 +13,8 @@ from tessera_kit.memory import keep_memory
 from tessera_kit.rpc.serving import run, serve
 from tessera_kit.telemetry.setup import telemetry
 
+_SETTINGS, _MARK = "TESSERA_", "TESSERA_STACK_HOME"
+"""Of variables that configure this process, and of the one that tells whose processes are left."""
 _KEPT_BYTES = 64 << 20
 """Of memory that large requests took, for those that follow them."""
 
@@ -31,8 +34,16 @@ async def main(arguments: list[str]) -> None:
     else:
         config = Config.from_env(os.environ)
         keep_memory(_KEPT_BYTES)
+        _hide_settings(os.environ)
         async with telemetry(config.telemetry, "inference"), build_app(config) as app:
             await serve(app.servers, app.background)
+
+
+def _hide_settings(environment: MutableMapping[str, str]) -> None:
+    """Processes of models, which this one may start, do not inherit what it was told in secret."""
+    for name in list(environment):
+        if name.startswith(_SETTINGS) and name != _MARK:
+            del environment[name]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,9 +19,15 @@ from services.inference.adapters.local_process import LocalRuntimeProcess
 from services.inference.adapters.origins import GrpcLineage, GrpcRuns
 from services.inference.adapters.secret_files import FileSecrets
 from services.inference.adapters.sql import SqlBudgets, SqlEndpoints, SqlReplacements
+from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.sharing import TensorSharing
 from services.inference.adapters.triton.wire import TritonWire
+from services.inference.adapters.triton_inside.calls import TritonCalls
+from services.inference.adapters.triton_inside.models import InsideModels
+from services.inference.adapters.triton_inside.process import InsideProcess
+from services.inference.adapters.triton_inside.relay import compiled
+from services.inference.adapters.triton_inside.server import TritonPlace, TritonServer
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.reader import SpoolReader
@@ -30,6 +37,7 @@ from services.inference.config import Config, ShipperConfig, SinkConfig, SpoolCo
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
 from services.inference.gateway_doors import build_gateway
 from services.inference.handlers.cases import Outside, Pace, UseCases, build_use_cases
+from services.inference.ports import Runtime, RuntimeModels, RuntimeProcess
 from services.inference.servicers import bindings
 from services.inference.sink.writer import PayloadSink
 from tessera_kit.bus.consumer import ConsumerRunner
@@ -70,13 +78,22 @@ class _Engines:
     """Likewise; None where there is no tracking."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """The model runtime, as its three ports."""
+
+    asked: Runtime
+    models: RuntimeModels
+    process: RuntimeProcess
+
+
 @asynccontextmanager
 async def build_app(config: Config) -> AsyncIterator[App]:
     """The service's process: control plane and gateway."""
     await migrate(config.database.url, "inference")
     async with AsyncExitStack() as stack:
         engines = await _open(config, stack)
-        outside = _outside(config, engines, stack)
+        outside = await _outside(config, engines, stack)
         cases = build_use_cases(
             outside,
             Pace(config.reconcile_seconds, config.idle_seconds, config.body_sweep_seconds),
@@ -115,18 +132,11 @@ async def _open(config: Config, stack: AsyncExitStack) -> _Engines:
     )
 
 
-def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outside:
-    triton, acting = config.triton.grpc_target, engines.acting
+async def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outside:
+    acting = engines.acting
     catalog = GrpcCatalog(engines.catalog, acting, largest_file=config.largest_model_file)
     endpoints = SqlEndpoints(engines.database)
-    models = TritonModels(triton)
-    stack.push_async_callback(models.close)
-    runtime = TritonWire(
-        triton,
-        max_message_bytes=config.gateway_rpc.max_message_bytes,
-        sharing=_sharing(config),
-    )
-    stack.push_async_callback(runtime.close)
+    runtime = await _runtime(config, stack)
     return Outside(
         endpoints=endpoints,
         models=catalog,
@@ -137,9 +147,9 @@ def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outsid
         runs=GrpcRuns(engines.tracking, acting),
         budgets=SqlBudgets(engines.database),
         replacements=SqlReplacements(engines.database),
-        process=LocalRuntimeProcess(triton),
-        runtime=runtime,
-        runtime_models=models,
+        process=runtime.process,
+        runtime=runtime.asked,
+        runtime_models=runtime.models,
         bundles=FileBundles(config.models_directory),
         secrets=FileSecrets(config.secrets_directory),
         capture=_spool(config.spool, stack),
@@ -148,6 +158,30 @@ def _outside(config: Config, engines: _Engines, stack: AsyncExitStack) -> Outsid
         clock=SystemClock(),
         metrics=active_telemetry().metrics,
     )
+
+
+async def _runtime(config: Config, stack: AsyncExitStack) -> _Runtime:
+    """Triton in this process, or what asks one of its own."""
+    triton, most, dead = config.triton, config.gateway_rpc.max_message_bytes, DeadModels()
+    if triton.library is None:
+        models = TritonModels(triton.grpc_target, dead)
+        stack.push_async_callback(models.close)
+        wire = TritonWire(
+            triton.grpc_target, max_message_bytes=most, sharing=_sharing(config), dead=dead
+        )
+        stack.push_async_callback(wire.close)
+        return _Runtime(wire, models, LocalRuntimeProcess(triton.grpc_target))
+    data = config.models_directory.parent
+    folder = data / "triton"
+    server = TritonServer(
+        TritonPlace(triton.library, triton.backends, triton.caches, folder / "models", data)
+    )
+    stack.push_async_callback(server.stop)
+    await server.start()
+    relay = await asyncio.to_thread(compiled, folder)
+    calls = TritonCalls(server, max_message_bytes=most, relay=relay, dead=dead)
+    stack.push_async_callback(calls.close)
+    return _Runtime(calls, InsideModels(server, dead), InsideProcess(server, calls))
 
 
 def _sharing(config: Config) -> TensorSharing | None:

@@ -26,7 +26,8 @@ from tessera import AsyncClient
 from tests.benchmarks import bus, gateway, matrix, memory, stack, swaps, table, tracking
 from tests.benchmarks.results import Report
 from tests.benchmarks.screen import show
-from tests.e2e.world import remove_served, serve_model, settings_of
+from tests.e2e.world import Served, remove_served, serve_model, settings_of
+from tests.model_runtime import direct_model, runtime_of
 
 GROUPS = ("stack", "gateway", "table", "tracking", "bus")
 LONG = ("memory", "matrix", "swaps")
@@ -61,6 +62,7 @@ async def bench(
         began = perf_counter()
         async with _stack(choice) as (running, started_in):
             report.seconds["start"] = perf_counter() - began
+            report.surroundings["runtime"] = _runtime(running)
             if "stack" in groups and running.is_local:
                 async with timed("stack"):
                     await stack.measure(running, started_in, report)
@@ -95,11 +97,9 @@ async def _with_model(
 ) -> None:
     """Serves a model for what needs one, and takes it away again."""
     async with timed("serve"):
-        before = await gateway.loaded_models(running)
         served = await serve_model(client, prefix="bench")
-        direct = await gateway.runtime_name(running, before)
     measures: dict[str, Callable[[], Awaitable[None]]] = {
-        "gateway": lambda: gateway.measure(running, client, served, direct, report, tell),
+        "gateway": lambda: _beside_direct(running, client, served, report, tell),
         "table": lambda: table.measure(running, client, served, report, tell),
         "memory": lambda: memory.measure(running, client, served, report, tell),
     }
@@ -112,6 +112,14 @@ async def _with_model(
         await remove_served(client, served)
 
 
+async def _beside_direct(
+    running: Stack, client: AsyncClient, served: Served, report: Report, tell: Callable[[str], None]
+) -> None:
+    # The others measure a stack that has no process but those that it needs.
+    async with direct_model(running) as direct:
+        await gateway.measure(running, client, served, direct, report, tell)
+
+
 @asynccontextmanager
 async def _stack(choice: str) -> AsyncIterator[tuple[Stack, float | None]]:
     if choice.startswith("attach:"):
@@ -121,6 +129,11 @@ async def _stack(choice: str) -> AsyncIterator[tuple[Stack, float | None]]:
         began = perf_counter()
         async with start_local(Path(directory)) as running:
             yield running, perf_counter() - began
+
+
+def _runtime(running: Stack) -> str:
+    """Where the Triton of the gateway runs, for a stack that has a gateway."""
+    return runtime_of(running).value if "gateway" in running.urls else "none"
 
 
 def _surroundings(choice: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The gateway, authenticated and logging every request, against the same model asked directly."""
+"""The gateway, authenticated and logging every request, against the same model asked directly.
+
+Directly is at a `tritonserver` process, whether or not the gateway asks that one too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
-import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as oip
 
 from devstack import Stack
@@ -37,20 +39,6 @@ def request_of(model: str) -> bytes:
     request = oip.ModelInferRequest(model_name=model)
     write_inputs(request, models.inputs([0.1, 0.2, 0.3, 0.4], ["UA"], [1_357_034_400]))
     return bytes(request.SerializeToString())
-
-
-async def runtime_name(stack: Stack, before: set[str]) -> str:
-    """The name under which Triton holds the model that was loaded since `before`."""
-    (name,) = await loaded_models(stack) - before
-    return name
-
-
-async def loaded_models(stack: Stack) -> set[str]:
-    """The models that Triton holds ready."""
-    async with triton.InferenceServerClient(stack.urls["triton_grpc"]) as client:
-        # The repository's index lacks models that were loaded with their files.
-        statistics = await client.get_inference_statistics()
-    return {model.name for model in statistics.model_stats}
 
 
 async def caller_of(client: AsyncClient, endpoint: str) -> str:

@@ -19,10 +19,11 @@ from tessera import AsyncClient
 from tests.benchmarks import doors, echo
 from tests.benchmarks.analyzer import Generator, load_generator
 from tests.benchmarks.envoy import bare_envoy
-from tests.benchmarks.gateway import answers, caller_of, loaded_models, rows_written, runtime_name
+from tests.benchmarks.gateway import answers, caller_of, rows_written
 from tests.benchmarks.load import ENDLESS, Target, Window, load_process
 from tests.benchmarks.results import Figure, Report, median
 from tests.e2e.world import Served, remove_served, serve_versions
+from tests.model_runtime import direct_model
 
 __all__ = ["PARTS", "Cell", "Payload", "figures_of", "measure", "turns"]
 
@@ -86,11 +87,11 @@ async def measure(
 async def _serving(
     stack: Stack, client: AsyncClient, size: int
 ) -> AsyncIterator[tuple[Served, str]]:
-    """An endpoint with a model of its own, and the model's name at the runtime."""
-    before = await loaded_models(stack)
+    """An endpoint with a model of its own, and the model's name where it is asked directly."""
     served = await serve_versions(client, [echo.version_files(size)], "bench")
     try:
-        yield served, await runtime_name(stack, before)
+        async with direct_model(stack) as direct:
+            yield served, direct
     finally:
         await remove_served(client, served)
 

@@ -19,7 +19,10 @@ def show(report: Report, console: Console) -> None:
         f"\n[bold]Tessera bench[/]  {where['cores']} cores, load average at start "
         f"{where['load_average'][0]:.2f} (1 min), {where['memory_gib']:.0f} GiB, {where['cpu']}"
     )
-    console.print(f"[dim]{versions}; stack: {where['stack']}[/]", highlight=False)
+    console.print(
+        f"[dim]{versions}; stack: {where['stack']}, the gateway's Triton: {where['runtime']}[/]",
+        highlight=False,
+    )
     if where["load_average"][0] > where["cores"] / 2:
         console.print(
             "[yellow]Other work kept these cores busy when this began: "

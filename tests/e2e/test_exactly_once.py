@@ -6,16 +6,20 @@ import logging
 import os
 import random
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from devstack import Stack
+from devstack import Stack, start_local
+from devstack.runtime import Runtime
 from tessera import AsyncClient
 from tessera_kit.errors import DeadlineExceeded, TesseraError, Unavailable
 from tests.e2e.traffic import Traffic, traffic
-from tests.e2e.world import Served, serve_model
+from tests.e2e.world import Served, serve_model, settings_of
 from tests.helpers import eventually
+from tests.model_runtime import runtime_of
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +27,8 @@ pytestmark = pytest.mark.timeout(600)
 
 BEHIND_THE_SPOOL = ("inference-shipper", "inference-sink", "kafka", "clickhouse")
 """May be away without a caller's notice."""
-BEFORE_CALLERS = ("inference", "objectstore", "triton")
+BEFORE_CALLERS = ("inference", "objectstore")
+"""Triton dies with inference, whose part it is; where it is a process, that one is killed too."""
 SEED = int(os.environ.get("TESSERA_E2E_SEED", "2013"))
 ANSWERS_BETWEEN = 50
 RECOVERY_SECONDS = 120.0
@@ -34,19 +39,40 @@ async def test_every_answer_is_one_row_after_kills_under_load(
     local_stack: Stack,
     client: AsyncClient,
 ) -> None:
-    served = await serve_model(client)
     chance = random.Random(SEED)  # noqa: S311
+    apart = ("triton",) if runtime_of(platform) is Runtime.PROCESS else ()
+    before = (*BEFORE_CALLERS, *apart)
     order = [
         *chance.sample(BEHIND_THE_SPOOL, len(BEHIND_THE_SPOOL)),
-        *chance.sample(BEFORE_CALLERS, len(BEFORE_CALLERS)),
+        *chance.sample(before, len(before)),
     ]
+    await kill_in_turn(local_stack, client, order)
+
+
+async def test_a_runtime_in_its_own_process_may_be_killed(
+    tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pytestconfig.getoption("--stack") != "local":
+        pytest.skip("the engines are not on this machine")
+    monkeypatch.setenv("TESSERA_RUNTIME", "process")
+    async with (
+        start_local(tmp_path, services=("catalog", "inference", "inference-sink")) as apart,
+        AsyncClient(settings_of(apart)) as client,
+    ):
+        assert runtime_of(apart) is Runtime.PROCESS
+        await kill_in_turn(apart, client, ("triton", "inference"))
+
+
+async def kill_in_turn(stack: Stack, client: AsyncClient, order: Sequence[str]) -> None:
+    """Kills one after another while callers ask, and looks for the rows of all answers."""
+    served = await serve_model(client)
     async with traffic(client, served.endpoint) as seen:
         await seen.flows(ANSWERS_BETWEEN, RECOVERY_SECONDS)
         for victim in order:
             killed_at = datetime.now(UTC)
-            local_stack.kill(victim)
+            stack.kill(victim)
             await seen.flows(ANSWERS_BETWEEN, RECOVERY_SECONDS)
-            await local_stack.wait_healthy(victim, timeout=RECOVERY_SECONDS)
+            await stack.wait_healthy(victim, timeout=RECOVERY_SECONDS)
             await seen.flows(ANSWERS_BETWEEN, RECOVERY_SECONDS)
             await rows_flow(client, served, killed_at)
             if victim in BEHIND_THE_SPOOL:

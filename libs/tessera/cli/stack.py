@@ -70,9 +70,12 @@ def up(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for health.")] = START_SECONDS,
     as_json: JsonOption = False,
 ) -> None:
-    """Start every engine and service, wait until all are healthy, and leave them running.
+    """Start engines and services, wait until all are healthy, and leave them running.
 
     A stack that runs already is left as it is.
+
+    Models run within the inference service; TESSERA_RUNTIME=process gives Triton a process and
+    doors of its own.
 
     Ports are chosen free and kept in the data directory; TESSERA_PORT_<NAME> sets one, for
     instance TESSERA_PORT_CATALOG, TESSERA_PORT_KAFKA or TESSERA_PORT_S3.

@@ -15,6 +15,7 @@ import pytest
 
 from devstack import AlreadyRunning, Home, Stack, StackError, StartFailed, attach, start_local
 from devstack.environment import HOME_MARK
+from devstack.plan import ENGINES
 from devstack.triton import regions, shared_memory_prefix
 from tessera.cli.stack import bring_up
 from tests.helpers import eventually
@@ -98,7 +99,7 @@ async def test_children_die_with_a_killed_supervisor_and_the_next_start_keeps_th
 
 
 async def test_a_stop_leaves_no_process_and_no_open_port(tmp_path: Path) -> None:
-    async with start_local(tmp_path, services=()) as stack:
+    async with start_local(tmp_path, engines=ENGINES, services=()) as stack:
         home = stack.home
         assert processes_of(home)
         ports = re.findall(r":(\d+)", " ".join(stack.urls.values()))

@@ -48,19 +48,19 @@ def given(name: str, array: np.ndarray[Any, Any], datatype: str) -> triton.Infer
 
 
 async def test_an_onnx_graph_answers(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     manifest = {
         **{"flavor": "onnx", "file": "delay.onnx"},
         **{"inputs": [X, CARRIER], "outputs": [SCORES, ECHO]},
     }
-    name = await load(models, manifest, {"delay.onnx": linear_graph(texts=True)})
+    name = await load(process_models, manifest, {"delay.onnx": linear_graph(texts=True)})
     x = np.random.default_rng(5).normal(size=(3, 4)).astype(np.float32)
     texts = np.array([["AA"], ["ü"], [""]], object)
     result = await client.infer(name, [given("x", x, "FP32"), given("carrier", texts, "BYTES")])
     np.testing.assert_allclose(result.as_numpy("scores"), x @ WEIGHTS, rtol=1e-5)
     assert [one.decode() for one in result.as_numpy("echo").ravel()] == ["AA", "ü", ""]
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 async def test_an_onnx_graph_with_another_signature_is_refused(models: TritonModels) -> None:
@@ -70,7 +70,7 @@ async def test_an_onnx_graph_with_another_signature_is_refused(models: TritonMod
 
 
 async def test_a_program_is_asked_for_no_sizes_that_it_was_not_exported_for(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     layer = torch.nn.Linear(4, 2, bias=False).eval()
     with warnings.catch_warnings():
@@ -84,7 +84,7 @@ async def test_a_program_is_asked_for_no_sizes_that_it_was_not_exported_for(
         **{"flavor": "torch_export", "file": "model.pt2"},
         **{"inputs": [X], "outputs": [SCORES]},
     }
-    name = await load(models, manifest, {"model.pt2": buffer.getvalue()})
+    name = await load(process_models, manifest, {"model.pt2": buffer.getvalue()})
     x = np.random.default_rng(7).normal(size=(5, 4)).astype(np.float32)
     result = await client.infer(name, [given("x", x[:4], "FP32")])
     weights = layer.weight.detach().numpy()
@@ -95,7 +95,7 @@ async def test_a_program_is_asked_for_no_sizes_that_it_was_not_exported_for(
     ) as caught:
         await client.infer(name, [given("x", x, "FP32")])
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 NET = b"""
@@ -119,7 +119,7 @@ def scale(x, factor):
 
 
 async def test_a_module_with_safetensors_answers(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     manifest = {
         **{"flavor": "torch_module", "file": "model.safetensors"},
@@ -132,13 +132,13 @@ async def test_a_module_with_safetensors_answers(
         "code/nets/net.py": NET,
         "code/nets/layers.py": LAYERS,
     }
-    name = await load(models, manifest, sources)
+    name = await load(process_models, manifest, sources)
     x = np.random.default_rng(6).normal(size=(3, 4)).astype(np.float32)
     result = await client.infer(name, [given("x", x, "FP32")])
     np.testing.assert_allclose(result.as_numpy("scores"), x @ WEIGHTS * 2, rtol=1e-5)
-    await models.unload(name)
+    await process_models.unload(name)
     with pytest.raises(ModelNotServable, match=r"output 'scores' has shape \[1, 2\]"):
-        await load(models, {**manifest, "outputs": [{**SCORES, "shape": [-1, 3]}]}, sources)
+        await load(process_models, {**manifest, "outputs": [{**SCORES, "shape": [-1, 3]}]}, sources)
 
 
 @pytest.mark.skipif(
@@ -146,7 +146,7 @@ async def test_a_module_with_safetensors_answers(
     reason="compiling takes a compiler of C++ a minute or two: set TESSERA_TEST_COMPILED=1 for it",
 )
 async def test_a_compiled_package_answers(
-    models: TritonModels, client: triton.InferenceServerClient, tmp_path: Path
+    process_models: TritonModels, client: triton.InferenceServerClient, tmp_path: Path
 ) -> None:
     rows = torch.export.Dim("rows", min=1, max=64)
     with warnings.catch_warnings():
@@ -164,9 +164,9 @@ async def test_a_compiled_package_answers(
         **{"flavor": "torch_compiled", "file": "linear.pt2"},
         **{"inputs": [X], "outputs": [SCORES]},
     }
-    name = await load(models, manifest, {"linear.pt2": content})
+    name = await load(process_models, manifest, {"linear.pt2": content})
     x = np.random.default_rng(7).normal(size=(3, 4)).astype(np.float32)
     result = await client.infer(name, [given("x", x, "FP32")])
     expected = program.module()(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(result.as_numpy("scores"), expected, rtol=1e-4, atol=1e-6)
-    await models.unload(name)
+    await process_models.unload(name)

@@ -1,4 +1,4 @@
-"""Two processes of the service over one database and one Triton: one platform to their callers."""
+"""Two processes of the service over one database: one platform to their callers."""
 
 from __future__ import annotations
 

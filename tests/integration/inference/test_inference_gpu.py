@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.triton.models import TritonModels
-from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.endpoint import Device, InstanceGroup
 from services.inference.domain.fields import text_field
 from services.inference.domain.signature import parse_manifest
+from services.inference.ports import Runtime, RuntimeModels
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import unique_name
 from tests.integration.inference.on_gpu import NEEDS_GPU, comes_back, used_bytes
@@ -121,7 +120,7 @@ def signature_of(name: str) -> Any:
     )
 
 
-async def load(models: TritonModels, model: str, *groups: InstanceGroup) -> str:
+async def load(models: RuntimeModels, model: str, *groups: InstanceGroup) -> str:
     name = unique_name("gpu").replace("_", "-")
     signature = signature_of(model)
     bundle = make_bundle(name, signature, 1, {signature.file: exported(model)}, groups)
@@ -136,7 +135,7 @@ def request(name: str, x: np.ndarray[Any, Any], datatype: str = "FP32") -> bytes
     return bytes(message.SerializeToString()) + text_field(1, name)
 
 
-async def ask(runtime: TritonWire, body: bytes) -> np.ndarray[Any, Any]:
+async def ask(runtime: Runtime, body: bytes) -> np.ndarray[Any, Any]:
     reply = service_pb2.ModelInferResponse.FromString(await runtime.infer(body, 60))
     (output,) = reply.outputs
     return np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(output.shape)
@@ -154,7 +153,7 @@ async def ask(runtime: TritonWire, body: bytes) -> np.ndarray[Any, Any]:
 )
 @pytest.mark.parametrize("model", list(MODELS))
 async def test_the_answers_are_the_cpus(
-    models: TritonModels, runtime: TritonWire, model: str, groups: tuple[InstanceGroup, ...]
+    models: RuntimeModels, runtime: Runtime, model: str, groups: tuple[InstanceGroup, ...]
 ) -> None:
     name = await load(models, model, *groups)
     batches = [example(model, 1 + i % 5) for i in range(20)]
@@ -168,7 +167,7 @@ async def test_the_answers_are_the_cpus(
     await models.unload(name)
 
 
-async def test_parameters_lie_on_the_gpu_and_leave_it(models: TritonModels) -> None:
+async def test_parameters_lie_on_the_gpu_and_leave_it(models: RuntimeModels) -> None:
     """A large model takes its parameters' bytes more than a small one, which has its context."""
     parameters = sum(p.numel() * p.element_size() for p in module("wide").parameters())
     torch.cuda.init()
@@ -187,7 +186,7 @@ async def test_parameters_lie_on_the_gpu_and_leave_it(models: TritonModels) -> N
 
 
 async def test_a_hundred_swaps_leave_no_memory_behind(
-    models: TritonModels, runtime: TritonWire
+    models: RuntimeModels, runtime: Runtime
 ) -> None:
     """Four models at a time come and go, 25 times each, while another one answers."""
     steady = await load(models, "masked", InstanceGroup(GPU, 1))

@@ -124,9 +124,9 @@ async def scores(client: triton.InferenceServerClient, name: str, x: Any) -> Any
 
 @pytest.mark.parametrize("flavor", ["torch_export", "torchscript", "torch_module"])
 async def test_a_flavor_of_torch_answers_on_the_gpu(
-    models: TritonModels, client: triton.InferenceServerClient, flavor: str
+    process_models: TritonModels, client: triton.InferenceServerClient, flavor: str
 ) -> None:
-    async with on_gpu(models, *version(flavor)) as name:
+    async with on_gpu(process_models, *version(flavor)) as name:
         for rows in (1, 3, 64):
             x = some(rows)
             np.testing.assert_allclose(
@@ -135,42 +135,42 @@ async def test_a_flavor_of_torch_answers_on_the_gpu(
 
 
 async def test_an_onnx_graph_uses_the_gpu_or_says_what_it_lacks(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     manifest, sources = version("onnx")
     x = some(5)
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        async with on_gpu(models, manifest, sources) as name:
+        async with on_gpu(process_models, manifest, sources) as name:
             found = await scores(client, name, x)
     else:
         with pytest.raises(ModelNotServable, match="give the runtime onnxruntime-gpu"):
-            await load(models, manifest, sources, GPU)
-        name = await load(models, manifest, sources, InstanceGroup(Device.AUTO, 1))
+            await load(process_models, manifest, sources, GPU)
+        name = await load(process_models, manifest, sources, InstanceGroup(Device.AUTO, 1))
         found = await scores(client, name, x)
-        await models.unload(name)
+        await process_models.unload(name)
     np.testing.assert_allclose(found, x @ WEIGHTS, rtol=1e-3, atol=1e-3)
 
 
 async def test_a_class_computes_on_the_gpu(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
-    async with on_gpu(models, *written("Doubled")) as name:
+    async with on_gpu(process_models, *written("Doubled")) as name:
         result = await client.infer(name, [given("x", some(3))])
         np.testing.assert_allclose(result.as_numpy("scores"), some(3)[:, :2] * 2, rtol=1e-6)
         assert result.as_numpy("device").ravel().tolist() == [b"cuda:0"] * 3
-    name = await load(models, *written("Doubled"), CPU)
+    name = await load(process_models, *written("Doubled"), CPU)
     result = await client.infer(name, [given("x", some(1))])
     assert result.as_numpy("device").ravel().tolist() == [b"cpu"]
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 async def test_a_class_streams_from_the_gpu(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     async def requests() -> AsyncIterator[Mapping[str, Any]]:
         yield {"model_name": name, "inputs": [given("x", some(4))]}
 
-    async with on_gpu(models, *written("Parts", streams=True)) as name:
+    async with on_gpu(process_models, *written("Parts", streams=True)) as name:
         parts = []
         async for result, error in client.stream_infer(requests()):
             assert error is None, error
@@ -181,10 +181,10 @@ async def test_a_class_streams_from_the_gpu(
 
 
 async def test_a_class_keeps_its_state_on_the_gpu(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     options = RuntimeOptions(sequences=SequenceOptions())
-    async with on_gpu(models, *written("Total", stateful=True), options=options) as name:
+    async with on_gpu(process_models, *written("Total", stateful=True), options=options) as name:
         for step in range(4):
             result = await client.infer(
                 name,
@@ -198,7 +198,7 @@ async def test_a_class_keeps_its_state_on_the_gpu(
 
 
 async def test_every_step_of_a_pipeline_runs_on_the_gpu(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     first, second = written("Wide"), version("torch_export")
     first[0]["outputs"] = [{**X, "name": "doubled"}, DEVICE]
@@ -210,7 +210,7 @@ async def test_every_step_of_a_pipeline_runs_on_the_gpu(
         ],
     }
     steps = [first, second]
-    async with on_gpu(models, pipeline, {}, steps=steps) as name:
+    async with on_gpu(process_models, pipeline, {}, steps=steps) as name:
         x = some(6)
         result = await client.infer(name, [given("x", x)])
         np.testing.assert_allclose(result.as_numpy("scores"), 2 * x @ WEIGHTS, rtol=1e-4, atol=1e-5)
@@ -218,10 +218,10 @@ async def test_every_step_of_a_pipeline_runs_on_the_gpu(
 
 
 async def test_instances_lie_where_they_were_asked_for(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     groups = (InstanceGroup(Device.CPU, 2), InstanceGroup(Device.GPU, 2, (0,)))
-    async with on_gpu(models, *version("torch_export"), *groups) as name:
+    async with on_gpu(process_models, *version("torch_export"), *groups) as name:
         config = await client.get_model_config(name, as_json=True)
     found = [
         (group["kind"], group["count"], group.get("gpus", []))

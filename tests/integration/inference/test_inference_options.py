@@ -10,13 +10,12 @@ import pytest
 import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferInput, service_pb2
 
-from devstack import Stack
 from services.inference.adapters.triton.models import TritonModels
-from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.runtime_options import RuntimeOptions, SequenceOptions
 from services.inference.domain.signature import parse_manifest
 from services.inference.errors import InvalidInference
 from services.inference.gateway.sequences import sequence_field
+from services.inference.ports import Runtime, RuntimeModels
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import unique_name
 from tests.onnx_graphs import WEIGHTS, linear_graph
@@ -38,7 +37,7 @@ MANIFEST = {
 EXAMPLE = {"inputs": {"x": [[1, 2, 3, 4], [5, 6, 7, 8]], "carrier": ["AA", "ü"]}}
 
 
-async def load(models: TritonModels, options: RuntimeOptions) -> str:
+async def load(models: RuntimeModels, options: RuntimeOptions) -> str:
     name = unique_name("options").replace("_", "-")
     sources = {
         "delay.onnx": linear_graph(texts=True),
@@ -58,7 +57,7 @@ def inputs(value: float) -> list[Any]:
 
 
 async def test_a_cached_and_warmed_model_runs_once_for_equal_requests(
-    models: TritonModels, client: triton.InferenceServerClient
+    process_models: TritonModels, client: triton.InferenceServerClient
 ) -> None:
     options = RuntimeOptions(
         max_batch_size=64,
@@ -67,7 +66,7 @@ async def test_a_cached_and_warmed_model_runs_once_for_equal_requests(
         response_cache=True,
         warm_up_count=3,
     )
-    name = await load(models, options)
+    name = await load(process_models, options)
     config = (await client.get_model_config(name)).config
     assert (config.max_batch_size, config.response_cache.enable) == (64, True)
     assert config.dynamic_batching.max_queue_delay_microseconds == 1000
@@ -78,14 +77,13 @@ async def test_a_cached_and_warmed_model_runs_once_for_equal_requests(
     (told,) = (await client.get_inference_statistics(name)).model_stats
     found = told.inference_stats
     assert (found.cache_hit.count, found.cache_miss.count) == (2, 2)
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 async def test_a_model_that_keeps_state_is_asked_by_sequence(
-    stack: Stack, models: TritonModels
+    models: RuntimeModels, runtime: Runtime
 ) -> None:
     name = await load(models, RuntimeOptions(max_batch_size=8, sequences=SequenceOptions()))
-    runtime = TritonWire(stack.urls["triton_grpc"], max_message_bytes=1 << 20)
     request: Any = service_pb2.ModelInferRequest(model_name=name)
     for one in inputs(1):
         request.inputs.append(one._get_tensor())
@@ -103,5 +101,4 @@ async def test_a_model_that_keeps_state_is_asked_by_sequence(
     request.parameters["sequence_end"].bool_param = False
     with pytest.raises(InvalidInference):
         await runtime.infer(request.SerializeToString() + sequence_field("another"), 60)
-    await runtime.close()
     await models.unload(name)

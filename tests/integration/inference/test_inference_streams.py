@@ -14,13 +14,12 @@ import pytest
 import tritonclient.grpc as blocking
 from tritonclient.grpc import aio, service_pb2
 
-from devstack import Stack
-from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.errors import ModelFailed, RuntimeUnavailable
 from services.inference.gateway.descriptions import Descriptions
 from services.inference.gateway.protocol import SERVICE_NAME, InferenceProtocol
+from services.inference.ports import Runtime, RuntimeModels
 from tessera_kit.config import RpcConfig
 from tessera_kit.rpc.server import RawBinding
 from tessera_kit.telemetry.metrics import Metrics
@@ -39,7 +38,7 @@ class Streams:
     """A gateway with a door before it and Triton behind it."""
 
     gateway: Gateway
-    runtime: TritonWire
+    runtime: Runtime
     address: str
     model: str
 
@@ -50,9 +49,7 @@ class Streams:
 
 
 @pytest.fixture(scope="module")
-async def streams(stack: Stack) -> AsyncIterator[Streams]:
-    target = stack.urls["triton_grpc"]
-    models, runtime = TritonModels(target), TritonWire(target, max_message_bytes=64 << 20)
+async def streams(models: RuntimeModels, runtime: Runtime) -> AsyncIterator[Streams]:
     name = unique_name("counter").replace("_", "-")
     await models.load(name, config(name), files())
     gateway = Gateway(endpoint(name), runtime=runtime)
@@ -67,8 +64,6 @@ async def streams(stack: Stack) -> AsyncIterator[Streams]:
     yield Streams(gateway, runtime, door.address, name)
     await door.stop()
     await models.unload(name)
-    await runtime.close()
-    await models.close()
 
 
 def numbers(result: Any) -> list[int]:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.domain.fields import text_field
 from services.inference.domain.signature import parse_manifest
@@ -21,6 +20,7 @@ from services.inference.errors import (
     ModelNotServable,
     RuntimeUnavailable,
 )
+from services.inference.ports import Runtime, RuntimeModels
 from services.inference.runtime.bundle import make_bundle
 from tests.helpers import eventually, unique_name
 from tests.integration.inference.models import exported, manifest, scripted
@@ -29,7 +29,7 @@ from tests.integration.inference.requests import expected
 pytestmark = pytest.mark.timeout(240)
 
 
-async def load(models: TritonModels, content: bytes, **changes: Any) -> str:
+async def load(models: RuntimeModels, content: bytes, **changes: Any) -> str:
     name = unique_name("model").replace("_", "-")
     signature = parse_manifest(manifest(**changes))
     bundle = make_bundle(name, signature, 1, {signature.file: content})
@@ -38,7 +38,7 @@ async def load(models: TritonModels, content: bytes, **changes: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-async def export_model(models: TritonModels) -> AsyncIterator[str]:
+async def export_model(models: RuntimeModels) -> AsyncIterator[str]:
     name = await load(models, exported())
     yield name
     await models.unload(name)
@@ -61,7 +61,7 @@ def _texts(values: list[str]) -> bytes:
     return b"".join(len(value).to_bytes(4, "little") + value.encode() for value in values)
 
 
-async def ask(runtime: TritonWire, name: str, body: bytes, timeout: float = 30) -> Any:
+async def ask(runtime: Runtime, name: str, body: bytes, timeout: float = 30) -> Any:
     reply = await runtime.infer(body + text_field(1, name), timeout)
     response = service_pb2.ModelInferResponse.FromString(reply)
     (output,) = response.outputs
@@ -70,14 +70,14 @@ async def ask(runtime: TritonWire, name: str, body: bytes, timeout: float = 30) 
 
 @pytest.mark.parametrize("metadata", [False, True])
 async def test_an_exported_program_answers(
-    runtime: TritonWire, export_model: str, metadata: bool
+    runtime: Runtime, export_model: str, metadata: bool
 ) -> None:
     x, carriers = [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]], ["UA", "unheard of"]
     found = await ask(runtime, export_model, request(x, carriers, metadata=metadata))
     np.testing.assert_allclose(found, expected(x, carriers), rtol=1e-5)
 
 
-async def test_torchscript_answers(models: TritonModels, runtime: TritonWire) -> None:
+async def test_torchscript_answers(models: RuntimeModels, runtime: Runtime) -> None:
     name = await load(models, scripted(0.5), flavor="torchscript", file="model.pt")
     x, carriers = [[0.1, 0.2, 0.3, 0.4]], ["DL"]
     found = await ask(runtime, name, request(x, carriers))
@@ -86,7 +86,7 @@ async def test_torchscript_answers(models: TritonModels, runtime: TritonWire) ->
 
 
 async def test_requests_that_run_together_get_their_own_answers(
-    runtime: TritonWire, export_model: str
+    runtime: Runtime, export_model: str
 ) -> None:
     generator = np.random.default_rng(3)
     batches = [generator.normal(size=(1 + i % 3, 4)) for i in range(60)]
@@ -101,7 +101,7 @@ async def test_requests_that_run_together_get_their_own_answers(
         np.testing.assert_allclose(got, expected(batch, names), rtol=1e-4, atol=1e-6)
 
 
-async def test_loaded_models_are_listed_until_they_are_unloaded(models: TritonModels) -> None:
+async def test_loaded_models_are_listed_until_they_are_unloaded(models: RuntimeModels) -> None:
     name = await load(models, exported())
     assert name in await models.loaded()
     await models.unload(name)
@@ -127,7 +127,7 @@ async def test_loaded_models_are_listed_until_they_are_unloaded(models: TritonMo
     ],
 )
 async def test_a_signature_that_lies_fails_the_load(
-    models: TritonModels, outputs: list[dict[str, Any]], words: str
+    models: RuntimeModels, outputs: list[dict[str, Any]], words: str
 ) -> None:
     with pytest.raises(ModelNotServable, match=words) as caught:
         await load(models, exported(), outputs=outputs)
@@ -136,13 +136,13 @@ async def test_a_signature_that_lies_fails_the_load(
 
 
 async def test_a_file_of_another_flavor_is_refused_before_the_runtime(
-    models: TritonModels,
+    models: RuntimeModels,
 ) -> None:
     with pytest.raises(InvalidArchive):
         await load(models, scripted())
 
 
-async def test_a_model_that_is_not_there_is_unavailable(runtime: TritonWire) -> None:
+async def test_a_model_that_is_not_there_is_unavailable(runtime: Runtime) -> None:
     with pytest.raises(RuntimeUnavailable):
         await ask(runtime, "never-loaded", request([[1, 2, 3, 4]], ["AA"]))
 
@@ -154,14 +154,14 @@ async def test_a_runtime_that_is_not_there_is_unavailable() -> None:
     await nowhere.close()
 
 
-async def test_time_that_is_over_is_a_timeout(runtime: TritonWire, export_model: str) -> None:
+async def test_time_that_is_over_is_a_timeout(runtime: Runtime, export_model: str) -> None:
     body = request(np.zeros((8000, 4)), ["AA"] * 8000)
     with pytest.raises(InferenceTimeout):
         await ask(runtime, export_model, body, timeout=0.0005)
 
 
 async def test_one_bad_request_does_not_fail_its_neighbours(
-    models: TritonModels, runtime: TritonWire
+    models: RuntimeModels, runtime: Runtime
 ) -> None:
     """An index outside of the embedding fails inside the model."""
     inputs = [

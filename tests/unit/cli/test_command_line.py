@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
+from devstack.plan import ENGINES
+from devstack.services import SERVICES
 from devstack.state import ProcessPhase, ProcessState, StackPhase, StackState, SupervisorState
 from devstack.state import write_state as write
 from tessera.cli import main as command
 from tessera.cli.arguments import new_file
 from tessera.cli.output import Column, describe_error, print_rows
+from tessera.cli.screen import process_table
 from tessera.tracking.v1 import tracking_pb2, tracking_service_pb2
 from tessera_kit.errors import FieldViolation, InvalidArgument, Unavailable
 from tessera_kit.units import human_bytes, human_duration
@@ -51,6 +56,33 @@ def test_every_listed_verb_exists() -> None:
         for verb in verbs:
             group = typer.main.get_command(command.build_app(verb))
             assert verb in getattr(group, "commands", {})
+
+
+def test_help_tells_where_models_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "up", "--help")
+    assert code == 0
+    told = " ".join(_unboxed(out).split())
+    assert "Models run within the inference service; TESSERA_RUNTIME=process gives" in told
+
+
+def test_every_process_says_what_it_is_for(tmp_path: Path) -> None:
+    console = Console(width=200, record=True, file=StringIO())
+    state = stopped_state(tmp_path)
+    names = (*ENGINES, *SERVICES)
+    state.processes = [
+        ProcessState(name, "engine", {}, "x.log", ProcessPhase.HEALTHY) for name in names
+    ]
+    console.print(process_table(console, state))
+    shown = {line.split()[1]: line.split()[2:-3] for line in _rows(console.export_text())}
+    assert shown.keys() == set(names)
+    assert all(shown.values())
+    told = {name: " ".join(words) for name, words in shown.items()}
+    assert told["inference"] == "endpoints, the gateway, and models in Triton"
+    assert told["triton"] == "Triton: models, by doors of its own"
+
+
+def _rows(table: str) -> list[str]:
+    return [line for line in table.splitlines() if "●" in line]
 
 
 def test_a_wrong_verb_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -341,11 +341,10 @@ def test_what_cannot_be_written_is_told_in_the_log_and_ends_nothing(
     ]
 
 
-def test_triton_gets_a_path_that_a_shell_takes_for_one_word(home: Home, tmp_path: Path) -> None:
+def test_triton_gets_a_path_that_a_shell_takes_for_one_word(tmp_path: Path) -> None:
     plain = tmp_path / "a-b_c.d"
-    assert plain_path(plain, home) == plain
+    assert plain_path(plain, "link") == plain
     for name in ("my models", "it's", "$HOME", "a;b", "ü"):
-        replaced = plain_path(tmp_path / name, home)
+        replaced = plain_path(tmp_path / name, "link")
         assert re.fullmatch(r"[\w/.-]+", str(replaced), re.ASCII)
-        assert replaced.parent == Path(tempfile.gettempdir())
-    assert replaced != plain_path(tmp_path / name, Home.at(tmp_path / "other"))
+        assert replaced == Path(tempfile.gettempdir()) / "link"

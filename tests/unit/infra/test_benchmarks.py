@@ -92,10 +92,12 @@ def test_doors_stand_beside_tritons_and_beside_grpc() -> None:
 
 def test_the_table_shows_the_calibration_with_its_ratio(figures: dict[str, Figure]) -> None:
     where = {"cores": 2, "load_average": [0.1], "memory_gib": 24, "cpu": "a", "versions": {}}
-    report = Report({**where, "stack": "local"}, list(figures.values()))
+    report = Report({**where, "stack": "local", "runtime": "inside"}, list(figures.values()))
     console = Console(width=200, record=True, file=StringIO())
     show(report, console)
-    assert "bare Envoy: 1.30 ms, 1.18x" in console.export_text()
+    shown = console.export_text()
+    assert "bare Envoy: 1.30 ms, 1.18x" in shown
+    assert "stack: local, the gateway's Triton: inside" in shown
 
 
 def test_a_request_holds_as_many_bytes_as_it_says() -> None:

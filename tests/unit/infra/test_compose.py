@@ -101,6 +101,12 @@ def test_both_profiles_set_the_same_variables(
         "TESSERA_KAFKA_SESSION_SECONDS",  # the embedded broker's groups wait a session to form
         "TESSERA_KAFKA_FETCH_WAIT_SECONDS",  # it looks for records by the clock; Kafka is told
     }
+    if name == "inference":
+        only_embedded |= {  # a cluster's Triton is a container of its own
+            "TESSERA_TRITON_LIBRARY",
+            "TESSERA_TRITON_BACKENDS",
+            "TESSERA_TRITON_CACHES",
+        }
     only_cluster = {
         "TESSERA_OTLP_ENDPOINT",  # spans go to the collector
         "TESSERA_LOG_LEVEL",
@@ -114,7 +120,7 @@ def test_both_profiles_set_the_same_variables(
     engines = ("kafka", "s3", "clickhouse", "triton_grpc", "triton_http", "triton_metrics")
     platform = ("catalog", "tracking", "training", "inference", "gateway", "monitoring")
     doors = dict.fromkeys((*engines, *platform), "127.0.0.1:1")
-    started = service_spec(home, service, ports, doors, ())
+    started = service_spec(home, service, ports, doors, (), {})
     embedded = {key for key in started.environment if key.startswith("TESSERA_")}
     embedded -= {"TESSERA_STACK_HOME"}
     cluster = {key for key in environment(compose, name) if key.startswith("TESSERA_")}
@@ -161,7 +167,7 @@ def test_the_same_processes_stand_back_in_both_profiles(
 ) -> None:
     home, claims = Home.at(tmp_path / "home"), PortClaims(tmp_path / "claims")
     home.make()
-    plan = make_plan(home, default_names(), {}, claims)
+    plan = make_plan(home, default_names({}), {}, claims)
     claims.close()
     shares = {
         name: service.get("cpu_shares", 1024) for name, service in compose["services"].items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import grpc
@@ -16,7 +17,7 @@ from services.inference.errors import (
 )
 from tessera_kit.errors import TesseraError
 
-__all__ = ["runtime_error"]
+__all__ = ["load_failure", "runtime_error"]
 
 _RETRY_SECONDS: Final = 0.5
 _UNAVAILABLE: Final = frozenset(
@@ -29,6 +30,9 @@ _REFUSED: Final = "the model refused the request:"
 """What a model says of a request that is at fault itself."""
 _DIED: Final = "Stub process"
 """What it says of one whose process died."""
+# Triton tells a Python error as "… state: Internal: <message>\n\nAt:\n  <file>(<line>): …;".
+_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|\Z)", re.DOTALL)
+_LONGEST_REASON: Final = 1000
 
 
 def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
@@ -50,3 +54,10 @@ def runtime_error(code: grpc.StatusCode, details: str) -> TesseraError:
     if "the model failed:" in details:
         return ModelFailed(details[details.index("the model failed:") :][:1024])
     return ModelFailed("the model failed")
+
+
+def load_failure(details: str) -> str:
+    """Why a model cannot be loaded, from what Triton says of it."""
+    found = _REASON.search(details)
+    text = found[1] if found is not None else details
+    return f"the model cannot be loaded: {text.strip()[:_LONGEST_REASON]}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
+from services.inference.adapters.triton.dead import DeadModels
+from services.inference.adapters.triton.errors import load_failure
 from services.inference.errors import ModelNotServable, RuntimeUnavailable
 
 __all__ = ["TritonModels"]
@@ -16,9 +17,6 @@ __all__ = ["TritonModels"]
 _LOAD_SECONDS: Final = 300.0
 _CALL_SECONDS: Final = 10.0
 _AWAY: Final = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "Timeout"})
-# Triton tells a Python error as "… state: Internal: <message>\n\nAt:\n  <file>(<line>): …;".
-_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|\Z)", re.DOTALL)
-_LONGEST_REASON: Final = 1000
 
 
 class TritonModels:
@@ -26,13 +24,18 @@ class TritonModels:
 
     Args:
         target: `host:port` of the door.
+        dead: Told by who asks the models.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, dead: DeadModels | None = None) -> None:
         self._client = aio.InferenceServerClient(target)
+        self._dead = dead or DeadModels()
 
     async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
         """Load a model and return when it can be asked."""
+        if name in self._dead:
+            # Triton would find nothing changed, and leave it as it is.
+            await self.unload(name)
         try:
             await self._client.load_model(
                 name,
@@ -42,6 +45,7 @@ class TritonModels:
             )
         except InferenceServerException as error:
             raise _away(error) or ModelNotServable(_reason(error)) from None
+        self._dead.loaded(name)
 
     async def unload(self, name: str) -> None:
         """Unload a model; requests in it end first."""
@@ -66,10 +70,11 @@ class TritonModels:
             )
         except InferenceServerException as error:
             raise _away(error) or RuntimeUnavailable(_reason(error)) from None
-        return {
+        counts = {
             model.name: model.inference_stats.success.count + model.inference_stats.fail.count
             for model in statistics.model_stats
         }
+        return {name: counts[name] for name in self._dead.without(counts)}
 
     async def close(self) -> None:
         """Close the connection."""
@@ -83,7 +88,4 @@ def _away(error: InferenceServerException) -> RuntimeUnavailable | None:
 
 
 def _reason(error: InferenceServerException) -> str:
-    message = error.message() or ""
-    found = _REASON.search(message)
-    text = found[1] if found is not None else message
-    return f"the model cannot be loaded: {text.strip()[:_LONGEST_REASON]}"
+    return load_failure(error.message() or "")

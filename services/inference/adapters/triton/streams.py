@@ -12,8 +12,10 @@ from typing import Any, Final
 import grpc
 from tritonclient.grpc import service_pb2
 
+from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.errors import runtime_error
 from services.inference.errors import ModelFailed
+from tessera_kit.errors import TesseraError
 
 __all__ = ["TritonStreams"]
 
@@ -29,11 +31,13 @@ class TritonStreams:
 
     Args:
         target: `host:port` of Triton's gRPC door.
+        dead: Told of models that died.
         max_message_bytes: Largest response.
     """
 
-    def __init__(self, target: str, *, max_message_bytes: int) -> None:
+    def __init__(self, target: str, dead: DeadModels, *, max_message_bytes: int) -> None:
         self._target = target
+        self._dead = dead
         self._options = (
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
@@ -54,19 +58,19 @@ class TritonStreams:
             await call.done_writing()
             while (response := await call.read()) is not grpc.aio.EOF:
                 if response.error_message:
-                    raise runtime_error(grpc.StatusCode.INTERNAL, response.error_message)
+                    raise self._error(grpc.StatusCode.INTERNAL, response.error_message)
                 yield response.infer_response.SerializeToString()
             code = await call.code()
             if code is not grpc.StatusCode.OK:
-                raise runtime_error(code, await call.details() or "")
+                raise self._error(code, await call.details() or "")
         except grpc.aio.AioRpcError as error:
-            raise runtime_error(error.code(), error.details() or "") from None
+            raise self._error(error.code(), error.details() or "") from None
         except grpc.aio.UsageError:
             # The call ended before all of the request was written.
             code, details = await call.code(), await call.details() or ""
             if code is grpc.StatusCode.OK:
                 raise ModelFailed("the model failed: it took no request") from None
-            raise runtime_error(code, details) from None
+            raise self._error(code, details) from None
         finally:
             call.cancel()
 
@@ -74,6 +78,10 @@ class TritonStreams:
         """Close the connection; running calls fail."""
         if self._channel is not None:
             await self._channel.close(None)
+
+    def _error(self, code: grpc.StatusCode, details: str) -> TesseraError:
+        self._dead.note(details)
+        return runtime_error(code, details)
 
     def _method(self) -> Any:
         if self._channel is None:

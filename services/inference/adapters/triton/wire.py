@@ -9,6 +9,7 @@ from typing import Final
 
 import grpc
 
+from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.errors import runtime_error
 from services.inference.adapters.triton.sharing import LEAST_SHARED, Loan, TensorSharing
 from services.inference.adapters.triton.streams import TritonStreams
@@ -38,10 +39,16 @@ class TritonWire:
         target: `host:port` of its gRPC door.
         max_message_bytes: Largest response.
         sharing: Shares large tensors' memory with it; None to send them all.
+        dead: Told of models that died.
     """
 
     def __init__(
-        self, target: str, *, max_message_bytes: int, sharing: TensorSharing | None = None
+        self,
+        target: str,
+        *,
+        max_message_bytes: int,
+        sharing: TensorSharing | None = None,
+        dead: DeadModels | None = None,
     ) -> None:
         self._target = target
         self._max_message_bytes = max_message_bytes
@@ -51,7 +58,8 @@ class TritonWire:
         self._pause_until = 0.0
         self._sharing = sharing
         self._asking: set[asyncio.Task[bytes]] = set()
-        self._streams = TritonStreams(target, max_message_bytes=max_message_bytes)
+        self._dead = dead or DeadModels()
+        self._streams = TritonStreams(target, self._dead, max_message_bytes=max_message_bytes)
 
     async def infer(
         self, request: bytes, timeout: float | None, suffix: bytes = b"", ending: bytes = b""
@@ -66,6 +74,7 @@ class TritonWire:
             return await self._call(request, timeout, suffix, ending)
         except CallFailed as error:
             code = error.code
+            self._dead.note(error.details)
             waited = time.monotonic() - began
             # The server keeps the deadline too, and may be a little ahead of this side's clock.
             late = timeout is not None and waited >= timeout - _EARLY_SECONDS

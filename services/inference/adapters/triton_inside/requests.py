@@ -1,0 +1,164 @@
+"""Serialised requests as Triton's interface takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from services.inference.adapters.triton_inside.interface import CPU, DATATYPES, TritonLibrary
+from services.inference.convert.tensors import TensorProblem, invalid, raw_contents
+from services.inference.domain import datatypes
+from services.inference.domain.fields import Piece, split
+from services.inference.errors import InvalidInference
+
+__all__ = ["Told", "put", "read"]
+
+_LARGE: Final = 32 << 10
+"""Bytes of a request from which on its contents are not copied out of it."""
+_RAW: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_NUMBERS: Final = {name: number for number, name in enumerate(DATATYPES) if name}
+_START, _END = 1, 2
+"""TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END"""
+_LATEST: Final = -1
+_WITHOUT_EFFECT: Final = "triton_enable_empty_final_response"
+
+
+class Told:
+    """A request in two parts."""
+
+    __slots__ = ("contents", "head")
+
+    def __init__(self, head: Any, contents: Sequence[Piece]) -> None:
+        self.head = head
+        """An `inference.ModelInferRequest`, whose own raw contents may be missing."""
+        self.contents = contents
+        """Raw contents of its inputs, in order."""
+
+
+def read(request: bytes, suffix: bytes) -> Told:
+    """Take a serialised `inference.ModelInferRequest` apart.
+
+    Args:
+        request: As its caller sent it.
+        suffix: Fields that follow it.
+
+    Raises:
+        InvalidInference: It is no such message, or an input's contents are not of its datatype.
+    """
+    try:
+        if len(request) < _LARGE:
+            head: Any = service_pb2.ModelInferRequest.FromString(request + suffix)
+            contents: Sequence[Piece] = head.raw_input_contents
+        else:
+            parts = split(request, _RAW)
+            if parts is None:
+                raise InvalidInference("the request is no inference.ModelInferRequest")
+            head, contents = (
+                service_pb2.ModelInferRequest.FromString(parts.head + suffix),
+                parts.values,
+            )
+    except DecodeError:
+        raise InvalidInference("the request is no inference.ModelInferRequest") from None
+    if not contents and head.inputs:
+        contents = [_typed(tensor) for tensor in head.inputs]
+    if len(contents) != len(head.inputs):
+        raise InvalidInference(f"{len(contents)} raw contents for {len(head.inputs)} inputs")
+    return Told(head, contents)
+
+
+def put(library: TritonLibrary, request: Any, told: Told) -> list[Any]:
+    """Say to a request of the interface what was told.
+
+    Returns:
+        The buffers that the request refers to: keep them until it is released.
+
+    Raises:
+        TritonFailure: Triton refuses it.
+    """
+    ffi, calls, check = library.ffi, library.calls, library.check
+    head = told.head
+    if head.id:
+        check(calls.TRITONSERVER_InferenceRequestSetId(request, head.id.encode()))
+    if head.parameters:
+        _put_parameters(library, request, head.parameters)
+    buffers: list[Any] = []
+    for tensor, content in zip(head.inputs, told.contents, strict=True):
+        name, shape = tensor.name.encode(), list(tensor.shape)
+        check(
+            calls.TRITONSERVER_InferenceRequestAddInput(
+                request,
+                name,
+                _NUMBERS.get(tensor.datatype, 0),
+                ffi.new("int64_t[]", shape),
+                len(shape),
+            )
+        )
+        buffer = ffi.from_buffer(content)
+        check(
+            calls.TRITONSERVER_InferenceRequestAppendInputData(
+                request, name, buffer, len(content), CPU, 0
+            )
+        )
+        buffers.append(buffer)
+    for output in head.outputs:
+        check(calls.TRITONSERVER_InferenceRequestAddRequestedOutput(request, output.name.encode()))
+    return buffers
+
+
+def version_of(head: Any) -> int:
+    """The version of its model that a request asks for."""
+    return int(head.model_version) if head.model_version.isdigit() else _LATEST
+
+
+def _put_parameters(library: TritonLibrary, request: Any, parameters: Any) -> None:
+    flags = 0
+    for name, parameter in parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        value = getattr(parameter, kind) if kind else None
+        if name == "sequence_start":
+            flags |= _START if value else 0
+        elif name == "sequence_end":
+            flags |= _END if value else 0
+        elif value is not None and name != _WITHOUT_EFFECT:
+            function, of = _setter(name, value)
+            told = of.encode() if isinstance(of, str) else of
+            setter = getattr(library.calls, f"TRITONSERVER_InferenceRequest{function}")
+            if function.endswith("Parameter"):
+                library.check(setter(request, name.encode(), told))
+            else:
+                library.check(setter(request, told))
+    if flags:
+        library.check(library.calls.TRITONSERVER_InferenceRequestSetFlags(request, flags))
+
+
+def _setter(name: str, value: bool | int | float | str) -> tuple[str, bool | int | float | str]:
+    """The function that says a parameter, and with what."""
+    if name == "sequence_id":
+        if isinstance(value, str):
+            return "SetCorrelationIdString", value
+        return "SetCorrelationId", value
+    if name == "priority":
+        return "SetPriorityUInt64", int(value)
+    if name == "timeout":
+        return "SetTimeoutMicroseconds", int(value)
+    if isinstance(value, bool):
+        return "SetBoolParameter", value
+    if isinstance(value, int):
+        return "SetIntParameter", value
+    if isinstance(value, float):
+        return "SetDoubleParameter", value
+    return "SetStringParameter", value
+
+
+def _typed(tensor: Any) -> bytes:
+    """Raw contents of an input whose elements are told one by one."""
+    datatype = datatypes.DATATYPES.get(tensor.datatype)
+    if datatype is None or not datatype.contents:
+        raise invalid(f"inputs {tensor.name!r}", f"{tensor.datatype} must be sent raw")
+    try:
+        return raw_contents(list(getattr(tensor.contents, datatype.contents)), datatype)
+    except TensorProblem as problem:
+        raise invalid(f"inputs {tensor.name!r}", str(problem)) from None

@@ -1,0 +1,91 @@
+"""A Triton within the tests' own process, as the inference service runs one."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from devstack import Home, triton
+from devstack.environment import engine_environment
+from services.inference.adapters.triton_inside.calls import TritonCalls
+from services.inference.adapters.triton_inside.models import InsideModels
+from services.inference.adapters.triton_inside.process import InsideProcess
+from services.inference.adapters.triton_inside.relay import compiled
+from services.inference.adapters.triton_inside.server import TritonPlace, TritonServer
+
+__all__ = ["Inside", "inside"]
+
+_MISSING = re.compile(r"^(\S+): cannot open shared object file")
+
+
+class Inside:
+    """Triton and what asks it."""
+
+    def __init__(self, server: TritonServer, calls: TritonCalls) -> None:
+        self.server = server
+        self.calls = calls
+        self.models = InsideModels(server)
+        self.process = InsideProcess(server, calls)
+
+
+@asynccontextmanager
+async def inside(
+    folder: Path, *, relay: bool = True, max_message_bytes: int = 64 << 20
+) -> AsyncIterator[Inside]:
+    """A Triton with the stack's own parts.
+
+    Args:
+        folder: For its files.
+        relay: Whether answers pass the compiled relay, and not Python.
+        max_message_bytes: Largest response.
+    """
+    place, environment = await asyncio.to_thread(_prepare, folder)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        server = TritonServer(place)
+        await server.start()
+        path = await asyncio.to_thread(compiled, folder)
+        assert path is not None, "no C compiler: the compiled relay cannot be tested"
+        calls = TritonCalls(
+            server, max_message_bytes=max_message_bytes, relay=path if relay else None
+        )
+        yield Inside(server, calls)
+        await calls.close()
+        await server.stop()
+
+
+def _prepare(folder: Path) -> tuple[TritonPlace, dict[str, str]]:
+    """Where the parts are, and what processes of models need of the environment."""
+    home = Home.at(folder)
+    given = triton.inside(home, "inference")
+    given.prepare()
+    library = Path(given.variables["TESSERA_TRITON_LIBRARY"])
+    backends = Path(given.variables["TESSERA_TRITON_BACKENDS"])
+    caches = Path(given.variables["TESSERA_TRITON_CACHES"])
+    # A service's process finds them by LD_LIBRARY_PATH, which is read when a process begins.
+    for path in (library, *backends.rglob("*.so"), *caches.rglob("*.so")):
+        _load(path, library.parent)
+    found = {"LD_LIBRARY_PATH": given.variables["LD_LIBRARY_PATH"]}
+    found["PATH"] = engine_environment(home)["PATH"]
+    return TritonPlace(library, backends, caches, folder / "models", folder), found
+
+
+def _load(path: Path, libraries: Path) -> None:
+    """Load a library, after those that it needs."""
+    while True:
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            missing = _MISSING.search(str(error))
+            if missing is None or not (libraries / missing[1]).exists():
+                raise
+            _load(libraries / missing[1], libraries)
+        else:
+            return
