@@ -31,7 +31,7 @@ _REFUSED: Final = "the model refused the request:"
 _DIED: Final = "Stub process"
 """What it says of one whose process died."""
 # Triton tells a Python error as "… state: Internal: <message>\n\nAt:\n  <file>(<line>): …;".
-_REASON: Final = re.compile(r"state: \w+: (.*?)(?:\n\nAt:|\Z)", re.DOTALL)
+_REASON: Final = re.compile(r"state: [\w ]+: (.*?)(?:\n\nAt:|\Z)", re.DOTALL)
 _LONGEST_REASON: Final = 1000
 
 

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 from tritonclient.grpc import service_pb2
 
 from services.inference.adapters.triton.dead import DeadModels
@@ -38,6 +39,7 @@ _IS_FINAL, _IS_NOT_FINAL = (
 )
 """What Triton's gRPC door says of each response of a stream: whether it is the last."""
 _WANTS_FINAL: Final = "triton_enable_empty_final_response"
+_DRAIN_SECONDS: Final = 5.0
 _LATE: Final = "the deadline passed before the model answered"
 
 
@@ -54,6 +56,7 @@ class _Call:
         "request",
         "streams",
         "told",
+        "unread",
         "waiter",
     )
 
@@ -68,6 +71,8 @@ class _Call:
         """What Triton reads the inputs from, until the request is released."""
         self.replies: deque[bytes] = deque()
         """Answers that nobody has taken yet."""
+        self.unread = 0
+        """Their bytes."""
         self.failure: TesseraError | None = None
         """What ended it."""
         self.given_up = False
@@ -77,6 +82,12 @@ class _Call:
         self.released = False
         """Whether Triton needs the request no more."""
         self.waiter: asyncio.Future[None] | None = None
+
+    def take(self) -> bytes:
+        """The next of the answers."""
+        reply = self.replies.popleft()
+        self.unread -= len(reply)
+        return reply
 
     def tell(self) -> None:
         """Wake who waits for an answer or the end."""
@@ -139,7 +150,7 @@ class TritonCalls:
 
         timer = None if timeout is None else self._loop.call_later(timeout, expire)
         try:
-            while not call.ended and not late:
+            while not (call.ended or call.failure or late):
                 call.waiter = self._loop.create_future()
                 await call.waiter
         finally:
@@ -147,10 +158,10 @@ class TritonCalls:
                 timer.cancel()
             if not call.ended:
                 self._give_up(key, call)
-        if not call.ended:
-            raise InferenceTimeout(_LATE)
         if call.failure is not None:
             raise call.failure
+        if not call.ended:
+            raise InferenceTimeout(_LATE)
         if len(call.replies) != 1:
             raise ModelFailed(f"the model failed: it gave {len(call.replies)} responses, not one")
         return call.replies[0] + ending if ending else call.replies[0]
@@ -162,14 +173,14 @@ class TritonCalls:
         try:
             while True:
                 while call.replies:
-                    yield call.replies.popleft()
+                    yield call.take()
+                if call.failure is not None:
+                    raise call.failure
                 if call.ended:
-                    break
+                    return
                 call.waiter = self._loop.create_future()
                 async with asyncio.timeout_at(deadline):
                     await call.waiter
-            if call.failure is not None:
-                raise call.failure
         except TimeoutError:
             raise InferenceTimeout(_LATE) from None
         finally:
@@ -182,10 +193,22 @@ class TritonCalls:
         self._relay.close()
 
     async def drain(self) -> None:
-        """Give all requests up, and return when Triton needs nothing of them any more."""
+        """Give all requests up, and return when Triton needs nothing of them any more.
+
+        Models that do not let go of theirs are ended.
+        """
         for key, call in list(self._calls.items()):
-            self._give_up(key, call)
-        await self._idle.wait()
+            if not call.ended:
+                call.failure = runtime_error(grpc.StatusCode.CANCELLED, "")
+                self._give_up(key, call)
+                call.tell()
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("%d requests do not end: their models are ended", len(self._calls))
+            await self._server.kill_models()
+            await self._idle.wait()
 
     def _begin(self, request: bytes, suffix: bytes, *, streams: bool = False) -> tuple[int, _Call]:
         told = requests.read(request, suffix)
@@ -219,7 +242,7 @@ class TritonCalls:
                 )
             )
             library.check(calls.TRITONSERVER_ServerInferAsync(handle, call.request, ffi.NULL))
-        except TritonFailure:
+        except Exception:
             # It is this side's again, and no callback comes.
             library.check(calls.TRITONSERVER_InferenceRequestDelete(call.request))
             raise
@@ -267,15 +290,20 @@ class TritonCalls:
             if not call.given_up:
                 ending = b"" if not call.streams else _IS_FINAL if ends else _IS_NOT_FINAL
                 message = self._reader.read(response, call.told.id, ending)
-                if sum(map(len, call.replies)) + len(message) > self._max_message_bytes:
+                if call.unread + len(message) > self._max_message_bytes:
                     call.failure = TooManyInferences(
                         "the responses are too large, or are read too slowly", retry_after=0.5
                     )
                     self._give_up(key, call)
                 else:
                     call.replies.append(message)
+                    call.unread += len(message)
         except TritonFailure as failure:
             call.failure = self._error(failure)
+        except Exception:
+            # What Triton told behind it is heard all the same.
+            _log.exception("an answer of a model cannot be read")
+            call.failure = ModelFailed("the model failed: its answer cannot be read")
         finally:
             self._library.calls.TRITONSERVER_InferenceResponseDelete(response)
 

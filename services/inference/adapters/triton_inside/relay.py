@@ -8,6 +8,7 @@ its processor while it does; then the loop waits for both.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import logging
 import os
@@ -32,6 +33,9 @@ _WORD: Final = struct.Struct("<QQQ")
 _RELEASED: Final = 1 << 32
 _PIPE_SHIFT: Final = 40
 _READ_BYTES: Final = 1024 * _WORD.size
+_PIPE_BYTES: Final = 1 << 20
+"""What waits to be read at most, if the machine allows so much: who writes more waits, and the loop
+writes too, where Triton answers a request at once from its cache."""
 _DECLARATIONS: Final = """
 TRITONSERVER_Error* relay_allocate(
     TRITONSERVER_ResponseAllocator*, const char*, size_t, int, int64_t, void*,
@@ -117,6 +121,8 @@ class CompiledRelay:
         self._object: Any = library.ffi.dlopen(str(path))
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
+        with suppress(OSError):
+            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._loop.add_reader(self._reading, self._read)
         address = library.ffi.addressof
         self.allocate = address(self._object, "relay_allocate")

@@ -20,10 +20,29 @@ _LARGE: Final = 32 << 10
 """Bytes of a request from which on its contents are not copied out of it."""
 _RAW: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _NUMBERS: Final = {name: number for number, name in enumerate(DATATYPES) if name}
-_START, _END = 1, 2
+_FLAGS: Final = {"sequence_start": 1, "sequence_end": 2}
 """TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END"""
 _LATEST: Final = -1
+_LONGEST_VERSION: Final = 18
+"""Digits that any 64-bit number has room for."""
 _WITHOUT_EFFECT: Final = "triton_enable_empty_final_response"
+_SETTERS: Final = {
+    "bool_param": "SetBoolParameter",
+    "int64_param": "SetIntParameter",
+    "string_param": "SetStringParameter",
+    "double_param": "SetDoubleParameter",
+}
+"""By the kinds of value that Triton's own gRPC door takes for a parameter."""
+_OWN_SETTERS: Final = {
+    "sequence_id": {
+        "int64_param": "SetCorrelationId",
+        "string_param": "SetCorrelationIdString",
+    },
+    "priority": {"int64_param": "SetPriorityUInt64", "uint64_param": "SetPriorityUInt64"},
+    "timeout": {"int64_param": "SetTimeoutMicroseconds"},
+}
+"""Likewise, for names that have a meaning."""
+_UNSIGNED: Final = 1 << 64
 
 
 class Told:
@@ -76,6 +95,7 @@ def put(library: TritonLibrary, request: Any, told: Told) -> list[Any]:
         The buffers that the request refers to: keep them until it is released.
 
     Raises:
+        InvalidInference: A parameter has a value of a kind that it cannot have.
         TritonFailure: Triton refuses it.
     """
     ffi, calls, check = library.ffi, library.calls, library.check
@@ -109,48 +129,50 @@ def put(library: TritonLibrary, request: Any, told: Told) -> list[Any]:
 
 
 def version_of(head: Any) -> int:
-    """The version of its model that a request asks for."""
-    return int(head.model_version) if head.model_version.isdigit() else _LATEST
+    """The version of its model that a request asks for.
+
+    Raises:
+        InvalidInference: It is no number.
+    """
+    version: str = head.model_version
+    if not version:
+        return _LATEST
+    if len(version) > _LONGEST_VERSION or not (version.isascii() and version.isdecimal()):
+        raise invalid("model_version", "must be a number")
+    return int(version)
 
 
 def _put_parameters(library: TritonLibrary, request: Any, parameters: Any) -> None:
     flags = 0
     for name, parameter in parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
-        value = getattr(parameter, kind) if kind else None
-        if name == "sequence_start":
-            flags |= _START if value else 0
-        elif name == "sequence_end":
-            flags |= _END if value else 0
-        elif value is not None and name != _WITHOUT_EFFECT:
-            function, of = _setter(name, value)
-            told = of.encode() if isinstance(of, str) else of
-            setter = getattr(library.calls, f"TRITONSERVER_InferenceRequest{function}")
-            if function.endswith("Parameter"):
-                library.check(setter(request, name.encode(), told))
-            else:
-                library.check(setter(request, told))
+        if name in _FLAGS:
+            flags |= _FLAGS[name] if _flag(name, parameter) else 0
+        elif name != _WITHOUT_EFFECT:
+            setters = _OWN_SETTERS.get(name, _SETTERS)
+            if kind not in setters:
+                raise invalid(f"parameters[{name[:64]!r}]", f"must not be {kind or 'empty'}")
+            _put_parameter(library, request, name, setters[kind], getattr(parameter, kind))
     if flags:
         library.check(library.calls.TRITONSERVER_InferenceRequestSetFlags(request, flags))
 
 
-def _setter(name: str, value: bool | int | float | str) -> tuple[str, bool | int | float | str]:
-    """The function that says a parameter, and with what."""
-    if name == "sequence_id":
-        if isinstance(value, str):
-            return "SetCorrelationIdString", value
-        return "SetCorrelationId", value
-    if name == "priority":
-        return "SetPriorityUInt64", int(value)
-    if name == "timeout":
-        return "SetTimeoutMicroseconds", int(value)
-    if isinstance(value, bool):
-        return "SetBoolParameter", value
-    if isinstance(value, int):
-        return "SetIntParameter", value
-    if isinstance(value, float):
-        return "SetDoubleParameter", value
-    return "SetStringParameter", value
+def _flag(name: str, parameter: Any) -> bool:
+    if parameter.WhichOneof("parameter_choice") != "bool_param":
+        raise invalid(f"parameters[{name!r}]", "must be true or false")
+    return bool(parameter.bool_param)
+
+
+def _put_parameter(
+    library: TritonLibrary, request: Any, name: str, setter: str, value: bool | int | float | str
+) -> None:
+    told = value.encode() if isinstance(value, str) else value
+    put_value = getattr(library.calls, f"TRITONSERVER_InferenceRequest{setter}")
+    if setter.endswith("Parameter"):
+        library.check(put_value(request, name.encode(), told))
+    else:
+        # As the door reads a negative number.
+        library.check(put_value(request, told % _UNSIGNED if isinstance(told, int) else told))
 
 
 def _typed(tensor: Any) -> bytes:

@@ -60,7 +60,7 @@ class ResponseReader:
             library.check(
                 calls.TRITONSERVER_InferenceResponseOutput(response, index, *self._output)
             )
-            sizes = tuple(ffi.unpack(shape[0], dimensions[0]))
+            sizes = tuple(ffi.unpack(shape[0], dimensions[0])) if dimensions[0] else ()
             outputs.append((ffi.string(name[0]), datatype[0], sizes))
             contents.append(ffi.buffer(base[0], size[0]) if size[0] else b"")
         pieces = bytes_fields(_RAW, contents)

@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
+import psutil
 
 from services.inference.adapters.triton.region import SharedRegion, stale_regions
 from services.inference.adapters.triton_inside.interface import (
@@ -70,6 +72,7 @@ class TritonServer:
     def __init__(self, place: TritonPlace) -> None:
         self._place = place
         self._threads = ThreadPoolExecutor(_LOADS, "triton")
+        self._running: set[Future[Any]] = set()
         self._changing = asyncio.Lock()
         self._handle: Any = None
         self.library = TritonLibrary(place.library)
@@ -94,15 +97,22 @@ class TritonServer:
         """
         async with self._changing:
             if self._handle is None:
-                self._handle = await self._thread(self._new)
+                self._handle = await asyncio.to_thread(self._new)
 
     async def stop(self) -> None:
-        """End it: requests in it end first, for some seconds, and its models' processes with it."""
+        """End it, and its models' processes with it: what it does ends first, for some seconds.
+
+        Raises:
+            TritonFailure: It cannot end, and none can be started in its place.
+        """
         async with self._changing:
             handle, self._handle = self._handle, None
             if handle is not None:
-                delete = self.library.calls.TRITONSERVER_ServerDelete
-                await self._thread(lambda: self.library.check(delete(handle)))
+                await asyncio.to_thread(self._delete, handle, frozenset(self._running))
+
+    async def kill_models(self) -> None:
+        """End the processes of all models at once: requests in them fail, and loads do."""
+        await asyncio.to_thread(self._kill_models)
 
     async def load(self, name: str, config: str, files: Mapping[str, bytes]) -> None:
         """Load a model, or load it anew.
@@ -136,7 +146,10 @@ class TritonServer:
         return await self._thread(self._statistics, self.handle)
 
     async def _thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        future = self._threads.submit(work, *arguments)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(future)
 
     def _new(self) -> Any:
         for region in stale_regions(self._place.region):
@@ -153,6 +166,28 @@ class TritonServer:
             return server[0]
         finally:
             check(calls.TRITONSERVER_ServerOptionsDelete(options[0]))
+
+    def _delete(self, handle: Any, running: frozenset[Future[Any]]) -> None:
+        # None of them may find it gone.
+        if wait(running, _EXIT_SECONDS).not_done:
+            _log.warning("Triton still loads a model, whose process is ended")
+            self._kill_models()
+            if wait(running, _EXIT_SECONDS).not_done:
+                raise TritonFailure(grpc.StatusCode.UNAVAILABLE, "Triton still loads a model")
+        delete = self.library.calls.TRITONSERVER_ServerDelete
+        try:
+            self.library.check(delete(handle))
+        except TritonFailure as failure:
+            # As it does after a model's process died. It waits but once.
+            _log.warning("Triton did not end by itself: %s", failure)
+            self._kill_models()
+            self.library.check(delete(handle))
+
+    def _kill_models(self) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any(word.startswith(self._place.region) for word in child.cmdline()):
+                    child.kill()
 
     def _set(self, options: Any) -> None:
         place = self._place
@@ -178,7 +213,8 @@ class TritonServer:
         put("EnablePeerAccess", True)
         # A model that fails or loads slowly must not make the server look dead.
         put("StrictReadiness", False)
-        put("ExitOnError", False)
+        # It would be there otherwise, and refuse everything.
+        put("ExitOnError", True)
         put("ExitTimeout", _EXIT_SECONDS)
         # The service counts for itself, and Triton's own counters have no door here.
         put("Metrics", False)
