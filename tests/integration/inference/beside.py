@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from asyncio.subprocess import Process
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import tritonclient.grpc.aio as triton
 
-from devstack import Home, Stack
+from devstack import Stack
 from devstack.ports import PortClaims, allocate
 from devstack.probes import NotReady
 from devstack.services import SERVICES, spec
 from devstack.spec import ProcessSpec
-from devstack.triton import inside
 from tessera.inference.v1 import inference_service_pb2_grpc
 from tessera_kit.config import Secret
 from tessera_kit.rpc.client import open_channel
@@ -30,7 +28,7 @@ class Beside:
     """The gateway and its shipper; one at a time per stack.
 
     Args:
-        stack: On this machine.
+        stack: On this machine, with a Triton that both gateways can ask.
         token: The administrator's.
     """
 
@@ -41,9 +39,7 @@ class Beside:
         numbers = allocate(self._home, names, {}, self._claims)
         self._ports = {names[name]: number for name, number in numbers.items()}
         doors = stack.state().doors
-        self._spec = _with_own_triton(
-            spec(self._home, _SERVICE, self._ports, doors, ()), self._home
-        )
+        self._spec = spec(self._home, _SERVICE, self._ports, doors, ())
         self._shipping = spec(self._home, _SHIPPER, self._ports, doors, ())
         self._process: Process | None = None
         self._shipper: Process | None = None
@@ -65,7 +61,6 @@ class Beside:
         await asyncio.wait_for(self.inference.channel_ready(), 60)
 
     async def _start(self, process: ProcessSpec, settings: Mapping[str, str]) -> Process:
-        await asyncio.to_thread(process.prepare)
         own = {"TESSERA_DATA_DIR": str(self._home.data(_NAME)), **settings}
         with self._home.log_file(_NAME).open("ab") as log:
             return await asyncio.create_subprocess_exec(
@@ -101,16 +96,3 @@ class Beside:
 
     def _target(self, door: str) -> str:
         return f"127.0.0.1:{self._ports[door]}"
-
-
-def _with_own_triton(process: ProcessSpec, home: Home) -> ProcessSpec:
-    """The process with scratch files of its own for the Triton within it, if it is to have one."""
-    if "TESSERA_TRITON_LIBRARY" not in process.environment:
-        return process
-    given = inside(home, _NAME)
-    return replace(
-        process,
-        environment={**process.environment, **given.variables},
-        directory=given.directory,
-        prepare=given.prepare,
-    )

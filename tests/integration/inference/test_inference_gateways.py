@@ -1,4 +1,4 @@
-"""Two processes of the service over one database: one platform to their callers."""
+"""Two processes of the service over one database and one Triton: one platform to their callers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer
 from google.protobuf.field_mask_pb2 import FieldMask
 from tritonclient.utils import InferenceServerException
 
-from devstack import Stack
+from devstack import Stack, start_local
+from devstack.runtime import Runtime
 from tessera.catalog.v1 import authorization_service_pb2, securable_pb2
 from tessera.events.v1 import inference_events_pb2 as events
 from tessera.inference.v1 import endpoint_pb2, inference_service_pb2
@@ -31,6 +32,25 @@ pytestmark = pytest.mark.timeout(300)
 
 CALLS = 400
 """Of a rate limit's window."""
+
+
+@pytest.fixture(scope="module")
+async def stack(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    """One whose Triton is a process, as in a cluster: several gateways can ask it."""
+    if pytestconfig.getoption("--stack") != "local":
+        pytest.skip("the stack's processes are not on this machine")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TESSERA_RUNTIME", Runtime.PROCESS)
+        async with start_local(tmp_path_factory.mktemp("apart"), services=()) as stack:
+            yield stack
+
+
+@pytest.fixture(scope="module")
+def local_stack(stack: Stack) -> Stack:
+    """The same, as this one is on this machine."""
+    return stack
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import asyncio
 import psutil
 
 from services.inference.adapters.triton_inside.calls import TritonCalls
+from services.inference.adapters.triton_inside.interface import TritonFailure
 from services.inference.adapters.triton_inside.server import TritonServer
+from services.inference.errors import RuntimeUnavailable
 
 __all__ = ["InsideProcess"]
 
@@ -29,7 +31,14 @@ class InsideProcess:
         return await asyncio.to_thread(lambda: int(psutil.Process().memory_info().rss))
 
     async def end(self) -> None:
-        """End Triton, with every model in it, and start it again."""
+        """End Triton, with every model in it, and start it again.
+
+        Raises:
+            RuntimeUnavailable: It does not end, or does not start.
+        """
         await self._calls.drain()
-        await self._server.stop()
-        await self._server.start()
+        try:
+            await self._server.stop()
+            await self._server.start()
+        except TritonFailure as failure:
+            raise RuntimeUnavailable(f"Triton cannot be replaced: {failure}") from None
