@@ -15,4 +15,6 @@ case $suite in
 esac
 # Each process would compile all tests again.
 unset PYTHONDONTWRITEBYTECODE
+# Some run Triton within themselves, as the inference service does: it forks, and gRPC must not follow.
+export GRPC_ENABLE_FORK_SUPPORT=0
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${paths[@]}" "$@"

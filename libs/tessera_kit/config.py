@@ -435,12 +435,15 @@ class TritonConfig:
         """Read TESSERA_TRITON_LIBRARY, _BACKENDS and _CACHES, or TESSERA_TRITON_GRPC_TARGET.
 
         Raises:
-            ConfigError: There is neither a library nor a target, or no backends for the library.
+            ConfigError: There is neither a library nor a target, or no backends for the library, or
+                gRPC would follow the library's forks, which ends the process at times.
         """
         env = Env.of(source)
         library = env.path("TESSERA_TRITON_LIBRARY", None)
         if library is None:
             return cls(env.string("TESSERA_TRITON_GRPC_TARGET"))
+        if env.string("GRPC_ENABLE_FORK_SUPPORT", None) != "0":
+            raise ConfigError("GRPC_ENABLE_FORK_SUPPORT must be 0 with TESSERA_TRITON_LIBRARY")
         return cls(
             env.string("TESSERA_TRITON_GRPC_TARGET", ""),
             library,

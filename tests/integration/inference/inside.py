@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -99,6 +100,9 @@ def _prepare(folder: Path) -> tuple[TritonPlace, dict[str, str]]:
     """Where the parts are, and what processes of models need of the environment."""
     home = Home.at(folder)
     given = triton.inside(home, "inference")
+    fork_support = "GRPC_ENABLE_FORK_SUPPORT"
+    if os.environ.get(fork_support) != given.variables[fork_support]:
+        pytest.fail(f"set {fork_support}=0, as `infra/run test` does: Triton forks")
     given.prepare()
     library = Path(given.variables["TESSERA_TRITON_LIBRARY"])
     backends = Path(given.variables["TESSERA_TRITON_BACKENDS"])

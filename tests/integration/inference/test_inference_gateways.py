@@ -74,6 +74,25 @@ async def endpoint(serving: Serving, beside: Beside, versions: list[int]) -> str
     return name
 
 
+async def test_many_at_once_leave_together_for_triton(
+    serving: Serving, versions: list[int], client: triton.InferenceServerClient
+) -> None:
+    name = await serving.create(versions[:1])
+
+    async def counted() -> tuple[int, int]:
+        models = (await client.get_inference_statistics()).model_stats
+        requests = sum(model.inference_stats.success.count for model in models)
+        return sum(model.inference_count for model in models), requests
+
+    await version_of(serving, serving.gateway, name)
+    rows_before, requests_before = await counted()
+    asked = (version_of(serving, serving.gateway, name) for _ in range(240))
+    assert set(await asyncio.gather(*asked)) == set(versions[:1])
+    rows_after, requests_after = await counted()
+    assert rows_after - rows_before == 240 * len(X)
+    assert requests_after - requests_before < 240
+
+
 async def version_of(serving: Serving, gateway: triton.InferenceServerClient, name: str) -> int:
     """The version that answers through a gateway."""
     result = await gateway.infer(

@@ -48,13 +48,15 @@ def regions(server: TritonServer) -> list[str]:
     return stale_regions(server._place.region)
 
 
-def running() -> list[psutil.Process]:
-    """Processes of models that run."""
+def running(here: Inside) -> list[psutil.Process]:
+    """Processes of models that run in this Triton."""
+    region = here.server._place.region
     children = psutil.Process().children(recursive=True)
     return [
         one
         for one in children
-        if one.name().startswith("triton_python") and one.status() != psutil.STATUS_ZOMBIE
+        if one.status() != psutil.STATUS_ZOMBIE
+        and any(word.startswith(region) for word in one.cmdline())
     ]
 
 
@@ -92,7 +94,7 @@ async def test_an_end_takes_a_model_along_that_does_not_return(
     await asyncio.wait_for(here.process.end(), SECONDS)
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(one, RuntimeUnavailable) for one in found)
-    assert running() == []
+    assert running(here) == []
     await load(here)
     assert await ask(here)
 

@@ -139,12 +139,12 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def model(models: TritonModels, gate: Path) -> AsyncIterator[str]:
+async def model(process_models: TritonModels, gate: Path) -> AsyncIterator[str]:
     name = unique_name("shared").replace("_", "-")
     config = {**CONFIG, "parameters": {"gate": {"string_value": str(gate)}}}
-    await models.load(name, json.dumps(config), {"1/model.py": CODE})
+    await process_models.load(name, json.dumps(config), {"1/model.py": CODE})
     yield name
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ async def test_a_smaller_answer_is_as_small_as_it_is(caller: Caller) -> None:
 
 
 async def test_an_answer_that_the_runtime_kept_is_the_same(
-    stack: Stack, models: TritonModels, tmp_path: Path
+    stack: Stack, process_models: TritonModels, tmp_path: Path
 ) -> None:
     name = unique_name("kept").replace("_", "-")
     config = {
@@ -192,14 +192,14 @@ async def test_an_answer_that_the_runtime_kept_is_the_same(
         "response_cache": {"enable": True},
         "parameters": {"gate": {"string_value": ""}},
     }
-    await models.load(name, json.dumps(config), {"1/model.py": CODE})
+    await process_models.load(name, json.dumps(config), {"1/model.py": CODE})
     caller = Caller(stack, name, tmp_path)
     await caller.share()
     for _ in range(3):
         await caller.ask(7)
         await caller.ask(8)
     await caller.wire.close()
-    await models.unload(name)
+    await process_models.unload(name)
 
 
 async def test_what_does_not_fit_the_memory_is_sent(
@@ -241,13 +241,13 @@ async def test_a_deadline_ends_the_wait(caller: Caller, gate: Path) -> None:
 
 
 async def test_a_failure_of_the_model_is_told_and_not_tried_again(
-    caller: Caller, models: TritonModels, model: str
+    caller: Caller, process_models: TritonModels, model: str
 ) -> None:
     await caller.share()
-    before = (await models.answered())[model]
+    before = (await process_models.answered())[model]
     with pytest.raises(ModelFailed):
         await caller.ask(1, times=-1)
-    assert (await models.answered())[model] == before + 1
+    assert (await process_models.answered())[model] == before + 1
     await caller.ask(2)
     assert caller.region.lent == 0
 

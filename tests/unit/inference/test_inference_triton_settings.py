@@ -13,6 +13,7 @@ from tessera_kit.config import ConfigError, TritonConfig
 LIBRARY = {
     "TESSERA_TRITON_LIBRARY": "/triton/libtritonserver.so",
     "TESSERA_TRITON_BACKENDS": "/triton/backends",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 TARGET = {"TESSERA_TRITON_GRPC_TARGET": "triton:8001"}
 
@@ -30,9 +31,16 @@ def test_caches_are_beside_the_library_unless_said_otherwise() -> None:
 
 
 def test_a_library_without_backends_is_told_by_the_variable() -> None:
-    only = {"TESSERA_TRITON_LIBRARY": LIBRARY["TESSERA_TRITON_LIBRARY"]}
+    only = {name: value for name, value in LIBRARY.items() if not name.endswith("BACKENDS")}
     with pytest.raises(ConfigError, match="TESSERA_TRITON_BACKENDS"):
         TritonConfig.from_env({**only, **TARGET})
+
+
+@pytest.mark.parametrize("text", [None, "1", "false"])
+def test_grpc_must_not_follow_forks(text: str | None) -> None:
+    said = {} if text is None else {"GRPC_ENABLE_FORK_SUPPORT": text}
+    with pytest.raises(ConfigError, match="GRPC_ENABLE_FORK_SUPPORT must be 0"):
+        TritonConfig.from_env({**LIBRARY, "GRPC_ENABLE_FORK_SUPPORT": "", **said})
 
 
 def test_a_target_alone_will_do() -> None:
