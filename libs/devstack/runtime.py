@@ -1,7 +1,7 @@
 """Where a stack runs its models: in Triton within the inference service, or in its own process.
 
-Within the service a request reaches the model without a second gRPC call. A process of its own has
-Triton's own doors, and is what a cluster has.
+A process of its own has Triton's own doors, outlives the gateway, and is what a cluster has. Within
+the service a request reaches the model without a second gRPC call.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Runtime(StrEnum):
 
 
 def chosen(environment: Mapping[str, str]) -> Runtime:
-    """What `TESSERA_RUNTIME` says; within the service, where it says nothing.
+    """What `TESSERA_RUNTIME` says; a process, where it says nothing.
 
     Raises:
         StackError: it says something else.
     """
-    text = environment.get(VARIABLE, Runtime.INSIDE)
+    text = environment.get(VARIABLE, Runtime.PROCESS)
     try:
         return Runtime(text)
     except ValueError:

@@ -194,7 +194,7 @@ async def start_local(
     """Starts engines and services in `home`, waits until they are healthy, stops them at the end.
 
     `services=None` means every installed one, `engines=None` those that the services need (Triton's
-    process where `TESSERA_RUNTIME` is `process`); `engines=()` and `services=()` start none of that
+    process unless `TESSERA_RUNTIME` is `inside`); `engines=()` and `services=()` start none of that
     kind. The stack ends with this process, however that ends.
 
     Raises:

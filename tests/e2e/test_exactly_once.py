@@ -49,18 +49,18 @@ async def test_every_answer_is_one_row_after_kills_under_load(
     await kill_in_turn(local_stack, client, order)
 
 
-async def test_a_runtime_in_its_own_process_may_be_killed(
+async def test_a_service_that_runs_triton_within_itself_may_be_killed(
     tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pytestconfig.getoption("--stack") != "local":
         pytest.skip("the engines are not on this machine")
-    monkeypatch.setenv("TESSERA_RUNTIME", "process")
+    monkeypatch.setenv("TESSERA_RUNTIME", "inside")
     async with (
-        start_local(tmp_path, services=("catalog", "inference", "inference-sink")) as apart,
-        AsyncClient(settings_of(apart)) as client,
+        start_local(tmp_path, services=("catalog", "inference", "inference-sink")) as within,
+        AsyncClient(settings_of(within)) as client,
     ):
-        assert runtime_of(apart) is Runtime.PROCESS
-        await kill_in_turn(apart, client, ("triton", "inference"))
+        assert runtime_of(within) is Runtime.INSIDE
+        await kill_in_turn(within, client, ("inference-sink", "inference"))
 
 
 async def kill_in_turn(stack: Stack, client: AsyncClient, order: Sequence[str]) -> None:

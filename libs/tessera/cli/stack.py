@@ -74,8 +74,8 @@ def up(
 
     A stack that runs already is left as it is.
 
-    Models run within the inference service; TESSERA_RUNTIME=process gives Triton a process and
-    doors of its own.
+    Models run in a process of Triton's own; TESSERA_RUNTIME=inside runs Triton within the inference
+    service, which answers sooner.
 
     Ports are chosen free and kept in the data directory; TESSERA_PORT_<NAME> sets one, for
     instance TESSERA_PORT_CATALOG, TESSERA_PORT_KAFKA or TESSERA_PORT_S3.

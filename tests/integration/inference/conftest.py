@@ -12,7 +12,7 @@ from devstack import Stack
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.ports import Runtime, RuntimeModels
-from tests.integration.inference.inside import inside
+from tests.integration.inference.inside import inside, needs_inside
 from tests.integration.inference.serving import Serving, open_serving
 
 _LARGEST = 64 << 20
@@ -47,6 +47,7 @@ async def place(
         await wire.close()
         await models.close()
         return
+    needs_inside()
     folder = tmp_path_factory.mktemp("inside")
     async with inside(folder, relay=request.param == "inside", max_message_bytes=_LARGEST) as here:
         yield Place(here.models, here.calls)

@@ -62,7 +62,7 @@ def test_help_tells_where_models_run(capsys: pytest.CaptureFixture[str]) -> None
     code, out, _ = run(capsys, "up", "--help")
     assert code == 0
     told = " ".join(_unboxed(out).split())
-    assert "Models run within the inference service; TESSERA_RUNTIME=process gives" in told
+    assert "Models run in a process of Triton's own; TESSERA_RUNTIME=inside runs" in told
 
 
 def test_every_process_says_what_it_is_for(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_every_process_says_what_it_is_for(tmp_path: Path) -> None:
     assert shown.keys() == set(names)
     assert all(shown.values())
     told = {name: " ".join(words) for name, words in shown.items()}
-    assert told["inference"] == "endpoints, the gateway, and models in Triton"
-    assert told["triton"] == "Triton: models, by doors of its own"
+    assert told["inference"] == "endpoints, and the gateway before the models"
+    assert told["triton"] == "Triton: runs the models"
 
 
 def _rows(table: str) -> list[str]:

@@ -17,7 +17,7 @@ from devstack.services import SERVICES, installed
 from devstack.services import spec as service_spec
 from devstack.spec import ProcessSpec
 
-INSIDE: Mapping[str, str] = {}
+INSIDE = {"TESSERA_RUNTIME": "inside"}
 PROCESS = {"TESSERA_RUNTIME": "process"}
 GIVEN = {
     "TESSERA_TRITON_LIBRARY",
@@ -64,10 +64,10 @@ def inference(
     return service_spec(home, service, ports, doors or {}, (), environment)
 
 
-def test_triton_runs_within_inference_unless_a_process_is_wanted() -> None:
+def test_triton_is_a_process_unless_it_is_wanted_within_inference() -> None:
     assert default_engines(INSIDE) == DEFAULT_ENGINES
     assert set(ENGINES) - set(DEFAULT_ENGINES) == {"triton"}
-    assert default_engines({"TESSERA_RUNTIME": "inside"}) == DEFAULT_ENGINES
+    assert default_engines({}) == ENGINES
     assert default_engines(PROCESS) == ENGINES
     assert default_names(INSIDE) == (*DEFAULT_ENGINES, *installed())
     assert default_names(PROCESS) == (*ENGINES, *installed())
@@ -188,8 +188,8 @@ def test_both_may_run_side_by_side(home: Home, claims: PortClaims) -> None:
 @pytest.mark.usefixtures("without_triton")
 def test_without_the_wheel_a_triton_elsewhere_is_asked(home: Home) -> None:
     by_door = inference(home, INSIDE, {"triton_grpc": "h:1"}).environment
-    by_caller = inference(home, {TARGET: "h:2"}).environment
-    both = inference(home, {TARGET: "h:2"}, {"triton_grpc": "h:1"}).environment
+    by_caller = inference(home, {**INSIDE, TARGET: "h:2"}).environment
+    both = inference(home, {**INSIDE, TARGET: "h:2"}, {"triton_grpc": "h:1"}).environment
     assert [one[TARGET] for one in (by_door, by_caller, both)] == ["h:1", "h:2", "h:1"]
     for environment in (by_door, by_caller, both):
         assert not GIVEN & environment.keys()

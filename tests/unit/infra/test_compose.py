@@ -101,12 +101,6 @@ def test_both_profiles_set_the_same_variables(
         "TESSERA_KAFKA_SESSION_SECONDS",  # the embedded broker's groups wait a session to form
         "TESSERA_KAFKA_FETCH_WAIT_SECONDS",  # it looks for records by the clock; Kafka is told
     }
-    if name == "inference":
-        only_embedded |= {  # a cluster's Triton is a container of its own
-            "TESSERA_TRITON_LIBRARY",
-            "TESSERA_TRITON_BACKENDS",
-            "TESSERA_TRITON_CACHES",
-        }
     only_cluster = {
         "TESSERA_OTLP_ENDPOINT",  # spans go to the collector
         "TESSERA_LOG_LEVEL",
