@@ -20,7 +20,7 @@ from services.inference.adapters.triton_inside.interface import TritonFailure
 from services.inference.adapters.triton_inside.server import TritonPlace, TritonServer
 from services.inference.errors import InferenceTimeout, ModelNotServable, RuntimeUnavailable
 from tests.integration.inference.echoing import config, files, request, told
-from tests.integration.inference.inside import Inside, inside
+from tests.integration.inference.inside import Inside, inside, needs_inside
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -166,6 +166,7 @@ def region(name: str) -> Iterator[str]:
 async def test_what_a_killed_process_left_is_swept_by_the_next_of_its_owner(
     tmp_path: Path,
 ) -> None:
+    needs_inside()
     owner, other = tmp_path / "owner", tmp_path / "other"
     owner.mkdir()
     process = await held(owner)
