@@ -33,8 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     """Every engine, healthy; started when the first test asks for it.
 
-    Also Triton's process, where models of the platform do not run by default: tests of the way to
-    such a process ask it.
+    Also Triton's process, wherever the platform's models run: tests of the way to it ask it.
     """
     choice: str = request.config.getoption("--stack")
     if choice.startswith("attach:"):

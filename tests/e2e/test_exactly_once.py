@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 BEHIND_THE_SPOOL = ("inference-shipper", "inference-sink", "kafka", "clickhouse")
 """May be away without a caller's notice."""
 BEFORE_CALLERS = ("inference", "objectstore")
-"""Triton dies with inference, whose part it is; where it is a process, that one is killed too."""
+"""Triton is killed too where it is a process; else it dies with inference, whose part it is."""
 SEED = int(os.environ.get("TESSERA_E2E_SEED", "2013"))
 ANSWERS_BETWEEN = 50
 RECOVERY_SECONDS = 120.0

@@ -9,6 +9,7 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from devstack import Stack
+from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.models import TritonModels
 from services.inference.adapters.triton.wire import TritonWire
 from services.inference.ports import Runtime, RuntimeModels
@@ -41,8 +42,9 @@ async def place(
 ) -> AsyncIterator[Place]:
     """Triton as a process that is asked by gRPC, and within this one."""
     if request.param == "process":
-        models = TritonModels(stack.urls["triton_grpc"])
-        wire = TritonWire(stack.urls["triton_grpc"], max_message_bytes=_LARGEST)
+        dead = DeadModels()
+        models = TritonModels(stack.urls["triton_grpc"], dead)
+        wire = TritonWire(stack.urls["triton_grpc"], max_message_bytes=_LARGEST, dead=dead)
         yield Place(models, wire)
         await wire.close()
         await models.close()

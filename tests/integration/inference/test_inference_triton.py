@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import service_pb2
 
@@ -158,6 +159,29 @@ async def test_time_that_is_over_is_a_timeout(runtime: Runtime, export_model: st
     body = request(np.zeros((8000, 4)), ["AA"] * 8000)
     with pytest.raises(InferenceTimeout):
         await ask(runtime, export_model, body, timeout=0.0005)
+
+
+async def test_a_model_whose_process_died_is_missed_and_can_be_loaded_again(
+    models: RuntimeModels, runtime: Runtime
+) -> None:
+    name = unique_name("model").replace("_", "-")
+    signature = parse_manifest(manifest())
+    bundle = make_bundle(name, signature, 1, {signature.file: exported()})
+    await models.load(name, bundle.config, bundle.files)
+    x, carriers = [[0.1, 0.2, 0.3, 0.4]], ["UA"]
+    assert await ask(runtime, name, request(x, carriers)) is not None
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word.startswith(f"{name}_") for word in process.info["cmdline"] or ()):
+            process.kill()
+    with pytest.raises(RuntimeUnavailable):
+        await ask(runtime, name, request(x, carriers))
+    # Triton itself goes on to call it ready, and would leave it as it is.
+    assert name not in await models.loaded()
+    await models.load(name, bundle.config, bundle.files)
+    assert name in await models.loaded()
+    found = await ask(runtime, name, request(x, carriers))
+    np.testing.assert_allclose(found, expected(x, carriers), rtol=1e-5)
+    await models.unload(name)
 
 
 async def test_one_bad_request_does_not_fail_its_neighbours(
