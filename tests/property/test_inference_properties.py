@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from math import gcd
 from pathlib import Path
@@ -11,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +28,7 @@ from services.inference.domain.fields import split, text_field
 from services.inference.domain.signature import parse_manifest
 from services.inference.domain.splitter import TrafficSplitter, cycle
 from services.inference.domain.sticky import StickyChooser
-from services.inference.errors import InvalidArchive, InvalidInference
+from services.inference.errors import InvalidArchive, InvalidInference, SpoolFull
 from services.inference.gateway.validation import RequestRules
 from services.inference.runtime.archive import rebuild
 from services.inference.runtime.graph import clean_program
@@ -92,13 +96,29 @@ def test_a_flipped_byte_never_becomes_a_record(records: list[bytes], place: int,
     assert found == records[: len(found)]
 
 
-@settings(max_examples=40, deadline=None)
+def _kill_amid_append(spool: Spool, written: int) -> None:
+    """End a gateway that has written so many bytes of a record's frame, but not all of it."""
+    whole = os.pwritev
+
+    def torn(file: int, parts: Sequence[bytes], offset: int) -> int:
+        return whole(file, (b"".join(parts)[:written],), offset) if written else 0
+
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(os, "pwritev", torn)
+        killed.setattr(os, "ftruncate", lambda *_: None)
+        with suppress(SpoolFull):
+            spool.append(bytes(range(1, 61)))
+        spool.close()
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.one_of(
             st.binary(min_size=1, max_size=60).map(lambda data: ("append", data)),
             st.integers(1, 5).map(lambda count: ("ship", count)),
             st.just(("gateway", 0)),
+            st.integers(0, 60).map(lambda written: ("killed", written)),
             st.just(("shipper", 0)),
         ),
         max_size=40,
@@ -107,7 +127,7 @@ def test_a_flipped_byte_never_becomes_a_record(records: list[bytes], place: int,
 def test_a_spool_is_a_queue_over_restarts(steps: list[tuple[str, Any]]) -> None:
     with TemporaryDirectory() as directory:
         spool = Spool(Path(directory), segment_bytes=150, max_bytes=1 << 20)
-        reader = SpoolReader(Path(directory))
+        reader = SpoolReader(Path(directory), spare_bytes=500)
         spool.open()
         reader.open()
         waiting: list[bytes] = []
@@ -122,6 +142,9 @@ def test_a_spool_is_a_queue_over_restarts(steps: list[tuple[str, Any]]) -> None:
                 del waiting[: len(batch.records)]
             elif step == "gateway":
                 spool.close()
+                spool.open()
+            elif step == "killed":
+                _kill_amid_append(spool, value)
                 spool.open()
             else:
                 reader.close()

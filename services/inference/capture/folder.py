@@ -1,8 +1,12 @@
 """A spool's folder: the segments that the gateway appends to, and up to where they were shipped.
 
 Two processes share it, each with a lock of its own: the gateway makes segments and appends to the
-newest, the shipper reads them, notes its position and removes what lies before it. Neither waits
+newest, the shipper reads them, notes its position and puts aside what lies before it. Neither waits
 for the other, and each may be killed at any time.
+
+What was put aside is written again as a newer segment: its pages are still in the page cache, where
+those of a new file have to be taken from the machine first. Segments are as long as their records,
+but for the newest, behind whose end may lie what its file held before.
 """
 
 from __future__ import annotations
@@ -14,14 +18,18 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from services.inference.capture.frames import END, split_frames
 from services.inference.errors import StoreUnavailable
 
 __all__ = ["Position", "SpoolFolder"]
 
 _log = logging.getLogger(__name__)
 
-_SUFFIX: Final = ".spool"
+_SUFFIX: Final = ".segment"
+_SPARE_SUFFIX: Final = ".spare"
 _POSITION: Final = "position.json"
+_MOST_SPARES: Final = 512
+"""Smaller ones are not worth keeping: every start of a gateway leaves a segment of any size."""
 
 
 class Position(NamedTuple):
@@ -62,25 +70,67 @@ class SpoolFolder:
 
     def segments(self) -> list[int]:
         """The numbers of the segments, the oldest first."""
-        stems = (path.stem for path in self.directory.glob(f"*{_SUFFIX}"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        return self._numbers(_SUFFIX)
+
+    def spares(self) -> list[int]:
+        """The numbers of the segments that were put aside, the oldest first."""
+        return self._numbers(_SPARE_SUFFIX)
 
     def path(self, segment: int) -> Path:
         """The file of a segment."""
         return self.directory / f"{segment:020d}{_SUFFIX}"
 
-    def size(self, segment: int) -> int:
-        """Bytes of a segment; 0 for one that is not there."""
-        try:
-            return self.path(segment).stat().st_size
-        except FileNotFoundError:
-            return 0
+    def spare_path(self, segment: int) -> Path:
+        """The file of a segment that was put aside."""
+        return self.directory / f"{segment:020d}{_SPARE_SUFFIX}"
 
-    def pending_bytes(self) -> int:
-        """Bytes that the bus has not acknowledged."""
+    def size(self, segment: int) -> int:
+        """Bytes of a segment's file; 0 for one that is not there."""
+        return _size(self.path(segment))
+
+    def records(self, segment: int) -> tuple[list[bytes], int]:
+        """A segment's whole records, and where they end.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        data = self.path(segment).read_bytes()
+        return split_frames(data, len(data), segment)
+
+    def pending_bytes(self, end: Position) -> int:
+        """Bytes that the bus has not acknowledged, where the newest segment ends there."""
         shipped = self.read_position()
-        pending = sum(self.size(number) for number in self.segments() if number >= shipped.segment)
-        return max(0, pending - min(shipped.offset, self.size(shipped.segment)))
+        older = [number for number in self.segments() if shipped.segment <= number < end.segment]
+        sizes = {number: self.size(number) for number in older}
+        sizes[end.segment] = end.offset
+        return max(0, sum(sizes.values()) - min(shipped.offset, sizes.get(shipped.segment, 0)))
+
+    def take(self, segment: int) -> int:
+        """Begin a segment, in the file that was put aside last if there is one.
+
+        Returns:
+            The file, open for writing.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        path, flags = self.path(segment), os.O_WRONLY | os.O_CLOEXEC
+        for number in reversed(self.spares()):
+            spare = self.spare_path(number)
+            file = os.open(spare, flags)
+            os.pwrite(file, END, 0)
+            spare.rename(path)
+            return file
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def put_aside(self, segment: int, most: int) -> None:
+        """Keep a segment's file for a newer one; it goes away when those kept take `most` bytes."""
+        path = self.path(segment)
+        kept = sum(_size(self.spare_path(number)) for number in self.spares())
+        if most // _MOST_SPARES <= _size(path) <= most - kept:
+            path.rename(self.spare_path(segment))
+        else:
+            path.unlink(missing_ok=True)
 
     def read_position(self) -> Position:
         """Up to where the bus has acknowledged, as it was noted last."""
@@ -100,3 +150,14 @@ class SpoolFolder:
         new = path.with_suffix(".new")
         new.write_text(json.dumps(position._asdict()), "utf-8")
         new.replace(path)
+
+    def _numbers(self, suffix: str) -> list[int]:
+        stems = (path.stem for path in self.directory.glob(f"*{suffix}"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

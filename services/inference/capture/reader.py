@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from services.inference.capture.folder import Position, SpoolFolder
-from services.inference.capture.frames import frame_bytes, split_frames
+from services.inference.capture.frames import HEADER_BYTES, frame_bytes, split_frames
 
 __all__ = ["SpoolBatch", "SpoolReader"]
 
 _log = logging.getLogger(__name__)
 
 _LOCK: Final = "reader.lock"
+_SPARE_BYTES: Final = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class SpoolBatch:
     records: list[bytes]
     end: Position
     """Where the next batch starts."""
+    is_cut: bool = False
+    """Whether there is more, as a bound or its segment ended it."""
 
 
 class SpoolReader:
@@ -35,10 +38,12 @@ class SpoolReader:
 
     Args:
         directory: Where the segments lie; made when missing.
+        spare_bytes: Most bytes of shipped segments that are kept to be written again.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, spare_bytes: int = _SPARE_BYTES) -> None:
         self._folder = SpoolFolder(directory)
+        self._spare_bytes = spare_bytes
         self._lock = -1
         self._shipped = Position(0, 0)
 
@@ -51,8 +56,8 @@ class SpoolReader:
         """
         self._lock = self._folder.lock(_LOCK)
         self._shipped = self._folder.read_position()
-        self._remove_shipped()
-        if pending := self._folder.pending_bytes():
+        self._put_shipped_aside()
+        if pending := self.pending_bytes():
             _log.info("the spool holds %d bytes for the bus", pending)
 
     def close(self) -> None:
@@ -67,8 +72,12 @@ class SpoolReader:
         return self._shipped
 
     def pending_bytes(self) -> int:
-        """Bytes that the bus has not acknowledged."""
-        return self._folder.pending_bytes()
+        """Bytes that the bus has not acknowledged; reads the newest segment to find its end."""
+        segments = self._folder.segments()
+        if not segments:
+            return 0
+        _, end = self._folder.records(segments[-1])
+        return self._folder.pending_bytes(Position(segments[-1], end))
 
     def read(self, start: Position, *, max_bytes: int, max_records: int) -> SpoolBatch:
         """The records from a position on, from one segment; none when all were read.
@@ -85,9 +94,12 @@ class SpoolReader:
             size = self._folder.size(segment)
             is_newest = not segments or segment >= segments[-1]
             if offset < size:
-                records, used = self._read_frames(segment, offset, size, max_bytes, max_records)
+                records, used, is_cut = self._read_frames(
+                    segment, offset, size, max_bytes, max_records
+                )
                 if records:
-                    return SpoolBatch(records, Position(segment, offset + used))
+                    end = Position(segment, offset + used)
+                    return SpoolBatch(records, end, is_cut or not is_newest)
                 if not is_newest:
                     _log.error(
                         "spool segment %d is damaged at byte %d: %d bytes are skipped",
@@ -100,7 +112,7 @@ class SpoolReader:
             segment, offset = next(number for number in segments if number > segment), 0
 
     def ship(self, position: Position) -> None:
-        """Note that the bus has everything before `position`; whole segments before it go away.
+        """Note that the bus has everything before `position`; segments before it are put aside.
 
         The note may be lost by a kill right after: what follows the last one is then read again.
         """
@@ -110,24 +122,31 @@ class SpoolReader:
         self._shipped = position
         self._folder.write_position(position)
         if moved_on:
-            self._remove_shipped()
+            self._put_shipped_aside()
 
-    def _remove_shipped(self) -> None:
+    def _put_shipped_aside(self) -> None:
         for segment in self._folder.segments():
             if segment < self._shipped.segment:
-                self._folder.path(segment).unlink(missing_ok=True)
+                self._folder.put_aside(segment, self._spare_bytes)
 
     def _read_frames(
         self, segment: int, offset: int, size: int, max_bytes: int, max_records: int
-    ) -> tuple[list[bytes], int]:
+    ) -> tuple[list[bytes], int, bool]:
+        """The records, their bytes, and whether a bound ended them."""
         left = size - offset
         with self._folder.path(segment).open("rb") as file:
             file.seek(offset)
             data = file.read(min(left, max_bytes))
-            records, used = split_frames(data, max_records)
+            records, used = split_frames(data, max_records, segment)
             # One that is larger than a batch is read whole, and nothing behind it.
             whole = frame_bytes(data)
             if not records and len(data) < whole <= left:
                 data += file.read(whole - len(data))
-                records, used = split_frames(data, 1)
-        return records, used
+                records, used = split_frames(data, 1, segment)
+        is_cut = len(records) >= max_records or (len(data) < left and _goes_on(data[used:]))
+        return records, used, is_cut
+
+
+def _goes_on(rest: bytes) -> bool:
+    """Whether what follows a batch's records may be one more, of which a bound left a part."""
+    return len(rest) < HEADER_BYTES or frame_bytes(rest) > len(rest)

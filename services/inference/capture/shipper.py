@@ -74,13 +74,13 @@ class SpoolShipper:
     async def run(self) -> None:
         """Ship until cancelled."""
         while True:
-            shipped = await self._ship_batch()
-            if not shipped or self._reader.pending_bytes() < _BATCH_BYTES // 2:
+            batch = await self._ship_batch()
+            if not batch.is_cut:
                 await asyncio.sleep(self._linger_seconds)
 
     async def ship_all(self) -> None:
         """Ship until the spool is empty."""
-        while await self._ship_batch():
+        while (await self._ship_batch()).records:
             pass
 
     async def drain(self, seconds: float) -> None:
@@ -91,8 +91,8 @@ class SpoolShipper:
         except TimeoutError:
             _log.warning("%d bytes stay in the spool", self._reader.pending_bytes())
 
-    async def _ship_batch(self) -> bool:
-        """Ship the next batch; False when there was none."""
+    async def _ship_batch(self) -> SpoolBatch:
+        """Ship the next batch, which has no records when there was none."""
         batch = self._reader.read(
             self._reader.shipped, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS
         )
@@ -101,7 +101,7 @@ class SpoolShipper:
             are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(batch.records)
             self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
         self._reader.ship(batch.end)
-        return bool(batch.records)
+        return batch
 
     async def _bring(self, batch: SpoolBatch) -> None:
         payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]

@@ -1,6 +1,6 @@
 """The gateway's end of the spool: records are appended before their replies leave.
 
-An append is one `writev` into the page cache: it outlives the process (kill -9), though not the
+An append is one `pwritev` into the page cache: it outlives the process (kill -9), though not the
 machine's power. A tail torn by a kill is cut off when the spool is opened again; its request never
 got a reply. An answer in parts is noted before its model is asked: when the process is killed amid
 it, that note becomes its record.
@@ -15,7 +15,7 @@ from typing import Final
 
 from services.inference.capture.begun import BegunRecords
 from services.inference.capture.folder import Position, SpoolFolder
-from services.inference.capture.frames import HEADER_BYTES, frame_header, split_frames
+from services.inference.capture.frames import END, HEADER_BYTES, frame_header
 from services.inference.errors import SpoolFull
 from tessera.events.v1 import inference_events_pb2
 
@@ -57,7 +57,7 @@ class Spool:
 
     def pending_bytes(self) -> int:
         """Bytes that wait for the bus; may be asked from any thread."""
-        return self._folder.pending_bytes()
+        return self._folder.pending_bytes(Position(self._segment, self._end))
 
     def open(self) -> None:
         """Recover what a former process left, and make ready to append.
@@ -75,7 +75,9 @@ class Spool:
         }
         # Before there is a newer segment: the shipper may remove any but the newest.
         left = self._answers_cut_short(self._cut_torn_tail())
-        self._begin_segment(max([*self._sizes, self._shipped.segment]) + 1)
+        # Above those put aside too: what they hold must not pass for a newer segment's.
+        former = [*self._sizes, *self._folder.spares(), self._shipped.segment]
+        self._begin_segment(max(former) + 1)
         self._pending = self._reckon()
         self._recover(left)
         if self._pending > 0:
@@ -83,6 +85,8 @@ class Spool:
 
     def close(self) -> None:
         """Stop appending; what is there stays for the shipper."""
+        if self._file >= 0:
+            os.ftruncate(self._file, self._end)
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -94,19 +98,19 @@ class Spool:
         Raises:
             SpoolFull: No room is left, by the bound or on the disk; nothing was added.
         """
-        header = frame_header(*parts)
         size = HEADER_BYTES + sum(map(len, parts))
         if not self._has_room(size):
             raise _full()
         if self._end and self._end + size > self._segment_bytes:
             self._look()
             self._begin_segment(self._segment + 1)
+        header = frame_header(*parts, seed=self._segment)
         try:
-            written = os.writev(self._file, (header, *parts))
+            written = os.pwritev(self._file, (header, *parts, END), self._end)
         except OSError as error:
             written = 0
             _log.error("the spool cannot be written: %s", error)
-        if written != size:
+        if written != size + len(END):
             os.ftruncate(self._file, self._end)
             raise SpoolFull("the log of payloads has no room on disk", retry_after=_RETRY_SECONDS)
         self._end += size
@@ -189,24 +193,24 @@ class Spool:
     def _cut_torn_tail(self) -> bytes:
         """Make the spool's end whole; returns its last record, empty when it has none."""
         for segment in sorted(self._sizes, reverse=True):
-            path = self._folder.path(segment)
             try:
-                data = path.read_bytes()
+                records, end = self._folder.records(segment)
             except FileNotFoundError:
                 # Shipped meanwhile, and no note of its records is left: see `open`.
                 return b""
-            records, end = split_frames(data, len(data))
             if end < self._sizes[segment]:
-                _log.warning("cut %d torn bytes from the spool", self._sizes[segment] - end)
-                os.truncate(path, end)
+                _log.info("cut %d bytes behind the spool's last record", self._sizes[segment] - end)
+                os.truncate(self._folder.path(segment), end)
                 self._sizes[segment] = end
             if records:
                 return records[-1]
         return b""
 
     def _begin_segment(self, segment: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        opened = os.open(self._folder.path(segment), flags, 0o600)
+        if self._file >= 0:
+            # Before it has a successor: see `SpoolFolder`.
+            os.ftruncate(self._file, self._end)
+        opened = self._folder.take(segment)
         if self._file >= 0:
             os.close(self._file)
         self._file = opened

@@ -238,6 +238,7 @@ async def test_a_deadline_ends_the_wait(caller: Caller, gate: Path) -> None:
     assert caller.region.lent == 1
     await asyncio.to_thread(gate.write_bytes, b"")
     await caller.ask(2)
+    await eventually(lambda: caller.region.lent == 0)
 
 
 async def test_a_failure_of_the_model_is_told_and_not_tried_again(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from services.inference.capture.folder import Position, SpoolFolder
-from services.inference.capture.frames import HEADER_BYTES, frame_header
+from services.inference.capture.frames import END, HEADER_BYTES, frame_header
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
 from services.inference.errors import SpoolFull, StoreUnavailable
@@ -40,7 +40,7 @@ def reader(tmp_path: Path) -> Iterator[SpoolReader]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[SpoolReader]:
-    reader = SpoolReader(path)
+    reader = SpoolReader(path, spare_bytes=1 << 15)
     reader.open()
     yield reader
     reader.close()
@@ -69,7 +69,7 @@ def ship(reader: SpoolReader, records: int) -> None:
 
 
 def segments(path: Path) -> list[Path]:
-    return sorted(path.glob("*.spool"))
+    return sorted(path.glob("*.segment"))
 
 
 def test_records_come_back_in_order(spool: Spool, reader: SpoolReader) -> None:
@@ -129,7 +129,7 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, torn: int) -> None:
     first = make(tmp_path)
     first.append(b"whole")
     first.close()
-    frame = frame_header(b"torn record") + b"torn record"
+    frame = frame_header(b"torn record", seed=1) + b"torn record"
     with segments(tmp_path)[-1].open("ab") as file:
         file.write(frame[:torn])
     with reading(tmp_path) as reader:
@@ -173,6 +173,85 @@ def test_shipped_segments_go_away(tmp_path: Path) -> None:
     spool.close()
 
 
+def ship_all(reader: SpoolReader) -> None:
+    """Ship everything."""
+    while (batch := reader.read(reader.shipped, max_bytes=1 << 20, max_records=1000)).records:
+        reader.ship(batch.end)
+
+
+def test_shipped_segments_are_written_again(tmp_path: Path) -> None:
+    spool = make(tmp_path, segment_bytes=100)
+    with reading(tmp_path) as reader:
+        files: set[int] = set()
+        for number in range(60):
+            spool.append(b"record %02d" % number)
+            if number % 4 == 3:
+                assert drain(reader) == [b"record %02d" % (number - 3 + one) for one in range(4)]
+                ship_all(reader)
+            files |= {path.stat().st_ino for path in tmp_path.glob("*.s*")}
+        assert len(files) == 2
+        assert all(path.stat().st_size <= 100 + len(END) for path in tmp_path.glob("*.s*"))
+    spool.close()
+
+
+def test_those_kept_to_be_written_again_are_bounded(tmp_path: Path) -> None:
+    spool = make(tmp_path, segment_bytes=100)
+    for number in range(60):
+        spool.append(b"record %02d" % number)
+    reader = SpoolReader(tmp_path, spare_bytes=250)
+    reader.open()
+    ship_all(reader)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.spare")) == 2 * 5 * 17
+    reader.close()
+    spool.close()
+
+
+@pytest.mark.parametrize("written", range(1, 2 * HEADER_BYTES + 9))
+def test_what_a_file_held_before_is_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Records of one size lie at the same places in each life of a file."""
+    spool = make(tmp_path, segment_bytes=100)
+    with reading(tmp_path) as reader:
+        for number in range(16):
+            spool.append(b"record %02d" % number)
+            ship_all(reader)
+        # What the file held goes on behind the one record of its new life, and is seen to.
+        assert segments(tmp_path)[-1].read_bytes()[17:25] == END
+        assert segments(tmp_path)[-1].stat().st_size == 5 * 17
+        whole = os.pwritev
+
+        def torn(file: int, parts: tuple[bytes, ...], offset: int) -> int:
+            return whole(file, (b"".join(parts)[:written],), offset)
+
+        with monkeypatch.context() as killed:
+            killed.setattr(os, "pwritev", torn)
+            killed.setattr(os, "ftruncate", lambda *_: None)
+            with suppress(SpoolFull):
+                spool.append(b"other one")
+            found = [b"other one"] if written >= HEADER_BYTES + 9 else []
+            assert drain(reader) == found
+            spool.close()
+        spool = make(tmp_path, segment_bytes=100)
+        spool.append(b"record 17")
+        assert drain(reader) == [*found, b"record 17"]
+    spool.close()
+
+
+def test_what_was_put_aside_is_no_newer_segment_once_the_rest_is_lost(tmp_path: Path) -> None:
+    first = make(tmp_path, segment_bytes=100)
+    for number in range(11):
+        first.append(b"record %02d" % number)
+    with reading(tmp_path) as reader:
+        ship_all(reader)
+    first.close()
+    for path in [*segments(tmp_path), tmp_path / "position.json"]:
+        path.unlink()
+    second = make(tmp_path, segment_bytes=100)
+    assert segments(tmp_path)[0].stem.endswith("03")
+    second.close()
+
+
 def test_what_a_killed_reader_left_goes_away(tmp_path: Path) -> None:
     spool = make(tmp_path, segment_bytes=100)
     for number in range(50):
@@ -208,15 +287,15 @@ def test_a_full_disk_leaves_no_half_record(
     spool: Spool, reader: SpoolReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.append(b"first")
-    whole = os.writev
+    whole = os.pwritev
 
-    def short(descriptor: int, buffers: tuple[bytes, ...]) -> int:
-        return whole(descriptor, (buffers[0], buffers[1][:2]))
+    def short(descriptor: int, buffers: tuple[bytes, ...], offset: int) -> int:
+        return whole(descriptor, (buffers[0], buffers[1][:2]), offset)
 
-    monkeypatch.setattr(os, "writev", short)
+    monkeypatch.setattr(os, "pwritev", short)
     with pytest.raises(SpoolFull):
         spool.append(b"second")
-    monkeypatch.setattr(os, "writev", whole)
+    monkeypatch.setattr(os, "pwritev", whole)
     spool.append(b"third")
     assert drain(reader) == [b"first", b"third"]
 
@@ -359,6 +438,8 @@ def test_a_position_in_a_lost_segment_starts_at_the_next(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("record", [b"", b"x" * ((64 << 20) + 1)])
-def test_records_of_impossible_size_are_refused(spool: Spool, record: bytes) -> None:
+def test_records_of_impossible_size_are_refused(tmp_path: Path, record: bytes) -> None:
+    spool = make(tmp_path, max_bytes=1 << 27)
     with pytest.raises(ValueError, match="bytes"):
         spool.append(record)
+    spool.close()
