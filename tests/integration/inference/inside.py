@@ -35,8 +35,8 @@ def needs_inside() -> None:
     """Skip what would start Triton in the tests' process, unless that is wanted."""
     if os.environ.get("TESSERA_TEST_INSIDE") != "1":
         pytest.skip(
-            "a model's start hung once where one process had run many Tritons, for a reason that "
-            "is not found yet: set TESSERA_TEST_INSIDE=1 to run Triton within the tests"
+            "a fault of Triton's ends the process that it runs in, which is that of the tests "
+            "here: set TESSERA_TEST_INSIDE=1 to run Triton within them"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import psutil
 import pytest
 
@@ -80,6 +82,27 @@ async def test_an_end_takes_models_along_and_no_request_hangs(here: Inside) -> N
     await load(here)
     assert told(await ask(here)) == first
     assert await here.models.loaded() == {NAME}
+
+
+async def test_models_are_loaded_beside_computations(here: Inside) -> None:
+    """OpenBLAS waited for its threads in Triton's fork for ever."""
+    matrix, over = np.ones((300, 300)), threading.Event()
+
+    def compute() -> None:
+        while not over.is_set():
+            matrix @ matrix
+
+    computing = asyncio.ensure_future(asyncio.to_thread(compute))
+    try:
+        for _ in range(3):
+            names = [f"beside-{number}" for number in range(4)]
+            loads = (here.models.load(name, config(name), files()) for name in names)
+            await asyncio.wait_for(asyncio.gather(*loads), 2 * SECONDS)
+            for name in names:
+                await here.models.unload(name)
+    finally:
+        over.set()
+        await computing
 
 
 async def test_an_end_takes_a_model_along_that_does_not_return(

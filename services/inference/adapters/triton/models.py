@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.errors import load_failure
+from services.inference.adapters.triton.settling import settled
 from services.inference.errors import ModelNotServable, RuntimeUnavailable
 
 __all__ = ["TritonModels"]
@@ -49,6 +50,7 @@ class TritonModels:
 
     async def unload(self, name: str) -> None:
         """Unload a model; requests in it end first."""
+        await settled()
         try:
             await self._client.unload_model(name, client_timeout=_CALL_SECONDS)
         except InferenceServerException as error:

@@ -10,6 +10,7 @@ import grpc
 
 from services.inference.adapters.triton.dead import DeadModels
 from services.inference.adapters.triton.errors import load_failure
+from services.inference.adapters.triton.settling import settled
 from services.inference.adapters.triton_inside.interface import TritonFailure
 from services.inference.adapters.triton_inside.server import TritonServer
 from services.inference.errors import ModelNotServable, RuntimeUnavailable
@@ -49,6 +50,7 @@ class InsideModels:
 
     async def unload(self, name: str) -> None:
         """Unload a model; requests in it end first."""
+        await settled()
         try:
             await self._server.unload(name)
         except TritonFailure as failure:

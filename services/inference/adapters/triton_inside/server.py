@@ -15,8 +15,10 @@ from typing import Any, Final, TypeVar
 
 import grpc
 import psutil
+from threadpoolctl import threadpool_limits
 
 from services.inference.adapters.triton.region import SharedRegion, stale_regions
+from services.inference.adapters.triton.settling import settled
 from services.inference.adapters.triton_inside.interface import (
     EXPLICIT,
     STRING,
@@ -108,6 +110,7 @@ class TritonServer:
         async with self._changing:
             handle, self._handle = self._handle, None
             if handle is not None:
+                await settled()
                 await asyncio.to_thread(self._delete, handle, frozenset(self._running))
 
     async def kill_models(self) -> None:
@@ -152,6 +155,9 @@ class TritonServer:
         return await asyncio.wrap_future(future)
 
     def _new(self) -> Any:
+        # Triton forks, upon which OpenBLAS ends its threads; beside a computation in them it waits
+        # for one for ever, and every later load with it. So this process computes without them.
+        threadpool_limits(1, user_api="blas")
         for region in stale_regions(self._place.region):
             # Of a process that was killed.
             SharedRegion.remove(region)
