@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.inference.capture.folder import Position, SpoolFolder
-from services.inference.capture.frames import HEADER_BYTES, frame_bytes, split_frames
+from services.inference.capture.frames import END, HEADER_BYTES, frame_bytes, split_frames
 
 __all__ = ["SpoolBatch", "SpoolReader"]
 
@@ -135,6 +135,8 @@ class SpoolReader:
         """The records, their bytes, and whether a bound ended them."""
         left = size - offset
         with self._folder.path(segment).open("rb") as file:
+            if os.pread(file.fileno(), HEADER_BYTES, offset) == END:
+                return [], 0, False
             file.seek(offset)
             data = file.read(min(left, max_bytes))
             records, used = split_frames(data, max_records, segment)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.inference.capture import reader as reader_module
 from services.inference.capture.folder import Position, SpoolFolder
 from services.inference.capture.frames import END, HEADER_BYTES, frame_header
 from services.inference.capture.reader import SpoolReader
@@ -191,6 +192,22 @@ def test_shipped_segments_are_written_again(tmp_path: Path) -> None:
             files |= {path.stat().st_ino for path in tmp_path.glob("*.s*")}
         assert len(files) == 2
         assert all(path.stat().st_size <= 100 + len(END) for path in tmp_path.glob("*.s*"))
+    spool.close()
+
+
+def test_where_nothing_is_new_what_is_old_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path, segment_bytes=100)
+    with reading(tmp_path) as reader:
+        for number in range(16):
+            spool.append(b"record %02d" % number)
+            ship_all(reader)
+        with monkeypatch.context() as patched:
+            patched.setattr(reader_module, "split_frames", lambda *_: pytest.fail("it was read"))
+            assert drain(reader) == []
+        spool.append(b"new")
+        assert drain(reader) == [b"new"]
     spool.close()
 
 
