@@ -115,13 +115,14 @@ class SpoolFolder:
             OSError: It cannot be made.
         """
         path, flags = self.path(segment), os.O_WRONLY | os.O_CLOEXEC
-        for number in reversed(self.spares()):
-            spare = self.spare_path(number)
-            file = os.open(spare, flags)
-            os.pwrite(file, END, 0)
-            spare.rename(path)
-            return file
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        spares = self.spares()
+        if not spares:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        spare = self.spare_path(spares[-1])
+        file = os.open(spare, flags)
+        os.pwrite(file, END, 0)
+        spare.rename(path)
+        return file
 
     def put_aside(self, segment: int, most: int) -> None:
         """Keep a segment's file for a newer one; it goes away when those kept take `most` bytes."""

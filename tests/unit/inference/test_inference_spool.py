@@ -69,6 +69,12 @@ def ship(reader: SpoolReader, records: int) -> None:
     reader.ship(reader.read(reader.shipped, max_bytes=1 << 20, max_records=records).end)
 
 
+def ship_all(reader: SpoolReader) -> None:
+    """Ship everything."""
+    while (batch := reader.read(reader.shipped, max_bytes=1 << 20, max_records=1000)).records:
+        reader.ship(batch.end)
+
+
 def segments(path: Path) -> list[Path]:
     return sorted(path.glob("*.segment"))
 
@@ -165,19 +171,10 @@ def test_shipped_segments_go_away(tmp_path: Path) -> None:
         spool.append(b"record %02d" % number)
     assert len(segments(tmp_path)) > 5
     with reading(tmp_path) as reader:
-        position = reader.shipped
-        while (batch := reader.read(position, max_bytes=1 << 20, max_records=1000)).records:
-            position = batch.end
-        reader.ship(batch.end)
+        ship_all(reader)
     assert len(segments(tmp_path)) == 1
     assert spool.pending_bytes() == 0
     spool.close()
-
-
-def ship_all(reader: SpoolReader) -> None:
-    """Ship everything."""
-    while (batch := reader.read(reader.shipped, max_bytes=1 << 20, max_records=1000)).records:
-        reader.ship(batch.end)
 
 
 def test_shipped_segments_are_written_again(tmp_path: Path) -> None:
