@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from math import isfinite, prod
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from services.inference.domain.datatypes import BYTES, DATATYPES, Datatype
+from services.inference.domain.request_id import ID_FIELD, ID_PARAMETER
+from services.inference.sink.seen import Seen
 from services.inference.sink.tensors import (
     DecodedBody,
-    Seen,
     UndecodableBody,
     decode_request,
     decode_response,
@@ -126,6 +128,32 @@ def decoded(message: Any) -> DecodedBody:
     for cut in range(1, min(len(body), 40)):
         assert outcome(decode, body[:-cut], seen) == outcome(decode, body[:-cut], None)
     return found
+
+
+@settings(max_examples=200)
+@given(messages(), texts, st.sampled_from(["", "7"]), st.booleans())
+def test_an_answer_with_what_the_gateway_adds_is_shown_as_it_is_parsed(
+    made: tuple[Any, list[tuple[Any, list[Any]]], bool], name: str, version: str, late: bool
+) -> None:
+    """The endpoint's name and the request's id follow the model's own response."""
+    message = made[0]
+    decode = (
+        decode_request if isinstance(message, service_pb2.ModelInferRequest) else decode_response
+    )
+    told = type(message)(model_name=name, model_version=version).SerializeToString()
+    replaced = type(message)()
+    if late:
+        replaced.parameters[ID_PARAMETER].int64_param = 1
+    seen = Seen()
+    for number in (1, 2, 0xABC):
+        identifier = str(UUID(int=number)).encode()
+        message.id = message.id and str(number)
+        body = message.SerializeToString() + told + ID_FIELD + identifier
+        body += replaced.SerializeToString()
+        assert decode(body, seen) == decode(body)
+        for cut in range(1, 100, 9):
+            assert outcome(decode, body[:-cut], seen) == outcome(decode, body[:-cut], None)
+        assert outcome(decode, body + b"\x80", seen) == outcome(decode, body + b"\x80", None)
 
 
 def outcome(decode: Callable[..., DecodedBody], body: bytes, seen: Seen | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Final
 
+from services.inference.domain.request_id import ID_FIELD
 from services.inference.errors import ModelFailed
 from services.inference.gateway.assembly import Assembly
 from services.inference.gateway.records import SHADOW, Exchange
@@ -15,10 +16,6 @@ __all__ = ["LARGEST_ANSWER", "ask_once", "ending_of"]
 
 LARGEST_ANSWER: Final = 64 << 20
 """Most bytes of a streamed answer that are put together for a caller who wants it whole."""
-
-
-# ModelInferResponse.parameters["tessera_request_id"].string_param without its 36 characters.
-_ID_PARAMETER: Final = b"\x22\x3c\x0a\x12tessera_request_id\x12\x26\x1a\x24"
 
 
 async def ask_once(runtime: Runtime, served: Served, exchange: Exchange, timeout: float) -> bytes:
@@ -57,4 +54,4 @@ def ending_of(exchange: Exchange) -> bytes:
     if exchange.leg == SHADOW:
         # Nobody is told its id, which is longer.
         return suffix
-    return b"".join((suffix, _ID_PARAMETER, exchange.request_id.encode()))
+    return b"".join((suffix, ID_FIELD, exchange.request_id.encode()))

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final, NamedTuple
 import orjson
 
 from services.inference.domain.table import typed_name
+from services.inference.sink.seen import Seen
 from services.inference.sink.tensors import (
     DecodedBody,
-    Seen,
     UndecodableBody,
     decode_request,
     decode_response,

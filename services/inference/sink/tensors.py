@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from services.inference.sink.layouts import Layout, UndecodableBody
+from services.inference.sink.seen import Seen
 
 __all__ = [
     "DecodedBody",
-    "Seen",
     "UndecodableBody",
     "decode_request",
     "decode_response",
@@ -25,11 +25,6 @@ __all__ = [
 _NONE: Final = "{}"
 _MOST_LAYOUTS: Final = 256
 _LARGEST_HEADS: Final = 1 << 12
-_BYTES_FOLLOW: Final = 2
-"""The wire type of texts, bytes and messages."""
-_ID_TAG: Final = 3 << 3 | _BYTES_FOLLOW
-_LONGEST_SHORT: Final = 127
-"""The greatest number that protobuf writes in one byte."""
 
 
 class DecodedBody(NamedTuple):
@@ -51,8 +46,8 @@ class _Kind:
         self.message = message
         self.tensors = tensors
         self.contents = contents
-        self.tag: int = message.DESCRIPTOR.fields_by_name[contents].number << 3 | _BYTES_FOLLOW
-        """What a tensor's raw contents begin with in a serialised message."""
+        self.number: int = message.DESCRIPTOR.fields_by_name[contents].number
+        """The field of raw contents."""
         self._layouts: dict[bytes, Layout] = {}
 
     def layout(self, message: Any, heads: bytes) -> Layout:
@@ -65,78 +60,6 @@ class _Kind:
             if len(heads) <= _LARGEST_HEADS:
                 self._layouts[heads] = found
         return found
-
-
-class Seen:
-    """How the last message of one origin was written, so that the next is read without parsing.
-
-    A serialised message is its model's name and version, its id, the heads of its tensors and
-    their raw contents, in this order. The next message of the same caller differs from the last in
-    its id and its contents alone. Whatever is not exactly so is parsed.
-    """
-
-    __slots__ = ("_after_id", "_before_id", "_layout", "_tag")
-
-    def __init__(self) -> None:
-        self._layout: Layout | None = None
-        self._before_id = b""
-        self._after_id = b""
-        self._tag = 0
-
-    def note(self, kind: _Kind, message: Any, heads: bytes, layout: Layout) -> None:
-        """Remember a message that had raw contents; it is given without them, id and parameters."""
-        name = kind.message(model_name=message.model_name, model_version=message.model_version)
-        self._before_id = name.SerializeToString()
-        self._after_id = heads[len(self._before_id) :]
-        self._tag = kind.tag
-        self._layout = layout
-
-    def read(self, body: bytes) -> tuple[Layout, str, list[bytes]] | None:
-        """Layout, id and raw contents of a message that is as the last one was; None of others."""
-        if self._layout is None or not body.startswith(self._before_id):
-            return None
-        at = len(self._before_id)
-        identifier = ""
-        try:
-            if body[at] == _ID_TAG:
-                start = at + 2
-                # A length of more than one byte is left to the parser.
-                at = start + body[at + 1]
-                if at - start > _LONGEST_SHORT:
-                    return None
-                identifier = body[start:at].decode()
-            if not body.startswith(self._after_id, at):
-                return None
-            raw = _raw_contents(body, at + len(self._after_id), self._tag)
-        except (IndexError, UnicodeDecodeError):
-            return None
-        return (self._layout, identifier, raw) if raw else None
-
-
-def _raw_contents(body: bytes, at: int, tag: int) -> list[bytes]:
-    """The entries from a place on; none where there is anything else behind it.
-
-    Raises:
-        IndexError: The body ends within one.
-    """
-    raw = []
-    end = len(body)
-    while at < end:
-        if body[at] != tag:
-            return []
-        size = body[at + 1]
-        at += 2
-        if size > _LONGEST_SHORT:
-            size, shift = size & _LONGEST_SHORT, 7
-            while (more := body[at]) > _LONGEST_SHORT:
-                size |= (more & _LONGEST_SHORT) << shift
-                shift += 7
-                at += 1
-            size |= more << shift
-            at += 1
-        raw.append(body[at : at + size])
-        at += size
-    return raw if at == end else []
 
 
 _REQUEST: Final = _Kind(service_pb2.ModelInferRequest, "inputs", "raw_input_contents")
@@ -172,7 +95,7 @@ def undecoded(body: bytes) -> DecodedBody:
 def _decode(body: bytes, kind: _Kind, seen: Seen | None) -> DecodedBody:
     known = None if seen is None else seen.read(body)
     if known is not None:
-        return _of_raw(*known, {}, kind)
+        return _of_raw(known.layout, known.identifier, known.raw, known.parameters, kind)
     try:
         message = kind.message.FromString(body)
     except DecodeError:
@@ -190,7 +113,7 @@ def _decode(body: bytes, kind: _Kind, seen: Seen | None) -> DecodedBody:
         heads = message.SerializeToString()
         layout = kind.layout(message, heads)
         if seen is not None:
-            seen.note(kind, message, heads, layout)
+            seen.note(body, kind.number, layout, parameters)
         return _of_raw(layout, identifier, raw, parameters, kind)
     given = [_contents(head) for head in getattr(message, kind.tensors)]
     layout = kind.layout(message, message.SerializeToString())
