@@ -225,7 +225,7 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
     """The shipper's process: what the gateway beside it appends to its spool goes to the bus."""
     async with AsyncExitStack() as stack:
         producer = await stack.enter_async_context(
-            EventProducer(config.kafka, client_id="inference-shipper")
+            EventProducer(config.kafka, client_id="inference-shipper", compression="lz4")
         )
         objects = await stack.enter_async_context(S3ObjectStore(config.s3))
         reader = SpoolReader(config.spool_directory)
