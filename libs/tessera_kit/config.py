@@ -385,13 +385,15 @@ class TelemetryConfig:
     """Least severity that is logged."""
     sample_ratio: float = 0.1
     """Share of the traces begun here that are recorded, 0 to 1; a caller's own decision is kept."""
+    most_traces_per_second: float = 100.0
+    """How many of them at most, by each server of the process; 0 for as many as the share is."""
 
     @classmethod
     def from_env(cls, source: Source, service: str) -> Self:
         """Read this process's telemetry settings.
 
         TESSERA_<SERVICE>_METRICS_LISTEN, TESSERA_OTLP_ENDPOINT, TESSERA_TELEMETRY_CLICKHOUSE,
-        TESSERA_LOG_LEVEL and TESSERA_TRACE_RATIO.
+        TESSERA_LOG_LEVEL, TESSERA_TRACE_RATIO and TESSERA_TRACE_MOST_PER_SECOND.
         """
         env = Env.of(source)
         level = env.string("TESSERA_LOG_LEVEL", "INFO").upper()
@@ -400,6 +402,9 @@ class TelemetryConfig:
         ratio = env.number("TESSERA_TRACE_RATIO", 0.1)
         if not 0.0 <= ratio <= 1.0:
             raise ConfigError("TESSERA_TRACE_RATIO must be between 0 and 1")
+        most = env.number("TESSERA_TRACE_MOST_PER_SECOND", 100.0)
+        if most < 0:
+            raise ConfigError("TESSERA_TRACE_MOST_PER_SECOND must be 0 or more")
         name = service.upper().replace("-", "_")
         return cls(
             metrics_listen=env.string(f"TESSERA_{name}_METRICS_LISTEN", None),
@@ -411,6 +416,7 @@ class TelemetryConfig:
             ),
             log_level=level,
             sample_ratio=ratio,
+            most_traces_per_second=most,
         )
 
 

@@ -1,13 +1,13 @@
 """Spans and durations of served calls and of calls made, lean enough to be on for every one.
 
 A served call joins the trace that its caller names. A call without one begins a trace, of which the
-configured share is recorded; the rest get ids all the same, so that their log lines and events can
-be told to belong together. A call made has a span where the current trace is recorded.
+configured share is recorded, so many in a second at most; the rest get ids all the same, so that
+their log lines and events can be told to belong together. A call made has a span where the current
+trace is recorded.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from time import perf_counter, perf_counter_ns, time_ns
 
@@ -19,7 +19,7 @@ from prometheus_client import Histogram
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics, histogram
 from tessera_kit.telemetry.propagation import new_span_context, parse_traceparent, traceparent_of
-from tessera_kit.telemetry.sampling import DECIDED
+from tessera_kit.telemetry.sampling import DECIDED, BoundedShare
 
 __all__ = ["ClientMethod", "MethodCalls", "ServerCalls"]
 
@@ -40,12 +40,19 @@ class ServerCalls:
         tracer: Makes the spans of recorded calls; none are recorded when None. The choice is made
             here, so its sampler should know `sampling.DECIDED`.
         sample_ratio: Share of the traces begun here that are recorded, 0 to 1.
+        most_per_second: How many of them at most; 0 for as many as the share is.
     """
 
-    def __init__(self, metrics: Metrics, tracer: Tracer | None, sample_ratio: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        tracer: Tracer | None,
+        sample_ratio: float,
+        most_per_second: float = 0.0,
+    ) -> None:
         self.duration: Histogram = metrics.histogram(names.RPC_SERVER_DURATION)
         self.tracer = tracer
-        self.sample_ratio = sample_ratio if tracer is not None else 0.0
+        self.recorded = BoundedShare(sample_ratio if tracer is not None else 0.0, most_per_second)
 
     def method(self, full_method: str, system: str = "grpc") -> MethodCalls:
         """Return the recorder of one method, `package.Service/Method`, of a protocol."""
@@ -81,7 +88,7 @@ class MethodCalls:
             context = trace.set_span_in_context(span)
             if tracer is not None and parent.trace_flags.sampled:
                 span, context = self._recorded(tracer, context)
-        elif tracer is not None and random.random() < self._calls.sample_ratio:  # noqa: S311
+        elif tracer is not None and self._calls.recorded.picks():
             span, context = self._recorded(tracer, DECIDED)
         else:
             span, context = self._spare.pop() if self._spare else _unrecorded()

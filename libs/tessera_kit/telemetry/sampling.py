@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Sequence
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -11,11 +13,50 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult, 
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
-__all__ = ["DECIDED", "ParentOrRatio"]
+__all__ = ["DECIDED", "BoundedShare", "ParentOrRatio"]
 
 _KEY = "tessera-recorded"
 DECIDED: Context = contexts.set_value(_KEY, True, Context())
 """A context without a span, for the root of a trace that was already chosen to be recorded."""
+
+
+class BoundedShare:
+    """Picks a share of what comes, and no more than so many in a second.
+
+    What recording costs has a bound then, however much comes. A second's worth may come at once.
+
+    Args:
+        ratio: The share, 0 to 1.
+        most_per_second: The bound; 0 for none.
+        clock: Tells seconds.
+    """
+
+    __slots__ = ("_at", "_clock", "_most", "_room", "ratio")
+
+    def __init__(
+        self,
+        ratio: float,
+        most_per_second: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ratio = ratio
+        self._most = self._room = most_per_second
+        self._clock = clock
+        self._at = clock()
+
+    def picks(self) -> bool:
+        """Whether the one that comes now is picked."""
+        if random.random() >= self.ratio:  # noqa: S311 - no secret
+            return False
+        if not self._most:
+            return True
+        now = self._clock()
+        self._room = min(self._most, self._room + (now - self._at) * self._most)
+        self._at = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
 
 
 class ParentOrRatio(Sampler):

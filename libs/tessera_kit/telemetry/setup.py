@@ -46,12 +46,14 @@ class Telemetry:
     """Makes recorded spans; None where they would go nowhere."""
     sample_ratio: float = 0.0
     """Share of the traces begun here that are recorded."""
+    most_per_second: float = 0.0
+    """How many of them at most, by each server; 0 for as many as the share is."""
     metrics_address: str | None = None
     """`host:port` of the Prometheus door."""
 
     def server_calls(self) -> ServerCalls:
         """Return the recorder of served calls."""
-        return ServerCalls(self.metrics, self.tracer, self.sample_ratio)
+        return ServerCalls(self.metrics, self.tracer, self.sample_ratio, self.most_per_second)
 
 
 _active: list[Telemetry] = []
@@ -86,6 +88,7 @@ async def telemetry(
             metrics=metrics,
             tracer=tracer,
             sample_ratio=config.sample_ratio,
+            most_per_second=config.most_traces_per_second,
             metrics_address=address,
         )
         _active.append(started)

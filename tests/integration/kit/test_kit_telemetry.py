@@ -183,7 +183,7 @@ async def test_otlp(store: Store) -> None:
 async def test_without_a_destination_nothing_is_recorded() -> None:
     async with telemetry(TelemetryConfig(), "catalog", metrics=Metrics()) as started:
         assert started.tracer is None
-        assert started.server_calls().sample_ratio == 0
+        assert started.server_calls().recorded.ratio == 0
 
 
 async def test_logs_are_json_with_trace_and_without_payload(

@@ -156,6 +156,8 @@ def test_telemetry_config_reads_the_process_s_own_door() -> None:
     assert (config.metrics_listen, config.sample_ratio) == ("127.0.0.1:0", 0.5)
     with pytest.raises(ConfigError, match="TESSERA_TRACE_RATIO"):
         TelemetryConfig.from_env({"TESSERA_TRACE_RATIO": "2"}, "catalog")
+    with pytest.raises(ConfigError, match="TESSERA_TRACE_MOST_PER_SECOND"):
+        TelemetryConfig.from_env({"TESSERA_TRACE_MOST_PER_SECOND": "-1"}, "catalog")
 
 
 def test_ids_are_uuid7_unique_and_increasing_across_threads() -> None:
