@@ -23,7 +23,8 @@ DECIDED: Context = contexts.set_value(_KEY, True, Context())
 class BoundedShare:
     """Picks a share of what comes, and no more than so many in a second.
 
-    What recording costs has a bound then, however much comes. A second's worth may come at once.
+    What recording costs has a bound then, however much comes. A second's worth may come at once,
+    and one in any case.
 
     Args:
         ratio: The share, 0 to 1.
@@ -31,7 +32,7 @@ class BoundedShare:
         clock: Tells seconds.
     """
 
-    __slots__ = ("_at", "_clock", "_most", "_room", "ratio")
+    __slots__ = ("_at", "_at_once", "_clock", "_most", "_room", "ratio")
 
     def __init__(
         self,
@@ -40,7 +41,8 @@ class BoundedShare:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ratio = ratio
-        self._most = self._room = most_per_second
+        self._most = most_per_second
+        self._at_once = self._room = max(1.0, most_per_second)
         self._clock = clock
         self._at = clock()
 
@@ -51,7 +53,7 @@ class BoundedShare:
         if not self._most:
             return True
         now = self._clock()
-        self._room = min(self._most, self._room + (now - self._at) * self._most)
+        self._room = min(self._at_once, self._room + (now - self._at) * self._most)
         self._at = now
         if self._room < 1:
             return False

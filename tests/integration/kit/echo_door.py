@@ -100,7 +100,9 @@ class Door:
 
 
 @asynccontextmanager
-async def door(ratio: float = 0.0, **settings: Any) -> AsyncIterator[Door]:
+async def door(
+    ratio: float = 0.0, most_per_second: float = 0.0, **settings: Any
+) -> AsyncIterator[Door]:
     authority = InMemoryAuthority()
     authority.add_principal(ALICE, TOKEN)
     servicer, metrics, spans = EchoServicer(), Metrics(), InMemorySpanExporter()
@@ -111,7 +113,10 @@ async def door(ratio: float = 0.0, **settings: Any) -> AsyncIterator[Door]:
         [binding(servicer)],
         authenticator=authority,
         telemetry=Telemetry(
-            metrics=metrics, tracer=provider.get_tracer("test"), sample_ratio=ratio
+            metrics=metrics,
+            tracer=provider.get_tracer("test"),
+            sample_ratio=ratio,
+            most_per_second=most_per_second,
         ),
     )
     await server.start()

@@ -142,9 +142,11 @@ async def test_an_unrecorded_trace_keeps_its_id_and_leaves_no_span() -> None:
         assert not opened.spans.get_finished_spans()
 
 
-@pytest.mark.parametrize(("ratio", "spans"), [(0.0, 0), (1.0, 5)])
-async def test_the_share_of_traces_begun_here(ratio: float, spans: int) -> None:
-    async with door(ratio) as opened:
+@pytest.mark.parametrize(
+    ("ratio", "most", "spans"), [(0.0, 0.0, 0), (1.0, 0.0, 5), (1.0, 0.001, 1)]
+)
+async def test_the_share_of_traces_begun_here(ratio: float, most: float, spans: int) -> None:
+    async with door(ratio, most) as opened:
         traces = set()
         for _ in range(5):
             (response,) = await opened.stub.call("Unary", [Echo(text="a", command="trace")])

@@ -180,6 +180,15 @@ async def test_otlp(store: Store) -> None:
     assert {record.trace_id for record in records if record.trace_id} == {span.trace_id}
 
 
+async def test_the_traces_begun_in_a_second_are_bounded_as_configured(store: Store) -> None:
+    config = TelemetryConfig(
+        otlp_endpoint=store.url, sample_ratio=1.0, most_traces_per_second=0.001
+    )
+    async with telemetry(config, "catalog", metrics=Metrics()) as started:
+        recorded = started.server_calls().recorded
+        assert [recorded.picks() for _ in range(3)] == [True, False, False]
+
+
 async def test_without_a_destination_nothing_is_recorded() -> None:
     async with telemetry(TelemetryConfig(), "catalog", metrics=Metrics()) as started:
         assert started.tracer is None

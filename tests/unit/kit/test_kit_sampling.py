@@ -26,6 +26,16 @@ def test_a_second_s_worth_at_once_and_then_as_time_passes() -> None:
     assert picked(share, 100) == 20
 
 
+def test_a_bound_below_one_in_a_second() -> None:
+    clock = Clock()
+    share = BoundedShare(1.0, 0.5, clock)
+    assert picked(share, 10) == 1
+    clock.now += 1.9
+    assert picked(share, 10) == 0
+    clock.now += 0.2
+    assert picked(share, 10) == 1
+
+
 def test_without_a_bound_the_share_alone_decides() -> None:
     assert picked(BoundedShare(1.0, 0), 5000) == 5000
     assert picked(BoundedShare(0.0, 0), 5000) == 0
