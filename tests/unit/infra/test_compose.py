@@ -104,6 +104,8 @@ def test_both_profiles_set_the_same_variables(
     only_cluster = {
         "TESSERA_OTLP_ENDPOINT",  # spans go to the collector
         "TESSERA_LOG_LEVEL",
+        "TESSERA_TRACE_RATIO",
+        "TESSERA_TRACE_MOST_PER_SECOND",
     }
     home = Home(tmp_path)
     for file, keys in (("objectstore.json", "ab"), ("clickhouse.json", "cd")):
