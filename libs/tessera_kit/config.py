@@ -386,7 +386,7 @@ class TelemetryConfig:
     sample_ratio: float = 0.1
     """Share of the traces begun here that are recorded, 0 to 1; a caller's own decision is kept."""
     most_traces_per_second: float = 100.0
-    """How many of them at most, by each server of the process; 0 for as many as the share is."""
+    """How many of them at most, by the process; 0 for as many as the share is."""
 
     @classmethod
     def from_env(cls, source: Source, service: str) -> Self:

@@ -39,20 +39,13 @@ class ServerCalls:
         metrics: Where durations are counted.
         tracer: Makes the spans of recorded calls; none are recorded when None. The choice is made
             here, so its sampler should know `sampling.DECIDED`.
-        sample_ratio: Share of the traces begun here that are recorded, 0 to 1.
-        most_per_second: How many of them at most; 0 for as many as the share is.
+        recorded: Picks the traces begun here that are recorded.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        tracer: Tracer | None,
-        sample_ratio: float,
-        most_per_second: float = 0.0,
-    ) -> None:
+    def __init__(self, metrics: Metrics, tracer: Tracer | None, recorded: BoundedShare) -> None:
         self.duration: Histogram = metrics.histogram(names.RPC_SERVER_DURATION)
         self.tracer = tracer
-        self.recorded = BoundedShare(sample_ratio if tracer is not None else 0.0, most_per_second)
+        self.recorded = recorded
 
     def method(self, full_method: str, system: str = "grpc") -> MethodCalls:
         """Return the recorder of one method, `package.Service/Method`, of a protocol."""

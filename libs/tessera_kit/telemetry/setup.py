@@ -29,7 +29,7 @@ from tessera_kit.telemetry import exporters
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.logs import CountingHandler, configure_logging
 from tessera_kit.telemetry.metrics import Metrics, process_metrics
-from tessera_kit.telemetry.sampling import ParentOrRatio
+from tessera_kit.telemetry.sampling import BoundedShare, ParentOrRatio
 
 __all__ = ["Telemetry", "active_telemetry", "telemetry"]
 
@@ -44,16 +44,14 @@ class Telemetry:
     """Its instruments."""
     tracer: Tracer | None = None
     """Makes recorded spans; None where they would go nowhere."""
-    sample_ratio: float = 0.0
-    """Share of the traces begun here that are recorded."""
-    most_per_second: float = 0.0
-    """How many of them at most, by each server; 0 for as many as the share is."""
+    recorded: BoundedShare = field(default_factory=lambda: BoundedShare(0.0, 0.0))
+    """Picks the traces begun here that are recorded, for all servers of the process."""
     metrics_address: str | None = None
     """`host:port` of the Prometheus door."""
 
     def server_calls(self) -> ServerCalls:
         """Return the recorder of served calls."""
-        return ServerCalls(self.metrics, self.tracer, self.sample_ratio, self.most_per_second)
+        return ServerCalls(self.metrics, self.tracer, self.recorded)
 
 
 _active: list[Telemetry] = []
@@ -87,8 +85,7 @@ async def telemetry(
             service_name=service_name,
             metrics=metrics,
             tracer=tracer,
-            sample_ratio=config.sample_ratio,
-            most_per_second=config.most_traces_per_second,
+            recorded=BoundedShare(config.sample_ratio, config.most_traces_per_second),
             metrics_address=address,
         )
         _active.append(started)

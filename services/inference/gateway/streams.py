@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 from tritonclient.grpc import service_pb2
 
 from services.inference.domain.fields import message_field
+from services.inference.domain.request_id import ID_PARAMETER
 from services.inference.errors import TooManyInferences
 from services.inference.gateway.asking import ending_of
 from services.inference.gateway.assembly import Assembly
@@ -236,5 +237,5 @@ def _failure(exchange: Exchange, status: status_pb2.Status) -> bytes:
     about.id = exchange.client_request_id
     about.model_name = exchange.endpoint
     about.parameters[_STATUS].int64_param = status.code
-    about.parameters[REQUEST_ID_KEY.replace("-", "_")].string_param = exchange.request_id
+    about.parameters[ID_PARAMETER].string_param = exchange.request_id
     return bytes(response.SerializeToString())

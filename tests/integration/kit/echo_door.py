@@ -20,7 +20,7 @@ from tessera_kit.rpc.identity import Principal, current_principal
 from tessera_kit.rpc.server import RpcServer, build_server
 from tessera_kit.telemetry.metrics import Metrics
 from tessera_kit.telemetry.propagation import current_trace_id
-from tessera_kit.telemetry.sampling import ParentOrRatio
+from tessera_kit.telemetry.sampling import BoundedShare, ParentOrRatio
 from tessera_kit.telemetry.setup import Telemetry
 from tests.kit_echo import Stub, binding, message
 
@@ -115,8 +115,7 @@ async def door(
         telemetry=Telemetry(
             metrics=metrics,
             tracer=provider.get_tracer("test"),
-            sample_ratio=ratio,
-            most_per_second=most_per_second,
+            recorded=BoundedShare(ratio, most_per_second),
         ),
     )
     await server.start()

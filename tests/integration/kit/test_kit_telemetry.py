@@ -185,14 +185,13 @@ async def test_the_traces_begun_in_a_second_are_bounded_as_configured(store: Sto
         otlp_endpoint=store.url, sample_ratio=1.0, most_traces_per_second=0.001
     )
     async with telemetry(config, "catalog", metrics=Metrics()) as started:
-        recorded = started.server_calls().recorded
-        assert [recorded.picks() for _ in range(3)] == [True, False, False]
+        servers = [started.server_calls() for _ in range(3)]
+        assert [one.recorded.picks() for one in servers] == [True, False, False]
 
 
 async def test_without_a_destination_nothing_is_recorded() -> None:
     async with telemetry(TelemetryConfig(), "catalog", metrics=Metrics()) as started:
         assert started.tracer is None
-        assert started.server_calls().recorded.ratio == 0
 
 
 async def test_logs_are_json_with_trace_and_without_payload(

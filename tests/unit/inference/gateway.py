@@ -31,6 +31,7 @@ from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
+from tessera_kit.telemetry.sampling import BoundedShare
 
 Make = Callable[..., Any]
 
@@ -120,7 +121,9 @@ class Gateway:
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
             dispatcher=dispatcher,
             recorder=self.recorder,
-            calls=ServerCalls(self.metrics, tracer, 0.0).method("inference/ModelInfer"),
+            calls=ServerCalls(self.metrics, tracer, BoundedShare(0.0, 0.0)).method(
+                "inference/ModelInfer"
+            ),
             metrics=counts,
             limits=limits or InferenceLimits(),
         )

@@ -75,6 +75,13 @@ def ship_all(reader: SpoolReader) -> None:
         reader.ship(batch.end)
 
 
+def fill_again(spool: Spool, reader: SpoolReader) -> None:
+    """Append and ship until the newest segment is an older one's file, of 100 bytes each."""
+    for number in range(16):
+        spool.append(b"record %02d" % number)
+        ship_all(reader)
+
+
 def segments(path: Path) -> list[Path]:
     return sorted(path.glob("*.segment"))
 
@@ -197,9 +204,7 @@ def test_where_nothing_is_new_what_is_old_is_not_read(
 ) -> None:
     spool = make(tmp_path, segment_bytes=100)
     with reading(tmp_path) as reader:
-        for number in range(16):
-            spool.append(b"record %02d" % number)
-            ship_all(reader)
+        fill_again(spool, reader)
         with monkeypatch.context() as patched:
             patched.setattr(reader_module, "split_frames", lambda *_: pytest.fail("it was read"))
             assert drain(reader) == []
@@ -227,9 +232,7 @@ def test_what_a_file_held_before_is_no_record(
     """Records of one size lie at the same places in each life of a file."""
     spool = make(tmp_path, segment_bytes=100)
     with reading(tmp_path) as reader:
-        for number in range(16):
-            spool.append(b"record %02d" % number)
-            ship_all(reader)
+        fill_again(spool, reader)
         # What the file held goes on behind the one record of its new life, and is seen to.
         assert segments(tmp_path)[-1].read_bytes()[17:25] == END
         assert segments(tmp_path)[-1].stat().st_size == 5 * 17

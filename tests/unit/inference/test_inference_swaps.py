@@ -33,6 +33,7 @@ from tessera_kit.rpc.authority import InMemoryAuthority
 from tessera_kit.rpc.identity import Principal
 from tessera_kit.telemetry.calls import ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
+from tessera_kit.telemetry.sampling import BoundedShare
 from tests.helpers import eventually
 from tests.unit.inference.control import ADA, Control, entity
 from tests.unit.inference.gateway import Context
@@ -82,7 +83,7 @@ class Platform:
             limiter=RateLimiter(InMemoryBudgets(), SystemClock()),
             dispatcher=self.dispatcher,
             recorder=recorder,
-            calls=ServerCalls(metrics, None, 0.0).method("inference/ModelInfer"),
+            calls=ServerCalls(metrics, None, BoundedShare(0.0, 0.0)).method("inference/ModelInfer"),
             metrics=counts,
             limits=InferenceLimits(),
         )

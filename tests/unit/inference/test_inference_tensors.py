@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from services.inference.domain.request_id import ID_FIELD, ID_PARAMETER
+from services.inference.sink.seen import Seen
 from services.inference.sink.tensors import (
     UndecodableBody,
     decode_request,
@@ -130,6 +133,24 @@ def test_messages_of_one_layout_differ_in_their_values_ids_and_parameters(
     assert [body.get("parameters") for body in bodies] == [None, {"p": 1}]
     assert bodies[0]["inputs"][0]["data"] == [0.0, 1.0, 2.0, 3.0]
     assert bodies[1]["inputs"][0]["data"] == [9.0, 8.0, 7.0, 6.0]
+
+
+def test_an_answer_that_is_as_the_last_one_was_is_not_parsed() -> None:
+    """The model's response, then the endpoint's name and the request's id, as the gateway adds."""
+    response = service_pb2.ModelInferResponse(model_name="entity-1", id="mine")
+    response.outputs.add(name="y", datatype="INT8", shape=[1])
+    told = service_pb2.ModelInferResponse(model_name="flights").SerializeToString() + ID_FIELD
+    bodies = []
+    for number in (3, 4):
+        response.raw_output_contents[:] = [bytes([number])]
+        identifier = str(UUID(int=number)).encode()
+        bodies.append(response.SerializeToString() + told + identifier)
+    seen = Seen()
+    decode_response(bodies[0], seen)
+    read = seen.read(bodies[1])
+    assert read is not None
+    assert (read.identifier, read.raw) == ("mine", [b"\x04"])
+    assert read.parameters == {ID_PARAMETER: str(UUID(int=4))}
 
 
 @pytest.mark.parametrize("typed", [False, True])

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.calls import MethodCalls, ServerCalls
 from tessera_kit.telemetry.metrics import Metrics
+from tessera_kit.telemetry.sampling import BoundedShare
 
 TRACE, SPAN = "ab" * 16, "cd" * 8
 
@@ -21,7 +22,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def calls(metrics: Metrics) -> MethodCalls:
-    return ServerCalls(metrics, None, 0.0).method("a.B/C")
+    return ServerCalls(metrics, None, BoundedShare(0.0, 0.0)).method("a.B/C")
 
 
 def served(calls: MethodCalls, *metadata: tuple[str, str]) -> trace.SpanContext:
