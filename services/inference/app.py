@@ -30,6 +30,7 @@ from services.inference.adapters.triton_inside.relay import compiled
 from services.inference.adapters.triton_inside.server import TritonPlace, TritonServer
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.bodies import LargeBodies
+from services.inference.capture.lull import Lull
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.shipper import SpoolShipper
 from services.inference.capture.spool import Spool
@@ -228,15 +229,17 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
             EventProducer(config.kafka, client_id="inference-shipper", compression="lz4")
         )
         objects = await stack.enter_async_context(S3ObjectStore(config.s3))
-        reader = SpoolReader(config.spool_directory)
+        clock = SystemClock()
+        reader = SpoolReader(config.spool.directory)
         reader.open()
         stack.callback(reader.close)
         shipper = SpoolShipper(
             reader,
             LargeBodies(objects, config.largest_logged_body),
+            Lull(reader, clock, config.spool.max_bytes),
             producer,
             active_telemetry().metrics,
-            SystemClock(),
+            clock,
         )
         stack.push_async_callback(shipper.drain, _DRAIN_SECONDS)
         yield App(servers=(), background=(BackgroundTask("shipper", shipper.run),))

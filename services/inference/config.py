@@ -44,7 +44,7 @@ class SpoolConfig:
         """Read TESSERA_DATA_DIR and TESSERA_INFERENCE_SPOOL_*."""
         env = Env.of(source)
         config = cls(
-            directory=_spool_directory(env),
+            directory=env.path("TESSERA_DATA_DIR").absolute() / "spool",
             segment_bytes=env.integer("TESSERA_INFERENCE_SPOOL_SEGMENT_MIB", 32) << 20,
             max_bytes=env.integer("TESSERA_INFERENCE_SPOOL_MAX_MIB", 4096) << 20,
         )
@@ -165,8 +165,8 @@ class Config:
 class ShipperConfig:
     """All settings of the shipper's process."""
 
-    spool_directory: Path
-    """Where the segments lie that the gateway beside it appends to."""
+    spool: SpoolConfig
+    """What the gateway beside it appends to, with that one's settings."""
     largest_logged_body: int
     """Bytes of a request or response above which its row points at an object with the body."""
     kafka: KafkaConfig
@@ -185,7 +185,7 @@ class ShipperConfig:
         """
         env = Env.of(source)
         config = cls(
-            spool_directory=_spool_directory(env),
+            spool=SpoolConfig.from_env(env),
             largest_logged_body=env.integer("TESSERA_INFERENCE_LOGGED_BODY_BYTES", 1 << 20),
             kafka=KafkaConfig.from_env(env),
             s3=S3Config.from_env(env),
@@ -236,7 +236,3 @@ class SinkConfig:
         if config.max_rows < 1:
             raise ConfigError("TESSERA_INFERENCE_SINK_MAX_ROWS must be at least 1")
         return config
-
-
-def _spool_directory(env: Env) -> Path:
-    return env.path("TESSERA_DATA_DIR").absolute() / "spool"

@@ -88,6 +88,13 @@ class SpoolFolder:
         """Bytes of a segment's file; 0 for one that is not there."""
         return _size(self.path(segment))
 
+    def written_at(self, segment: int) -> float:
+        """When a segment was last written to, as a Unix time; 0 for one that is not there."""
+        try:
+            return self.path(segment).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def records(self, segment: int) -> tuple[list[bytes], int]:
         """A segment's whole records, and where they end.
 

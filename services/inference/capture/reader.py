@@ -79,6 +79,15 @@ class SpoolReader:
         _, end = self._folder.records(segments[-1])
         return self._folder.pending_bytes(Position(segments[-1], end))
 
+    def appended_at(self) -> float:
+        """When a record was appended last, as a Unix time to the kernel's tick; 0 for never."""
+        segments = self._folder.segments()
+        return self._folder.written_at(segments[-1]) if segments else 0.0
+
+    def file_bytes(self) -> int:
+        """Bytes of the files that the bus has not all of: what waits, and up to a file more."""
+        return sum(map(self._folder.size, self._folder.segments()))
+
     def read(self, start: Position, *, max_bytes: int, max_records: int) -> SpoolBatch:
         """The records from a position on, from one segment; none when all were read.
 

@@ -9,6 +9,7 @@ from datetime import UTC
 from typing import Final
 
 from services.inference.capture.bodies import LargeBodies
+from services.inference.capture.lull import Lull
 from services.inference.capture.reader import SpoolBatch, SpoolReader
 from tessera.events.v1 import inference_events_pb2
 from tessera_kit.bus.envelope import PROTOBUF, Record
@@ -45,6 +46,7 @@ class SpoolShipper:
     Args:
         reader: Opened.
         bodies: Takes those that are too large for a row.
+        lull: What batches of large records wait for.
         publisher: Where records go.
         metrics: Where records and their delay are counted.
         clock: Tells how old they are.
@@ -56,6 +58,7 @@ class SpoolShipper:
         self,
         reader: SpoolReader,
         bodies: LargeBodies,
+        lull: Lull,
         publisher: Publisher,
         metrics: Metrics,
         clock: Clock,
@@ -64,6 +67,7 @@ class SpoolShipper:
     ) -> None:
         self._reader = reader
         self._bodies = bodies
+        self._lull = lull
         self._publisher = publisher
         self._clock = clock
         self._linger_seconds = linger_seconds
@@ -97,14 +101,18 @@ class SpoolShipper:
             self._reader.shipped, max_bytes=self._batch_bytes, max_records=_BATCH_RECORDS
         )
         if batch.records:
-            await self._bring(batch)
-            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(batch.records)
+            payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
+            are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(payloads)
+            if are_large:
+                await self._lull.wait(payloads[0].request_time.ToDatetime(UTC))
+            await self._bring(batch, payloads)
             self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
         self._reader.ship(batch.end)
         return batch
 
-    async def _bring(self, batch: SpoolBatch) -> None:
-        payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
+    async def _bring(
+        self, batch: SpoolBatch, payloads: Sequence[inference_events_pb2.PayloadRecord]
+    ) -> None:
         values = list(batch.records)
         for place in await self._bodies.move(payloads):
             values[place] = payloads[place].SerializeToString()

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -43,7 +44,7 @@ async def channel(door: WireDoor) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, 16_379, 16_384, 65_530, 65_535, 65_536, 1_000_000, 16 << 20]
+    "size", [0, 1, 16_379, 16_384, 65_530, 65_535, 65_536, 1_000_000, 3 << 20, 16 << 20]
 )
 async def test_messages_of_every_size_come_back(channel: grpc.aio.Channel, size: int) -> None:
     message = b"-" + os.urandom(size)
@@ -182,7 +183,8 @@ async def over_tls(door: WireDoor, authorities: Authorities, client: str | None)
         authorities.cert(client).read_bytes() if client else None,
     )
     async with grpc.aio.secure_channel(door.address, credentials, options=OPTIONS) as channel:
-        return await channel.unary_unary(ECHO)(bytes(1 << 20), timeout=20)
+        message = os.urandom(3 << 20)
+        return await channel.unary_unary(ECHO)(message, timeout=20) == message
 
 
 async def test_tls_is_served_and_callers_certificates_are_checked(
@@ -196,8 +198,8 @@ async def test_tls_is_served_and_callers_certificates_are_checked(
     mutual = open_door(service, **files, tls_client_ca_file=authorities.cert("ca"))
     for one in (door, mutual):
         await one.start()
-    assert await over_tls(door, authorities, None) == bytes(1 << 20)
-    assert await over_tls(mutual, authorities, "client") == bytes(1 << 20)
+    assert await over_tls(door, authorities, None)
+    assert await over_tls(mutual, authorities, "client")
     for stranger in (None, "stranger"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await over_tls(mutual, authorities, stranger)
@@ -206,6 +208,27 @@ async def test_tls_is_served_and_callers_certificates_are_checked(
         with pytest.raises(grpc.aio.AioRpcError):
             await plain.unary_unary(ECHO)(b"", timeout=20)
     await asyncio.gather(door.stop(), mutual.stop())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_large_messages_come_back_on_either_loop(run: Any, authorities: Authorities) -> None:
+    files = {
+        "tls_cert_file": authorities.cert("server"),
+        "tls_key_file": authorities.key("server"),
+    }
+
+    async def ask() -> None:
+        door, secure = open_door(EchoService()), open_door(EchoService(), **files)
+        await asyncio.gather(door.start(), secure.start())
+        messages = [os.urandom(size) for size in (100_000, 1 << 20, 5 << 20)]
+        async with grpc.aio.insecure_channel(door.address, options=OPTIONS) as channel:
+            call: Any = channel.unary_unary(ECHO)
+            answers = await asyncio.gather(*(call(one, timeout=20) for one in messages))
+        assert answers == messages
+        assert await over_tls(secure, authorities, None)
+        await asyncio.gather(door.stop(), secure.stop())
+
+    run(ask())
 
 
 async def test_the_lean_client_and_the_door_understand_each_other(door: WireDoor) -> None:

@@ -46,6 +46,7 @@ class EchoService(grpc.GenericRpcHandler):
         self.answered = 0
         self.go = asyncio.Event()
         self.seen: list[Any] = []
+        self.last = b""
         self.left: list[float | None] = []
         self._methods: dict[str, Any] = {
             ECHO: grpc.unary_unary_rpc_method_handler(self.echo),
@@ -59,6 +60,7 @@ class EchoService(grpc.GenericRpcHandler):
         return self._methods.get(details.method)
 
     async def echo(self, request: bytes, context: Any) -> bytes:
+        self.last = request
         word, _, rest = request.partition(b" ")
         self.seen = list(context.invocation_metadata())
         self.left.append(context.time_remaining())
@@ -114,16 +116,40 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent = bytearray()
+        self.writes = 0
         self.closed = False
         self.unsent = 0
         self.connection: CallerConnection | None = None
+        self.protocol: asyncio.BaseProtocol | None = None
 
     def write(self, data: bytes) -> None:
-        self.sent += data
+        self.writelines([data])
 
     def writelines(self, pieces: Any) -> None:
+        self.writes += 1
         for piece in pieces:
             self.sent += piece
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    @property
+    def reads_straight(self) -> bool:
+        return isinstance(self.protocol, asyncio.BufferedProtocol)
+
+    def receive(self, data: bytes) -> None:
+        """What the socket has, read as an event loop does."""
+        rest = memoryview(data)
+        while rest and not self.closed:
+            if isinstance(self.protocol, asyncio.BufferedProtocol):
+                room = memoryview(self.protocol.get_buffer(-1))
+                size = min(len(room), len(rest))
+                room[:size] = rest[:size]
+                self.protocol.buffer_updated(size)
+                rest = rest[size:]
+            elif isinstance(self.protocol, asyncio.Protocol):
+                self.protocol.data_received(bytes(rest))
+                return
 
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 5) if name == "peername" else None
@@ -147,7 +173,7 @@ class Peer:
 
     def __init__(self, door: WireDoor, *, greet: bool = True, **settings: int) -> None:
         self.wire = Wire()
-        self.connection = self.wire.connection = CallerConnection(door)
+        self.connection = self.wire.connection = self.wire.protocol = CallerConnection(door)
         self.connection.connection_made(self.wire)
         self.encoder = Encoder()
         self.decoder = Decoder()
@@ -157,10 +183,10 @@ class Peer:
             self.send(frames.PREFACE + frame(frames.SETTINGS, 0, 0, frames.settings_payload(given)))
             self.connection.flush()
             self.wire.sent.clear()
+            self.wire.writes = 0
 
     def send(self, data: bytes) -> None:
-        if not self.wire.closed:
-            self.connection.data_received(bytes(data))
+        self.wire.receive(bytes(data))
 
     def headers(self, stream: int, *changes: tuple[str, str], flags: int = 4) -> bytes:
         """A HEADERS frame of a call; a change replaces a header, or adds it."""

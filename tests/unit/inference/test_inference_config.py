@@ -37,7 +37,7 @@ def test_defaults(environment: dict[str, str], tmp_path: Path) -> None:
     assert config.gateway.max_in_flight == 512
     assert "tsr_1_secret" not in repr(config)
     shipper = ShipperConfig.from_env(environment)
-    assert shipper.spool_directory == config.spool.directory
+    assert shipper.spool == config.spool
     assert shipper.largest_logged_body == 1 << 20
     sink = SinkConfig.from_env(environment)
     assert sink.max_wait_seconds == 0.2

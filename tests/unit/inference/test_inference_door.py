@@ -44,6 +44,22 @@ async def test_a_call_is_answered(peer: Peer) -> None:
     )
 
 
+async def test_the_only_answer_does_not_wait_for_the_end_of_the_turn(peer: Peer) -> None:
+    peer.send(peer.call(1, b"hello"))
+    await turns(1)
+    assert peer.wire.writes == 1
+    assert peer.answers()[1]["grpc-status"] == "0"
+
+
+async def test_answers_of_one_turn_leave_together(peer: Peer) -> None:
+    peer.send(peer.call(1, b"hello") + peer.call(3, b"hello") + peer.call(5, b"wait"))
+    await turns(1)
+    assert peer.wire.writes == 0
+    await turns(1)
+    assert peer.wire.writes == 1
+    assert set(peer.answers()) == {1, 3}
+
+
 async def test_bytes_may_come_one_at_a_time(door: WireDoor) -> None:
     peer = Peer(door, greet=False)
     whole = frames.PREFACE + frame(frames.SETTINGS, 0, 0) + peer.call(1, b"hello" * 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from services.inference.capture import shipper as module
 from services.inference.capture.bodies import LargeBodies
+from services.inference.capture.lull import Lull
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.shipper import PAYLOAD_TOPIC, SpoolShipper
 from services.inference.capture.spool import Spool
@@ -46,13 +48,25 @@ def shipper(
     bus: Publisher,
     metrics: Metrics | None = None,
     objects: ObjectStore | None = None,
+    room: int = 1 << 20,
 ) -> SpoolShipper:
     bodies = LargeBodies(objects or InMemoryObjectStore(), 1000)
-    return SpoolShipper(reader, bodies, bus, metrics or Metrics(), SystemClock(), linger_seconds=0)
+    clock = SystemClock()
+    return SpoolShipper(
+        reader,
+        bodies,
+        Lull(reader, clock, room),
+        bus,
+        metrics or Metrics(),
+        clock,
+        linger_seconds=0,
+    )
 
 
-def payload() -> bytes:
-    record = pb.PayloadRecord(tessera_request_id=new_id(), endpoint="flights", request=b"r" * 100)
+def payload(size: int = 100) -> bytes:
+    record = pb.PayloadRecord(
+        tessera_request_id=new_id(), endpoint="flights", endpoint_id="an-id", request=b"r" * size
+    )
     record.request_time.GetCurrentTime()
     return record.SerializeToString()
 
@@ -139,6 +153,31 @@ async def test_what_is_not_acknowledged_is_sent_again(
     values = [record.value for record in bus.records(PAYLOAD_TOPIC)]
     assert values == sent * 3
     assert reader.pending_bytes() == 0
+
+
+async def test_large_records_wait_for_a_pause_and_small_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = InMemoryBus()
+    spool = Spool(tmp_path, segment_bytes=1 << 20, max_bytes=8 << 20)
+    spool.open()
+    reader = SpoolReader(tmp_path)
+    reader.open()
+    # As if something were appended all the time.
+    monkeypatch.setattr(reader, "appended_at", time.time)
+    spool.append(payload())
+    shipping = shipper(reader, bus, room=8 << 20)
+    await asyncio.wait_for(shipping.ship_all(), 0.5)
+    assert len(bus.records(PAYLOAD_TOPIC)) == 1
+    spool.append(payload(100_000))
+    task = asyncio.create_task(shipping.ship_all())
+    await asyncio.wait([task], timeout=0.2)
+    assert len(bus.records(PAYLOAD_TOPIC)) == 1
+    monkeypatch.setattr(reader, "appended_at", lambda: 0.0)
+    await asyncio.wait_for(task, 5)
+    assert len(bus.records(PAYLOAD_TOPIC)) == 2
+    reader.close()
+    spool.close()
 
 
 async def test_it_goes_on_with_what_comes_later(spool: Spool, reader: SpoolReader) -> None:

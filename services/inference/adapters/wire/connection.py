@@ -168,6 +168,9 @@ class WireConnection(asyncio.Protocol):
             data = _stream_head.pack(size << 8 | frames.DATA, frames.END_STREAM, stream)
             prefix = _prefix.pack(0, length)
             self._write(b"".join((head, headers, data, prefix, message, suffix)))
+            if len(self._calls) == 1:
+                # No other request could leave with it.
+                self._outgoing.flush()
         else:
             self._write(head + headers)
             call.pending.append(_prefix.pack(0, length))

@@ -10,6 +10,7 @@ from typing import Final
 
 import grpc
 
+from services.inference.adapters.wire.whole import WholeMessage
 from services.inference.domain.fields import Piece
 
 __all__ = [
@@ -69,7 +70,7 @@ class MessageReader:
         largest: Most bytes of a message as it is sent.
     """
 
-    __slots__ = ("_compressed", "_largest", "_need", "_pieces", "_size")
+    __slots__ = ("_compressed", "_largest", "_need", "_pieces", "_size", "_whole")
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
@@ -77,6 +78,7 @@ class MessageReader:
         self._size = 0
         self._need = -1
         self._compressed = False
+        self._whole: WholeMessage | None = None
 
     @property
     def empty(self) -> bool:
@@ -88,14 +90,48 @@ class MessageReader:
         """Whether it holds a whole message."""
         return 0 <= self._need <= self._size
 
+    @property
+    def missing(self) -> int:
+        """Bytes of the message that have not come; 0 too while its length is not known."""
+        return max(0, self._need - self._size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the message has all of its memory."""
+        return self._whole is not None
+
+    def make_whole(self) -> None:
+        """Take memory for all of the message that is coming, so that it is read to its place."""
+        self._whole = WholeMessage(self._need - PREFIX_BYTES)
+        pieces, self._pieces = self._pieces, []
+        pieces[0] = memoryview(pieces[0])[PREFIX_BYTES:]
+        for piece in pieces:
+            self._whole.put(piece)
+
+    def room(self, most: int) -> memoryview:
+        """Where the next bytes of such a message go, `most` of them."""
+        if self._whole is None:
+            raise RuntimeError("the message has no memory")
+        return self._whole.room(most)
+
+    def filled(self, size: int) -> None:
+        """So many bytes have come there."""
+        if self._whole is None:
+            raise RuntimeError("the message has no memory")
+        self._whole.filled += size
+        self._size += size
+
     def feed(self, piece: Piece) -> None:
         """Take the next piece.
 
         Raises:
             InvalidBody: A message is too large, or its prefix is not one.
         """
-        self._pieces.append(piece)
         self._size += len(piece)
+        if self._whole is not None:
+            piece = self._whole.put(piece)
+        if piece:
+            self._pieces.append(piece)
         if self._need < 0:
             self._read_prefix()
 
@@ -105,19 +141,12 @@ class MessageReader:
         Raises:
             InvalidBody: What follows it is no message.
         """
-        need, pieces, compressed = self._need, self._pieces, self._compressed
-        first = pieces[0]
-        if len(first) > need or self._size > need:
-            if len(first) < need:
-                first = b"".join(pieces)
-                pieces = [first]
-            view = memoryview(first)
-            message = bytes(view[PREFIX_BYTES:need])
-            pieces[0] = view[need:]
+        need, compressed = self._need, self._compressed
+        if self._whole is not None:
+            message, pieces = self._whole.take(), self._pieces
+            self._whole = None
         else:
-            pieces[0] = memoryview(first)[PREFIX_BYTES:]
-            message = b"".join(pieces)
-            pieces = []
+            message, pieces = _cut(self._pieces, need, self._size)
         self._pieces, self._size, self._need = pieces, self._size - need, -1
         self._read_prefix()
         return message, compressed
@@ -139,6 +168,18 @@ class MessageReader:
             )
         self._compressed = flag == 1
         self._need = PREFIX_BYTES + length
+
+
+def _cut(pieces: list[Piece], end: int, size: int) -> tuple[bytes, list[Piece]]:
+    """The message that ends at a byte of the pieces, which have `size`, and what follows it."""
+    first = pieces[0]
+    if len(first) <= end and size <= end:
+        return b"".join((memoryview(first)[PREFIX_BYTES:], *pieces[1:])), []
+    if len(first) < end:
+        first = b"".join(pieces)
+        pieces = [first]
+    view = memoryview(first)
+    return bytes(view[PREFIX_BYTES:end]), [view[end:], *pieces[1:]]
 
 
 async def decompress(message: bytes, encoding: str, largest: int) -> bytes:

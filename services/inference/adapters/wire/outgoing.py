@@ -1,7 +1,8 @@
 """Gathers what is sent in one turn of the event loop, so that it leaves in one call of the kernel.
 
 On loopback a call delivers its bytes to the receiver before it returns; with a call per request
-that took a quarter of the gateway's time.
+that took a quarter of the gateway's time. Who is alone on a connection does not wait for the turn's
+end, which cost a request 50 µs.
 """
 
 from __future__ import annotations

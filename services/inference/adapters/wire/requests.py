@@ -29,11 +29,16 @@ from services.inference.adapters.wire.messages import (
 )
 from services.inference.adapters.wire.responses import Responses
 from services.inference.adapters.wire.sides import Door
+from services.inference.adapters.wire.straight import StraightReader
 
 __all__ = ["Requests"]
 
 _PIECE_OVERHEAD: Final = 64
 _TINY_PIECE: Final = 64
+_LEAST_STRAIGHT: Final = 64 << 10
+"""Missing bytes of a frame from which on they are read to where their message is put together."""
+_LARGEST_STRAIGHT: Final = 8 << 20
+"""Of a message whose memory is taken before it has come."""
 
 
 class Requests(Responses):
@@ -50,6 +55,7 @@ class Requests(Responses):
         self._data_flags = 0
         self._data_call: ServedCall | None = None
         self._data_counts = True
+        self._straight = StraightReader(self)
         self._blocks: HeaderBlocks[CallHead] = HeaderBlocks(
             read_head, self._limits.header_list_bytes
         )
@@ -185,6 +191,7 @@ class Requests(Responses):
             return False
         self._data_left, self._data_flags, self._data_call = length, flags, call
         self._read_rest(part)
+        self._read_straight()
         return True
 
     def _read_rest(self, data: bytes) -> bytes:
@@ -206,6 +213,52 @@ class Requests(Responses):
         if call is not None and not call.ended and (part or last):
             self._take_piece(call, part, len(part), last)
         return rest
+
+    def _read_straight(self) -> None:
+        """Have the rest of a large frame read to where its message is put together."""
+        call = self._data_call
+        if call is None or call.ended or call.reader is None or call.method.request_streaming:
+            return
+        reader = call.reader
+        if not _LEAST_STRAIGHT <= self._data_left <= reader.missing <= _LARGEST_STRAIGHT:
+            return
+        if not reader.is_whole:
+            if self._door.held + reader.missing > self._limits.held_bytes:
+                return
+            self._hold(call, reader.missing)
+            reader.make_whole()
+        self._transport.set_protocol(self._straight)
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the frame go."""
+        if self._data_call is None or self._data_call.reader is None:
+            return memoryview(bytearray(min(self._data_left, _LEAST_STRAIGHT)))
+        return self._data_call.reader.room(self._data_left)
+
+    def filled(self, size: int) -> None:
+        """So many of them have come."""
+        if self._closing_since is not None:
+            return
+        self._heard = self._loop.time()
+        try:
+            self._take_filled(size)
+        except ProtocolError as fault:
+            self._fail(fault.code, str(fault))
+
+    def _take_filled(self, size: int) -> None:
+        call = self._data_call
+        self._data_left -= size
+        self._credit(size)
+        if not self._data_left:
+            self._data_call = None
+            self._transport.set_protocol(self)
+        if call is None or call.reader is None:
+            # It has ended meanwhile.
+            return
+        call.reader.filled(size)
+        self._note_piece(call, size, size)
+        last = not self._data_left and bool(self._data_flags & frames.END_STREAM)
+        self._take_message(call, call.reader, last)
 
     def _admit_data(self, stream: int, length: int) -> ServedCall | None:
         """The call that bytes are for, and whether they are within the windows."""
@@ -243,24 +296,38 @@ class Requests(Responses):
 
     def _take_piece(self, call: ServedCall, piece: Piece, length: int, last: bool) -> None:
         size = len(piece)
-        call.heard = self._heard
-        call.received += size
-        call.taken += length
-        if size > _TINY_PIECE or last:
+        if last:
             self._noise = 0
-        else:
-            self._make_noise()
-        if not self._hold(call, size + _PIECE_OVERHEAD):
+        self._note_piece(call, size, length)
+        reader = call.reader
+        if reader is None:
+            reader = call.reader = MessageReader(self._limits.message_bytes)
+        if not reader.is_whole and not self._hold(call, size + _PIECE_OVERHEAD):
             self._refuse(
                 call, grpc.StatusCode.RESOURCE_EXHAUSTED, "the server holds all it can; try again"
             )
             return
-        reader = call.reader
-        if reader is None:
-            reader = call.reader = MessageReader(self._limits.message_bytes)
         try:
             if size:
                 reader.feed(piece)
+        except InvalidBody as error:
+            self._refuse(call, error.code, error.text)
+            return
+        self._take_message(call, reader, last)
+
+    def _note_piece(self, call: ServedCall, size: int, length: int) -> None:
+        """Count a part of a body that came in so many bytes of a frame."""
+        call.heard = self._heard
+        call.received += size
+        call.taken += length
+        if size > _TINY_PIECE:
+            self._noise = 0
+        else:
+            self._make_noise()
+
+    def _take_message(self, call: ServedCall, reader: MessageReader, last: bool) -> None:
+        """Take the message of a call that has one once it is there, and go on."""
+        try:
             if not call.method.request_streaming and reader.ready and call.message is None:
                 call.message = reader.take()
             if call.message is not None and not reader.empty:

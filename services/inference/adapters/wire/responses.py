@@ -265,6 +265,9 @@ class Responses(asyncio.Protocol):
         if self._cancelled:
             self._cancelled -= 1
         self._forget(call)
+        if not self._calls:
+            # No other answer could leave with it.
+            self.flush()
 
     def _drop(self, call: ServedCall) -> None:
         """The call's stream is gone: end the work for it."""
@@ -286,6 +289,8 @@ class Responses(asyncio.Protocol):
             call.timer = None
         self._door.held -= call.held
         call.held = 0
+        # The rest of its frame may still come, or never.
+        call.reader = None
         if self._draining:
             self._close_if_done()
 
