@@ -2,29 +2,31 @@
 
 Bus, store and table are often on the gateway's machine, and a record of megabytes costs them more
 than its request cost gateway and model. Amid a burst each would delay the next request; the spool
-holds the burst meanwhile. Small records do not wait: a lull may never come.
+holds the burst meanwhile. Small records do not wait, nor do those of requests that come now and
+then: a pause may be long in coming.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC
 from typing import Final
 
 from services.inference.capture.reader import SpoolReader
+from tessera.events.v1 import inference_events_pb2
 from tessera_kit.clock import Clock
 
 __all__ = ["Lull"]
 
 _LARGEST_BURST: Final = 512 << 20
 """What waits at most: as many bytes of files as the spool keeps to be written again."""
+_BUSY: Final = 0.25
+"""Requests under way at a time, on average, from which on they are a burst."""
 
 
 class Lull:
-    """Tells when large records are brought away: while nothing is appended, or for their age.
-
-    No faster way to them is lost by the wait: while requests come, a spool that fills at hundreds
-    of megabytes a second is not emptied as fast by anybody.
+    """Tells when large records are brought away.
 
     Args:
         reader: Of the spool, which the gateway appends to.
@@ -49,8 +51,11 @@ class Lull:
         self._quiet_seconds = quiet_seconds
         self._longest_seconds = longest_seconds
 
-    async def wait(self, since: datetime) -> None:
-        """Return when a record of that time may be brought away."""
+    async def wait(self, payloads: Sequence[inference_events_pb2.PayloadRecord]) -> None:
+        """Return when records, the oldest first, may be brought away."""
+        if _are_sparse(payloads):
+            return
+        since = payloads[0].request_time.ToDatetime(UTC)
         age = max(0.0, (self._clock.now() - since).total_seconds())
         end = self._clock.monotonic() + self._longest_seconds - age
         # No signal passes between gateway and shipper.
@@ -60,3 +65,10 @@ class Lull:
     def _is_there(self) -> bool:
         quiet = self._clock.now().timestamp() - self._reader.appended_at()
         return quiet >= self._quiet_seconds or self._reader.file_bytes() > self._most_bytes
+
+
+def _are_sparse(payloads: Sequence[inference_events_pb2.PayloadRecord]) -> bool:
+    """Whether between the first and the last request the gateway had mostly none."""
+    first, last = payloads[0].request_time, payloads[-1].request_time
+    busy = sum(payload.duration_us for payload in payloads[:-1]) * 1000
+    return busy < _BUSY * (last.ToNanoseconds() - first.ToNanoseconds())

@@ -104,7 +104,7 @@ class SpoolShipper:
             payloads = [inference_events_pb2.PayloadRecord.FromString(one) for one in batch.records]
             are_large = sum(map(len, batch.records)) > _LARGE_RECORD * len(payloads)
             if are_large:
-                await self._lull.wait(payloads[0].request_time.ToDatetime(UTC))
+                await self._lull.wait(payloads)
             await self._bring(batch, payloads)
             self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
         self._reader.ship(batch.end)

@@ -13,6 +13,7 @@ import pytest
 from services.inference.capture.lull import Lull
 from services.inference.capture.reader import SpoolReader
 from services.inference.capture.spool import Spool
+from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.clock import ManualClock
 
 QUIET = 0.03
@@ -49,8 +50,16 @@ class World:
         os.utime(max(self._folder.glob("*.segment")), (now, now))
 
     def wait(self, age: float = 0.0) -> asyncio.Task[None]:
-        since = self.clock.now() - timedelta(seconds=age)
-        return asyncio.create_task(self._lull.wait(since))
+        return self.wait_for(self.record(age))
+
+    def wait_for(self, *records: pb.PayloadRecord) -> asyncio.Task[None]:
+        return asyncio.create_task(self._lull.wait(records))
+
+    def record(self, age: float, seconds: float = 0.0) -> pb.PayloadRecord:
+        """One of a request that came so long ago and took so many seconds."""
+        record = pb.PayloadRecord(duration_us=int(seconds * 1e6))
+        record.request_time.FromDatetime(self.clock.now() - timedelta(seconds=age))
+        return record
 
     async def looks(self, waiting: asyncio.Task[None]) -> bool:
         """Let it look again; returns whether it has gone on."""
@@ -98,6 +107,18 @@ async def test_a_record_of_the_future_waits_no_longer_than_others(world: World) 
     world.clock.advance(1.1)
     world.append()
     await asyncio.wait_for(waiting, 1)
+
+
+async def test_records_of_a_burst_wait(world: World) -> None:
+    burst = [world.record(age, 0.002) for age in (0.010, 0.006, 0.002)]
+    waiting = world.wait_for(*burst)
+    assert not await world.looks(waiting)
+    waiting.cancel()
+
+
+async def test_records_of_requests_now_and_then_do_not(world: World) -> None:
+    sparse = [world.record(age, 0.002) for age in (0.090, 0.050, 0.010)]
+    await asyncio.wait_for(world.wait_for(*sparse), 1)
 
 
 async def test_a_spool_that_fills_is_emptied_at_once(world: World) -> None:
