@@ -102,7 +102,7 @@ async def test_a_call_that_ends_meanwhile_leaves_the_connection_usable(
     assert door.held > len(MESSAGE)
     await eventually(lambda: peer.connection.running == 0)
     assert door.held == 0
-    assert not any(isinstance(one, WholeMessage) for one in gc.get_objects())
+    assert not any(type(one) is WholeMessage for one in gc.get_objects())
     peer.send(late[1000:2000])
     peer.send(late[2000:])
     assert not peer.wire.reads_straight
