@@ -13,7 +13,6 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Coroutine
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -36,9 +35,11 @@ LEAST_SHARED: Final = 64 << 10
 _CALL_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 30.0
 _LEFT_SECONDS: Final = 600.0
+_RELEASE_SECONDS: Final = (0.01, 0.1, 0.5)
 _MOST_FORMS: Final = 64
 _UNKNOWN_REGION: Final = "Unable to find shared memory region"
 _NO_ROOM: Final = "shared memory size specified with the request for output"
+_IN_USE: Final = "currently in use"
 """What Triton says; a model may speak of shared memory too, and is not to run again for it."""
 _SEQUENCE_ID: Final = "sequence_id"
 _RAW_REQUEST: Final = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
@@ -288,9 +289,15 @@ class TensorSharing:
                 SharedRegion.remove(name)
 
     async def _forget(self, client: Any, name: str) -> None:
-        # It may not know of it.
-        with suppress(InferenceServerException):
-            await client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
+        for pause in (*_RELEASE_SECONDS, None):
+            try:
+                await client.unregister_system_shared_memory(name, client_timeout=_CALL_SECONDS)
+                return
+            except InferenceServerException as error:
+                # It may not know of it; or it has not done with the request that it answered last.
+                if _IN_USE not in str(error) or pause is None:
+                    return
+            await asyncio.sleep(pause)
 
 
 def _item_size(output: Any) -> int:
