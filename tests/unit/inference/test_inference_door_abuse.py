@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.adapters.wire import frames, requests
+from services.inference.adapters.wire import frames
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.adapters.wire.frames import frame, literal_header
 from tests.unit.inference.door_peer import (
@@ -229,9 +229,3 @@ async def abuse_often(seed: int) -> None:
 def test_whatever_callers_send_the_door_stands(seed: int) -> None:
     """10,000 connections: no error escapes, and nothing is left behind."""
     asyncio.run(abuse_often(seed))
-
-
-def test_it_stands_where_bodies_are_read_straight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "_LEAST_STRAIGHT", 1)
-    for seed in range(SEEDS):
-        asyncio.run(abuse_often(seed))

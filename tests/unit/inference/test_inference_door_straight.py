@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from random import Random
+from typing import Any
 
 import pytest
 
-from services.inference.adapters.wire import frames
+from services.inference.adapters.wire import frames, requests
 from services.inference.adapters.wire.door import WireDoor
 from services.inference.adapters.wire.frames import frame
 from services.inference.adapters.wire.messages import InvalidBody, MessageReader
@@ -20,6 +22,7 @@ from tests.unit.inference.door_peer import (
     Peer,
     answer,
     body,
+    open_door,
     turns,
 )
 
@@ -28,7 +31,8 @@ MESSAGE = Random(5).randbytes(700_000)  # noqa: S311 - no secret
 
 def upload(peer: Peer, stream: int, *cuts: int) -> bytes:
     """A call with MESSAGE in frames that end at these of the body's bytes, and at its end."""
-    whole, start, sent = body(MESSAGE), 0, peer.headers(stream)
+    whole, start = body(MESSAGE), 0
+    sent = peer.headers(stream, ("content-length", str(len(whole))))
     for end in (*cuts, len(whole)):
         sent += frame(frames.DATA, int(end == len(whole)), stream, whole[start:end])
         start = end
@@ -44,6 +48,7 @@ async def test_a_large_body_comes_whole(
     for start in range(0, len(data), reads):
         peer.send(data[start : start + reads])
         straight += peer.wire.reads_straight
+        assert door.held <= len(MESSAGE) + 1000
     assert straight
     await turns()
     assert service.last == MESSAGE
@@ -164,3 +169,68 @@ def test_what_follows_a_message_is_the_next_one() -> None:
     reader.feed(body(MESSAGE)[10:] + b"\x07\0\0\0\0")
     with pytest.raises(InvalidBody):
         reader.take()
+
+
+CONNECTIONS = 1000
+
+
+def cut(random: Random, data: bytes, most: int) -> list[bytes]:
+    """Data in up to so many parts, some of them empty."""
+    ends = sorted(random.randrange(len(data) + 1) for _ in range(random.randrange(most)))
+    return [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
+
+
+def uploads(random: Random, peer: Peer) -> bytes:
+    """Up to three calls in frames, with others between them; some bodies are too long or short."""
+    sent = b""
+    for stream in range(1, random.choice((3, 5, 7)), 2):
+        whole = body(random.randbytes(random.randrange(3000)), random.choice((0, 0, 0, 0, 1)))
+        whole = random.choice((whole, whole, whole, whole + b"more", whole[:-2]))
+        parts = cut(random, whole, 5)
+        timeout = [("grpc-timeout", "1n")] * (random.random() < 0.1)
+        sent += peer.headers(stream, *timeout)
+        for number, part in enumerate(parts, 1):
+            sent += frame(frames.DATA, int(number == len(parts)), stream, part)
+            sent += random.choice(
+                (
+                    b"",
+                    frame(frames.PING, 0, 0, b"12345678"),
+                    frame(99, 0, stream, b"unknown" * 9),
+                    frame(frames.DATA, 0, stream, b"") if number < len(parts) else b"",
+                    frame(frames.RST_STREAM, 0, stream, b"\0\0\0\x08"),
+                )[: 4 + (random.random() < 0.1)]
+            )
+    return sent
+
+
+async def outcome(seed: int) -> tuple[dict[int, dict[str, Any]], int]:
+    """What the callers of a connection got, and how often it read straight."""
+    random = Random(seed)  # noqa: S311 - no secret
+    door = open_door(EchoService(), limits=LIMITS, drain_seconds=0.1)
+    peer = Peer(door)
+    straight = 0
+    for part in cut(random, uploads(random, peer), 12):
+        peer.send(part)
+        straight += peer.wire.reads_straight
+        if random.random() < 0.3:
+            await turns()
+    await turns()
+    answers = peer.answers()
+    peer.leave()
+    await turns()
+    assert (door.held, door.running) == (0, 0)
+    await door.stop()
+    return answers, straight
+
+
+def test_callers_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes in the same reads get the same answers, however they are read."""
+    straight = 0
+    for seed in range(CONNECTIONS):
+        monkeypatch.setattr(requests, "_LEAST_STRAIGHT", 1 << 30)
+        copied, never = asyncio.run(outcome(seed))
+        monkeypatch.setattr(requests, "_LEAST_STRAIGHT", 1)
+        found, often = asyncio.run(outcome(seed))
+        assert (found, never) == (copied, 0)
+        straight += often
+    assert straight > CONNECTIONS

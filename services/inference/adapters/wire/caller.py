@@ -66,13 +66,7 @@ class CallerConnection(Requests):
 
     def data_received(self, data: bytes) -> None:
         """Take frames; what is not whole yet waits for the next bytes."""
-        if self._closing_since is not None:
-            return
-        self._heard = self._loop.time()
-        try:
-            self._read(data)
-        except ProtocolError as fault:
-            self._fail(fault.code, str(fault))
+        self._hear(self._read, data)
 
     def pause_writing(self) -> None:
         """The socket's buffer is full: responses wait."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import grpc
 
@@ -32,6 +33,8 @@ from services.inference.adapters.wire.sides import Door
 from services.inference.adapters.wire.straight import StraightReader
 
 __all__ = ["Requests"]
+
+T = TypeVar("T")
 
 _PIECE_OVERHEAD: Final = 64
 _TINY_PIECE: Final = 64
@@ -237,11 +240,15 @@ class Requests(Responses):
 
     def filled(self, size: int) -> None:
         """So many of them have come."""
+        self._hear(self._take_filled, size)
+
+    def _hear(self, take: Callable[[T], None], what: T) -> None:
+        """Take what has come, unless the connection is closing; it is closed for a breach."""
         if self._closing_since is not None:
             return
         self._heard = self._loop.time()
         try:
-            self._take_filled(size)
+            take(what)
         except ProtocolError as fault:
             self._fail(fault.code, str(fault))
 
