@@ -42,6 +42,11 @@ def alert_handlers(canaries: Canaries) -> Mapping[type[Message], Handler]:
     return {monitoring_events_pb2.AlertChanged: on_alert}
 
 
+_MOST_BYTES: Final = 8 << 20
+"""Of a batch's records. A row has its tensors as bytes, as columns and as text, and the database
+takes several times that to write and merge them."""
+
+
 def payload_consumer(
     kafka: KafkaConfig,
     sink: PayloadSink,
@@ -68,6 +73,7 @@ def payload_consumer(
         handle=sink.handle,
         dead_letters=dead_letters,
         max_records=max_records,
+        max_bytes=_MOST_BYTES,
         max_wait=max_wait,
         before_commit=sink.tell,
         continuity=continuity,

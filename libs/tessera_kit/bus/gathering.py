@@ -15,6 +15,9 @@ from tessera_kit.telemetry.metrics import counter
 __all__ = ["Gathering"]
 
 _WATCH_SECONDS = 1.0
+_AT_ONCE = 50
+"""Records that are taken from the client at once. Its own bounds are of compressed bytes, which may
+be a hundredth of what they hold, and it unpacks no more than it is asked for."""
 
 
 class Gathering:
@@ -28,7 +31,7 @@ class Gathering:
         consumer: Joined to its group.
         group: For the metrics.
         max_records: Most records that are held.
-        max_bytes: Nothing more is fetched when keys and values reach this.
+        max_bytes: Nothing more is taken when keys and values reach this, of 50 records at a time.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Gathering:
                 await self._room.wait()
             found = await self._consumer.getmany(
                 timeout_ms=int(_WATCH_SECONDS * 1000),
-                max_records=self._max_records - len(self._records),
+                max_records=min(_AT_ONCE, self._max_records - len(self._records)),
             )
             for partition, records in found.items():
                 counter(names.BUS_CONSUMED).labels(partition.topic, self._group).inc(len(records))

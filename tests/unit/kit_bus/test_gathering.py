@@ -97,6 +97,17 @@ async def test_bytes_fill_a_batch_too(broker: Broker) -> None:
     await asyncio.wait([task])
 
 
+async def test_a_batch_of_bytes_is_left_by_few_records_however_many_wait(broker: Broker) -> None:
+    """Five thousand compressed records of 4 KB came at once, and the database had no memory."""
+    gathering = Gathering(broker, "group", max_records=1000, max_bytes=3)
+    task = asyncio.create_task(gathering.run())
+    broker.tell(*range(200))
+    assert offsets(await gathering.take(FAR)) == list(range(50))
+    await eventually(lambda: len(broker.waiting) == 100)
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_what_is_not_begun_is_forgotten_with_its_partitions(
     broker: Broker, gathering: Gathering
 ) -> None:
