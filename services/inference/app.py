@@ -226,7 +226,12 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
     """The shipper's process: what the gateway beside it appends to its spool goes to the bus."""
     async with AsyncExitStack() as stack:
         producer = await stack.enter_async_context(
-            EventProducer(config.kafka, client_id="inference-shipper", compression="lz4")
+            EventProducer(
+                config.kafka,
+                client_id="inference-shipper",
+                compression="lz4",
+                batch_bytes=4_000_000,
+            )
         )
         objects = await stack.enter_async_context(S3ObjectStore(config.s3))
         clock = SystemClock()

@@ -112,7 +112,11 @@ def test_no_text_of_a_table_reaches_the_statement_unquoted(
     words = set(re.findall(r"[A-Za-z_]+", bare))
     known = {"CREATE", "TABLE", "COMMENT", "ENGINE", "MergeTree", "ORDER", "BY", "SETTINGS"}
     kinds = {word for _, kind, _ in columns for word in re.findall(r"[A-Za-z]+", kind)}
-    assert words <= known | kinds | {"non_replicated_deduplication_window", "merge_selector_base"}
+    assert words <= known | kinds | {
+        "non_replicated_deduplication_window",
+        "merge_selector_base",
+        "min_bytes_for_wide_part",
+    }
 
 
 @given(st.tuples(names, names), st.tuples(names, names))

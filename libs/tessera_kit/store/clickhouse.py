@@ -266,24 +266,36 @@ class ClickHouse:
 
     async def insert_bytes(
         self,
-        sql: str,
-        data: bytes,
-        parameters: Parameters | None = None,
+        table: str,
+        column_names: Sequence[str],
+        data: bytes | memoryview,
+        *,
+        format: str,
+        database: str | None = None,
         deduplication_token: str | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Insert data in one of ClickHouse's formats: `INSERT INTO t (a, b) FORMAT ArrowStream`.
+        """Insert data in one of ClickHouse's formats, as `ArrowStream`; else as `insert`.
 
-        Errors and arguments as `insert`.
+        Args:
+            table: Name of the table, unquoted.
+            column_names: The columns given; others take their defaults.
+            data: Rows in the format.
+            format: Its name.
+            database: Where the table is; the configured database when None.
+            deduplication_token: As of `insert`.
+            settings: ClickHouse settings of this insert.
         """
-        bound = _bound(sql, parameters)
+        name = qualified_name(database or self._config.database, table)
+        columns = ", ".join(map(quote_identifier, column_names))
         with _timed("insert"):
             client = await self._connected()
-            await client.command(
-                sql,
-                parameters=bound,
-                data=data,
+            await client.raw_insert(
+                f"{name} ({columns})",
+                # A view, as the driver joins bytes to the statement: a copy of all of them.
+                insert_block=memoryview(data),
                 settings=_insert_settings(deduplication_token, settings),
+                fmt=format,
             )
 
     async def _insert_context(self, client: AsyncClient, target: _Target) -> InsertContext:

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import orjson
-
+from services.inference.adapters.arrow_rows import ArrowRows
 from services.inference.domain.bodies import Side, StoredBody
 from services.inference.domain.canary import FAULTS, Sight
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.domain.explanation import KEPT_COLUMNS, KeptRequest
-from services.inference.domain.table import COLUMNS
 from services.inference.ports import RowCount, TableStatistics
 from services.inference.sink.rows import Row
 from tessera_kit.store.clickhouse import ClickHouse, qualified_name
 from tessera_kit.store.clickhouse_errors import QueryRejected, TableNotFound
 
-__all__ = ["VALUES_NOT_TYPED", "ClickHousePayloads"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["ClickHousePayloads"]
 
 _SPARE_ROWS: Final = 1000
 _IDS_PER_QUERY: Final = 500
-_COMMON: Final = frozenset(column.name for column in COLUMNS)
-VALUES_NOT_TYPED: Final = "VALUES_NOT_TYPED"
-"""The values of the row's tensors do not fit the typed columns and are in the JSON ones alone."""
-_INSERT_SETTINGS: Final = {
-    "async_insert": 0,
-    "input_format_import_nested_json": 0,
-    # A table that is older than a column goes on without it.
-    "input_format_skip_unknown_fields": 1,
-}
+_COLUMNS_SECONDS: Final = 30.0
+_MOST_TABLES: Final = 1024
+_INSERT_SETTINGS: Final = {"async_insert": 0}
+
+
+class _Known(NamedTuple):
+    """What a table's columns were when it was asked."""
+
+    until: float
+    """When to ask again, of the monotonic clock."""
+    columns: ArrowRows
 
 
 class ClickHousePayloads:
@@ -47,6 +43,7 @@ class ClickHousePayloads:
 
     def __init__(self, client: ClickHouse) -> None:
         self._client = client
+        self._known: dict[InferenceTable, _Known] = {}
 
     async def existing(self, table: InferenceTable, request_ids: Sequence[str]) -> frozenset[str]:
         """Which of the request ids have a row."""
@@ -72,32 +69,35 @@ class ClickHousePayloads:
         return wanted & found
 
     async def insert(self, table: InferenceTable, rows: Sequence[Row], token: str) -> None:
-        """Write rows; they can be read when it returns.
-
-        Values of tensors that do not fit the table's typed columns, as a stranger may tell them,
-        are found by halves and stay in the JSON columns alone.
-        """
-        try:
-            await self._send(table, [row.values for row in rows], token)
-            return
-        except QueryRejected as error:
-            if len(rows) == 1:
-                _log.info("%s: values that do not fit their columns: %s", table.full_name, error)
-                await self._send(table, [_without_typed(rows[0])], token)
+        """Write rows; they can be read when it returns."""
+        known = self._known.get(table)
+        if known is not None and time.monotonic() < known.until:
+            try:
+                await self._send(table, known.columns, rows, token)
                 return
-        middle = len(rows) // 2
-        for part in (rows[:middle], rows[middle:]):
-            await self.insert(table, part, f"{token}/{_digest(part)}")
+            except (QueryRejected, TableNotFound):
+                # The table may have changed since its columns were read.
+                del self._known[table]
+        await self._send(table, await self._columns(table), rows, token)
+
+    async def _columns(self, table: InferenceTable) -> ArrowRows:
+        found = await self._client.query(f"DESCRIBE TABLE {_name(table)}")
+        columns = ArrowRows({row["name"]: row["type"] for row in found.dicts()})
+        if len(self._known) >= _MOST_TABLES:
+            self._known.clear()
+        self._known[table] = _Known(time.monotonic() + _COLUMNS_SECONDS, columns)
+        return columns
 
     async def _send(
-        self, table: InferenceTable, rows: Sequence[dict[str, Any]], token: str
+        self, table: InferenceTable, columns: ArrowRows, rows: Sequence[Row], token: str
     ) -> None:
-        now_us = time.time_ns() // 1000
-        now = f"{now_us // 1_000_000}.{now_us % 1_000_000:06d}"
-        lines = b"\n".join(orjson.dumps({**values, "ingested_at": now}) for values in rows)
+        names, data = columns.stream(rows, time.time_ns() // 1000)
         await self._client.insert_bytes(
-            f"INSERT INTO {_name(table)} FORMAT JSONEachRow",
-            lines,
+            table.table,
+            names,
+            data,
+            format="ArrowStream",
+            database=table.database,
             deduplication_token=token,
             settings=_INSERT_SETTINGS,
         )
@@ -211,17 +211,6 @@ class ClickHousePayloads:
         )
         found = result.dicts()[0]
         return Sight(found["requests"], found["errors"], found["p99"], found["others"])
-
-
-def _without_typed(row: Row) -> dict[str, Any]:
-    values = {name: value for name, value in row.values.items() if name in _COMMON}
-    return {**values, "logging_error_codes": [*values["logging_error_codes"], VALUES_NOT_TYPED]}
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    """The same for the same rows and for no others, however a batch was cut."""
-    ids = "\0".join(row.request_id for row in rows)
-    return hashlib.sha256(ids.encode()).hexdigest()[:32]
 
 
 def _name(table: InferenceTable) -> str:

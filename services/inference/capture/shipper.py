@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 PAYLOAD_TOPIC: Final = "tessera.inference.payload.v1"
 _SOURCE: Final = b"tessera/inference"
 _TYPE: Final = inference_events_pb2.PayloadRecord.DESCRIPTOR.full_name.encode()
-_BATCH_BYTES: Final = 1 << 20
+_BATCH_BYTES: Final = 4 << 20
 _LARGE_BATCH_BYTES: Final = 8 << 20
 """Of a batch of large records, several of which the object store takes at once."""
 _LARGE_RECORD: Final = 64 << 10

@@ -6,18 +6,43 @@ and no walk over the heads of its tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from services.inference.domain.datatypes import BYTES, DATATYPES
 
-__all__ = ["Layout", "TensorLayout", "UndecodableBody", "json_of"]
+__all__ = ["Decoded", "Layout", "TensorLayout", "UndecodableBody", "Values", "json_of"]
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_TYPED_CONTENTS: Final = {
+    "bool_contents": "bool",
+    "int_contents": "int32",
+    "int64_contents": "int64",
+    "uint_contents": "uint32",
+    "uint64_contents": "uint64",
+    "fp32_contents": "float32",
+    "fp64_contents": "float64",
+}
+"""The numpy type that holds what a field of typed contents may."""
+
+Values: TypeAlias = NDArray[Any] | list[Any]
+"""A tensor by row: numbers as an array of rows times what is left of the shape without sizes of 1
+at its end, texts as lists of such lists."""
+
+
+class Decoded(NamedTuple):
+    """A tensor's elements."""
+
+    flat: bytes
+    """In order, as JSON."""
+    by_row: bytes
+    """One entry per row, as JSON."""
+    values: Values
 
 
 class UndecodableBody(ValueError):
@@ -39,7 +64,7 @@ class TensorLayout:
         UndecodableBody: The datatype is unknown or a size negative.
     """
 
-    __slots__ = ("_bytes", "_count", "_dtype", "_inner", "_shape", "field", "head", "name")
+    __slots__ = ("_bytes", "_count", "_dtype", "_rows", "_shape", "field", "head", "name")
 
     def __init__(self, head: Any) -> None:
         datatype = DATATYPES.get(head.datatype)
@@ -56,40 +81,50 @@ class TensorLayout:
         self._count = prod(shape)
         self._dtype = None if datatype.name == BYTES else np.dtype(datatype.numpy)
         self._bytes = self._count * datatype.size
-        inner = list(shape[1:])
-        while inner and inner[-1] == 1:
-            inner.pop()
+        rows = list(shape or (1,))
+        while len(rows) > 1 and rows[-1] == 1:
+            rows.pop()
         # Rows without elements are not told apart: a head alone may claim any number of them.
-        self._inner = inner if self._count else []
+        self._rows = rows if self._count else [0]
         self._shape = shape
 
-    def texts_of_raw(self, raw: bytes) -> tuple[bytes, bytes]:
-        """The elements in order, and with one entry per row, as JSON, of raw contents.
+    def decode_raw(self, raw: bytes) -> Decoded:
+        """The elements of raw contents.
 
         Raises:
             UndecodableBody: They are not what the head says.
         """
         if self._dtype is None:
-            return self._texts(_split(self.name, raw))
+            return self._decode_texts(_split(self.name, raw))
         if len(raw) != self._bytes:
             shape = list(self._shape)
             raise UndecodableBody(f"{self.name!r} has {len(raw)} bytes for shape {shape}")
-        values = np.frombuffer(raw, self._dtype)
-        flat = orjson.dumps(values, option=_OPTIONS)
-        if not self._inner:
-            return flat, flat
-        return flat, json_of(values.reshape((self._shape[0], *self._inner)))
+        values = np.frombuffer(raw, self._dtype).reshape(self._rows)
+        by_row = json_of(values)
+        if len(self._rows) == 1:
+            return Decoded(by_row, by_row, values)
+        # Numbers have no brackets of their own, and are written once.
+        return Decoded(b"[%b]" % by_row.translate(None, b"[]"), by_row, values)
 
-    def texts_of_typed(self, values: Sequence[Any]) -> tuple[bytes, bytes]:
-        """The same of typed contents."""
-        return self._texts([_text(value) for value in values] if self._dtype is None else values)
+    def decode_typed(self, contents: Mapping[str, list[Any]]) -> Decoded:
+        """The elements of typed contents, by their fields; as `decode_raw`."""
+        values = contents.get(self.field, [])
+        if self._dtype is None:
+            return self._decode_texts([_text(value) for value in values])
+        self._check_count(values)
+        # Not of its own type: the field takes numbers that are too large for it.
+        array = np.array(values, _TYPED_CONTENTS.get(self.field)).reshape(self._rows)
+        return Decoded(json_of(values), json_of(_nested(values, self._rows)), array)
 
-    def _texts(self, values: Sequence[Any]) -> tuple[bytes, bytes]:
+    def _decode_texts(self, values: list[str]) -> Decoded:
+        self._check_count(values)
+        nested = _nested(values, self._rows)
+        return Decoded(json_of(values), json_of(nested), nested)
+
+    def _check_count(self, values: Sequence[Any]) -> None:
         if len(values) != self._count:
             shape = list(self._shape)
             raise UndecodableBody(f"{self.name!r} has {len(values)} elements for shape {shape}")
-        flat = json_of(values)
-        return flat, json_of(_nested(values, self._inner)) if self._inner else flat
 
 
 class Layout:
@@ -150,8 +185,8 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-def _nested(values: Sequence[Any], inner: Iterable[int]) -> list[Any]:
+def _nested(values: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     nested: list[Any] = list(values)
-    for size in reversed(list(inner)):
+    for size in reversed(shape[1:]):
         nested = [nested[start : start + size] for start in range(0, len(nested), size)]
     return nested

@@ -68,7 +68,7 @@ class Row(NamedTuple):
     record: ConsumedRecord
     """Where it came from."""
     values: dict[str, Any]
-    """By column, as JSON takes them."""
+    """By column: times as Unix microseconds, days as days since 1970, tensors as `Values`."""
     endpoint_id: str = ""
     """Which endpoint of that name; empty for the newest."""
 
@@ -144,8 +144,8 @@ def _row(payload: pb.PayloadRecord, record: ConsumedRecord, common: _Common) -> 
         **common.values,
         "tessera_request_id": request_id,
         "request_date": request_us // 86_400_000_000,
-        "request_time": _time(request_us),
-        "response_time": _time(response_us),
+        "request_time": request_us,
+        "response_time": response_us,
         "client_request_id": payload.client_request_id,
         "failed_entity_ids": list(payload.failed_served_entities),
         "duration_ms": duration_us / 1000,
@@ -164,9 +164,9 @@ def _row(payload: pb.PayloadRecord, record: ConsumedRecord, common: _Common) -> 
         "kafka_offset": record.offset,
     }
     for side, body in (("input", request), ("output", response)):
-        for tensor, text in body.tensors.items():
+        for tensor, told in body.tensors.items():
             if name := typed_name(side, tensor):
-                values[name] = orjson.Fragment(text)
+                values[name] = told
     return Row(
         *(request_id, payload.endpoint, request_us, response_us, record, values),
         endpoint_id=payload.endpoint_id,
@@ -231,12 +231,7 @@ def _json_body(field: str, tensors: str, body: bytes) -> DecodedBody:
         isinstance(values, list) for values in columns.values()
     ):
         raise _invalid(field, f'must be {{"{tensors}": {{"name": [value of each row]}}}}')
-    tensors_json = {name: orjson.dumps(values) for name, values in columns.items()}
-    return DecodedBody(orjson.dumps(columns).decode(), body.decode("utf-8"), tensors_json)
-
-
-def _time(microseconds: int) -> str:
-    return "%d.%06d" % divmod(microseconds, 1_000_000)  # noqa: UP031 - the quicker one
+    return DecodedBody(orjson.dumps(columns).decode(), body.decode("utf-8"), columns)
 
 
 def _invalid(field: str, description: str) -> InvalidPayload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -11,12 +11,13 @@ import orjson
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
-from services.inference.sink.layouts import Layout, UndecodableBody
+from services.inference.sink.layouts import Decoded, Layout, UndecodableBody, Values
 from services.inference.sink.seen import Seen
 
 __all__ = [
     "DecodedBody",
     "UndecodableBody",
+    "Values",
     "decode_request",
     "decode_response",
     "undecoded",
@@ -35,8 +36,8 @@ class DecodedBody(NamedTuple):
     without elements is `[]`."""
     message: str
     """The whole message in the protocol's REST form."""
-    tensors: Mapping[str, bytes] = MappingProxyType({})
-    """The values of each column as JSON."""
+    tensors: Mapping[str, Values] = MappingProxyType({})
+    """The values of each column."""
 
 
 class _Kind:
@@ -117,11 +118,8 @@ def _decode(body: bytes, kind: _Kind, seen: Seen | None) -> DecodedBody:
         return _of_raw(layout, identifier, raw, parameters, kind)
     given = [_contents(head) for head in getattr(message, kind.tensors)]
     layout = kind.layout(message, message.SerializeToString())
-    texts = [
-        one.texts_of_typed(values.get(one.field, []))
-        for one, values in zip(layout.tensors, given, strict=True)
-    ]
-    return _shown(layout, identifier, parameters, texts)
+    decoded = [one.decode_typed(own) for one, own in zip(layout.tensors, given, strict=True)]
+    return _shown(layout, identifier, parameters, decoded)
 
 
 def _of_raw(
@@ -131,19 +129,17 @@ def _of_raw(
     if len(raw) != len(tensors):
         said = f"{len(raw)} entries for {len(tensors)} {kind.tensors}"
         raise UndecodableBody(f"{kind.contents} has {said}")
-    texts = [one.texts_of_raw(data) for one, data in zip(tensors, raw, strict=True)]
-    return _shown(layout, identifier, parameters, texts)
+    decoded = [one.decode_raw(data) for one, data in zip(tensors, raw, strict=True)]
+    return _shown(layout, identifier, parameters, decoded)
 
 
 def _shown(
-    layout: Layout,
-    identifier: str,
-    parameters: dict[str, Any],
-    texts: list[tuple[bytes, bytes]],
+    layout: Layout, identifier: str, parameters: dict[str, Any], decoded: Sequence[Decoded]
 ) -> DecodedBody:
-    by_row = {one.name: text for one, (_, text) in zip(layout.tensors, texts, strict=True)}
-    whole = layout.whole(identifier, parameters, [flat for flat, _ in texts])
-    return DecodedBody(layout.columns(by_row), whole, by_row)
+    pairs = list(zip(layout.tensors, decoded, strict=True))
+    columns = layout.columns({one.name: found.by_row for one, found in pairs})
+    whole = layout.whole(identifier, parameters, [found.flat for found in decoded])
+    return DecodedBody(columns, whole, {one.name: found.values for one, found in pairs})
 
 
 def _contents(head: Any) -> dict[str, list[Any]]:

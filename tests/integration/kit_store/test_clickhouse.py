@@ -120,9 +120,10 @@ async def test_a_repeated_insert_of_one_token_counts_once(client: ClickHouse) ->
     table = await make_table(client, "n Int64")
     for token in ("one", "one", "two"):
         await client.insert(table, [[1], [2]], ["n"], deduplication_token=token)
-    sql = f"INSERT INTO {quote_identifier(table)} (n) FORMAT JSONEachRow"
     for _ in range(2):
-        await client.insert_bytes(sql, b'{"n": 3}\n', deduplication_token="three")
+        await client.insert_bytes(
+            *(table, ["n"], b'{"n": 3}\n'), format="JSONEachRow", deduplication_token="three"
+        )
     assert await count(client, table) == 5
 
 
@@ -156,9 +157,7 @@ async def test_arrow_goes_in_and_comes_out(client: ClickHouse) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, data.schema) as writer:
         writer.write_table(data)
-    await client.insert_bytes(
-        f"INSERT INTO {quote_identifier(table)} FORMAT ArrowStream", sink.getvalue().to_pybytes()
-    )
+    await client.insert_bytes(table, ["n", "s"], memoryview(sink.getvalue()), format="ArrowStream")
     query = f"SELECT n, s FROM {quote_identifier(table)} ORDER BY n"
     batches = [
         batch async for batch in client.stream_arrow(query, settings={"max_block_size": 1000})

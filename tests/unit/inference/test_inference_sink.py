@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import pytest
 from google.protobuf import json_format
 
@@ -108,7 +107,7 @@ async def test_a_record_becomes_a_row(
     (row,) = store.rows(TABLE)
     assert row.values["tessera_request_id"] == payload.tessera_request_id
     assert row.values["client_request_id"] == "mine"
-    assert row.values["request_time"].endswith(".123456")
+    assert row.values["request_time"] % 1_000_000 == 123_456
     assert row.response_us - row.request_us == 2500
     assert json.loads(row.values["inputs"])["carrier"] == ["UA"]
     assert (row.values["kafka_partition"], row.values["kafka_offset"]) == (1, 42)
@@ -351,8 +350,8 @@ async def test_tensors_are_typed_columns_and_large_bodies_are_pointed_at(
     sink: PayloadSink, store: InMemoryPayloads, make_payload: Make
 ) -> None:
     await sink.handle([consumed(make_payload(), 1)])
-    values = orjson.loads(orjson.dumps(store.rows(TABLE)[0].values))
-    assert values["input_x"] == [[0.0, 1.0, 2.0, 3.0]]
+    values = store.rows(TABLE)[0].values
+    assert values["input_x"].tolist() == [[0.0, 1.0, 2.0, 3.0]]
     assert values["input_carrier"] == ["UA"]
     assert values["route"] == "PRIMARY"
     moved = make_payload(request=b"", request_object="inference-payloads/x/y.request")

@@ -116,7 +116,7 @@ def test_two_tensors_of_one_name_are_shown_and_the_last_one_is_the_column() -> N
         request.raw_input_contents.append(bytes([value]))
     body = decode_request(request.SerializeToString())
     assert json.loads(body.columns) == {"x": [2]}
-    assert body.tensors == {"x": b"[2]"}
+    assert body.tensors["x"].tolist() == [2]
     assert [head["data"] for head in json.loads(body.message)["inputs"]] == [[1], [2]]
 
 

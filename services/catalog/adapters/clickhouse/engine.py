@@ -150,13 +150,14 @@ class ClickHouseTableEngine:
         self, physical: PhysicalTable, columns: Sequence[str], block: bytes, *, token: str
     ) -> None:
         """Append one block of rows; once per token."""
-        names = ", ".join(quote_identifier(name) for name in columns)
-        target = qualified_name(physical.database, physical.table)
         with _translated():
             try:
                 await self._clickhouse.insert_bytes(
-                    f"INSERT INTO {target} ({names}) FORMAT ArrowStream",
+                    physical.table,
+                    columns,
                     block,
+                    format="ArrowStream",
+                    database=physical.database,
                     deduplication_token=token,
                     settings=self._writing(),
                 )

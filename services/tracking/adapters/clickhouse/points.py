@@ -21,9 +21,6 @@ from tessera_kit.store.clickhouse_errors import TableNotFound
 
 __all__ = ["ClickHousePoints"]
 
-_INSERT: Final = (
-    "INSERT INTO metric_points (run_id, key, step, timestamp, value) FORMAT ArrowStream"
-)
 # FINAL: repeated points may lie in several parts until ClickHouse has merged them.
 _HISTORY: Final = (
     "SELECT step, toUnixTimestamp64Micro(timestamp) AS at, value FROM metric_points FINAL "
@@ -90,7 +87,9 @@ class ClickHousePoints:
         """Store points durably."""
         await self._tables.make()
         data = await asyncio.to_thread(_arrow, points)
-        await self._client.insert_bytes(_INSERT, data)
+        await self._client.insert_bytes(
+            "metric_points", POINT_SCHEMA.names, data, format="ArrowStream"
+        )
 
     async def delete(self, run_ids: Collection[str]) -> None:
         """Forget all points of runs."""
