@@ -80,3 +80,21 @@ def test_one_that_stands_back_does_so_within_its_supervisors_session(
     assert os.getsid(process.pid) == os.getsid(0)
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, own + more)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_one_that_stands_back_leaves_a_core_where_there_are_several(
+    start: Start, cores: int
+) -> None:
+    """A thread at its lower priority would still keep whom it meets on a core waiting (36)."""
+    own = os.sched_getaffinity(0)
+    if len(own) < cores:
+        pytest.skip(f"this process may use {len(own)} core, and the test needs {cores}")
+    allowed = sorted(own)[:cores]
+    os.sched_setaffinity(0, allowed)
+    try:
+        assert os.sched_getaffinity(start(False).pid) == set(allowed)
+        assert os.sched_getaffinity(start(True).pid) == set(allowed[1:] or allowed)
+        assert os.sched_getaffinity(0) == set(allowed)
+    finally:
+        os.sched_setaffinity(0, own)
