@@ -32,7 +32,7 @@ from services.inference.adapters.wire.door import WireDoor
 from services.inference.capture.bodies import LargeBodies
 from services.inference.capture.lull import Lull
 from services.inference.capture.reader import SpoolReader
-from services.inference.capture.shipper import SpoolShipper
+from services.inference.capture.shipper import BATCH_BYTES, SpoolShipper
 from services.inference.capture.spool import Spool
 from services.inference.config import Config, ShipperConfig, SinkConfig, SpoolConfig
 from services.inference.consumers import ALERTS_GROUP, alert_handlers, payload_consumer
@@ -230,7 +230,8 @@ async def build_shipper(config: ShipperConfig) -> AsyncIterator[App]:
                 config.kafka,
                 client_id="inference-shipper",
                 compression="lz4",
-                batch_bytes=4_000_000,
+                # The bus has headers and lengths around what the spool holds.
+                batch_bytes=BATCH_BYTES + (1 << 20),
             )
         )
         objects = await stack.enter_async_context(S3ObjectStore(config.s3))

@@ -92,9 +92,11 @@ def test_typed_columns_hold_the_values_that_fit(kind: str, depth: int, told: lis
     names, data = maker.stream(rows, 17)
     table = pa.ipc.open_stream(data).read_all()
     assert list(names) == table.column_names
-    assert set(names) == {"input_x", *(column.name for column in COLUMNS)}
+    assert set(names) - {"input_x"} == {column.name for column in COLUMNS}
     assert table["tessera_request_id"].to_pylist() == [row.request_id for row in rows]
-    kept, codes = table["input_x"].to_pylist(), table["logging_error_codes"].to_pylist()
+    # Where no row has a value for it, the database gives it its default.
+    kept = table["input_x"].to_pylist() if "input_x" in names else [[] for _ in rows]
+    codes = table["logging_error_codes"].to_pylist()
     assert (kept.pop(), codes.pop()) == ([], [])
     for values, found, code in zip(told, kept, codes, strict=True):
         try:

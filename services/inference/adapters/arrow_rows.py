@@ -202,10 +202,11 @@ class ArrowRows:
         found: dict[str, pa.Array] = {}
         for name, column in self._typed.items():
             told = [one.get(name) for one in values]
-            if column is None:
-                if any(one is not None for one in told):
-                    return None
+            # A column that no row has a value for is somebody else's, and keeps its default.
+            if all(one is None for one in told):
                 continue
+            if column is None:
+                return None
             try:
                 found[name] = column.array(told)
             except ValueError:

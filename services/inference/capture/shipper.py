@@ -18,14 +18,15 @@ from tessera_kit.clock import Clock
 from tessera_kit.telemetry import names
 from tessera_kit.telemetry.metrics import Metrics
 
-__all__ = ["PAYLOAD_TOPIC", "SpoolShipper"]
+__all__ = ["BATCH_BYTES", "PAYLOAD_TOPIC", "SpoolShipper"]
 
 _log = logging.getLogger(__name__)
 
 PAYLOAD_TOPIC: Final = "tessera.inference.payload.v1"
 _SOURCE: Final = b"tessera/inference"
 _TYPE: Final = inference_events_pb2.PayloadRecord.DESCRIPTOR.full_name.encode()
-_BATCH_BYTES: Final = 4 << 20
+BATCH_BYTES: Final = 4 << 20
+"""Of a batch of usual records: each costs the bus two objects, however many it has."""
 _LARGE_BATCH_BYTES: Final = 8 << 20
 """Of a batch of large records, several of which the object store takes at once."""
 _LARGE_RECORD: Final = 64 << 10
@@ -71,7 +72,7 @@ class SpoolShipper:
         self._publisher = publisher
         self._clock = clock
         self._linger_seconds = linger_seconds
-        self._batch_bytes = _BATCH_BYTES
+        self._batch_bytes = BATCH_BYTES
         self._shipped = metrics.counter(names.SPOOL_RECORDS).labels("shipped")
         self._delay = metrics.histogram(names.SPOOL_DELAY)
 
@@ -106,7 +107,7 @@ class SpoolShipper:
             if are_large:
                 await self._lull.wait(payloads)
             await self._bring(batch, payloads)
-            self._batch_bytes = _LARGE_BATCH_BYTES if are_large else _BATCH_BYTES
+            self._batch_bytes = _LARGE_BATCH_BYTES if are_large else BATCH_BYTES
         self._reader.ship(batch.end)
         return batch
 

@@ -30,6 +30,9 @@ _TYPED_CONTENTS: Final = {
 }
 """The numpy type that holds what a field of typed contents may."""
 
+_MOST_DIMENSIONS: Final = 32
+"""As many as numpy's arrays have."""
+
 Values: TypeAlias = NDArray[Any] | list[Any]
 """A tensor by row: numbers as an array of rows times what is left of the shape without sizes of 1
 at its end, texts as lists of such lists."""
@@ -61,7 +64,7 @@ class TensorLayout:
         head: `ModelInferRequest.InferInputTensor`, or its like of a response.
 
     Raises:
-        UndecodableBody: The datatype is unknown or a size negative.
+        UndecodableBody: The datatype is unknown, a size negative, or it has too many dimensions.
     """
 
     __slots__ = ("_bytes", "_count", "_dtype", "_rows", "_shape", "field", "head", "name")
@@ -84,6 +87,8 @@ class TensorLayout:
         rows = list(shape or (1,))
         while len(rows) > 1 and rows[-1] == 1:
             rows.pop()
+        if len(rows) > _MOST_DIMENSIONS:
+            raise UndecodableBody(f"{head.name!r} has {len(rows)} dimensions")
         # Rows without elements are not told apart: a head alone may claim any number of them.
         self._rows = rows if self._count else [0]
         self._shape = shape

@@ -294,6 +294,18 @@ class TestClickHouse(PayloadsContract):
         ]
         assert [row[0] for row in result.rows] == [wanted, []]
 
+    async def test_a_column_of_somebody_elses_keeps_its_default(
+        self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
+    ) -> None:
+        name = qualified_name(table.database, table.table)
+        await client.command(
+            f"ALTER TABLE {name} ADD COLUMN labels Array(Nullable(String)) DEFAULT ['new'], "
+            "ADD COLUMN note String DEFAULT 'none'"
+        )
+        await store.insert(table, [make_row()], "one")
+        result = await client.query(f"SELECT labels, note FROM {name}")
+        assert [list(row) for row in result.rows] == [[["new"], "none"]]
+
     async def test_a_table_that_lost_a_column_is_asked_for_its_columns_again(
         self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
     ) -> None:

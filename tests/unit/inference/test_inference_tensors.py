@@ -200,3 +200,19 @@ def test_what_is_no_message_is_found_out() -> None:
 def test_a_body_that_cannot_be_read_is_kept() -> None:
     assert json.loads(undecoded(b"\xff").message) == {"base64": "/w=="}
     assert undecoded(b"")[:2] == ("{}", "")
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_more_dimensions_than_an_array_has_are_told(is_raw: bool) -> None:
+    request = service_pb2.ModelInferRequest(model_name="m")
+    head = request.inputs.add(name="x", datatype="INT32", shape=[1] * 33 + [2])
+    if is_raw:
+        request.raw_input_contents.append(bytes(8))
+    else:
+        head.contents.int_contents.extend([0, 0])
+    with pytest.raises(UndecodableBody, match="34 dimensions"):
+        decode_request(request.SerializeToString())
+    del head.shape[-1]
+    head.shape.extend([2, *[1] * 30])
+    del head.shape[:33]
+    assert json.loads(decode_request(request.SerializeToString()).columns) == {"x": [0, 0]}
