@@ -17,7 +17,7 @@ default of 5 merging them costs as much as writing them; with more there are mor
 
 COMPACT_BYTES = 1 << 30
 """Parts below this keep all their columns in one file, and not each in two or more: a sink's part
-of 10 MB had 90, and making them was a quarter of the database's work. As ClickHouse's own cloud."""
+of 10 MB had 90, and making them was a quarter of the database's work (decision 36)."""
 
 
 def create_table(physical: PhysicalTable, definition: TableDefinition) -> str:
