@@ -288,12 +288,13 @@ class ClickHouse:
         """
         name = qualified_name(database or self._config.database, table)
         columns = ", ".join(map(quote_identifier, column_names))
+        # The driver joins bytes to the statement, a copy of all of them, and sends a view as it is.
+        block: Any = memoryview(data)
         with _timed("insert"):
             client = await self._connected()
             await client.raw_insert(
                 f"{name} ({columns})",
-                # A view, as the driver joins bytes to the statement: a copy of all of them.
-                insert_block=memoryview(data),
+                insert_block=block,
                 settings=_insert_settings(deduplication_token, settings),
                 fmt=format,
             )
