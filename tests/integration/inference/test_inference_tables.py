@@ -295,16 +295,18 @@ class TestClickHouse(PayloadsContract):
         assert [row[0] for row in result.rows] == [wanted, []]
 
     async def test_a_column_of_somebody_elses_keeps_its_default(
-        self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
+        self, table: InferenceTable, client: ClickHouse
     ) -> None:
         name = qualified_name(table.database, table.table)
-        await client.command(
-            f"ALTER TABLE {name} ADD COLUMN labels Array(Nullable(String)) DEFAULT ['new'], "
-            "ADD COLUMN note String DEFAULT 'none'"
-        )
-        await store.insert(table, [make_row()], "one")
-        result = await client.query(f"SELECT labels, note FROM {name}")
-        assert [list(row) for row in result.rows] == [[["new"], "none"]]
+        for column in (
+            "labels Array(Nullable(String)) DEFAULT ['new']",
+            "note String DEFAULT 'no'",
+        ):
+            await client.command(f"ALTER TABLE {name} ADD COLUMN {column}")
+            store = ClickHousePayloads(client)
+            await store.insert(table, [make_row()], column)
+        result = await client.query(f"SELECT labels, note, logging_error_codes FROM {name}")
+        assert [list(row) for row in result.rows] == [[["new"], "no", []]] * 2
 
     async def test_a_table_that_lost_a_column_is_asked_for_its_columns_again(
         self, store: ClickHousePayloads, table: InferenceTable, client: ClickHouse
