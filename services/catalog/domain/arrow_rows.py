@@ -10,6 +10,7 @@ import pyarrow as pa
 from services.catalog.domain.column_types import ColumnType, parse_type
 from services.catalog.domain.details import Column
 from services.catalog.errors import SchemaMismatch
+from tessera_kit.arrow import NUMBERS
 from tessera_kit.errors import FieldViolation
 
 __all__ = ["BlockCutter", "RowFitter", "block_bytes"]
@@ -19,18 +20,8 @@ ROWS_PER_BLOCK = 16 * _QUANTUM
 BYTES_PER_BLOCK = 32 << 20
 
 _NUMBERS: dict[str, pa.DataType] = {
-    "Int8": pa.int8(),
-    "Int16": pa.int16(),
-    "Int32": pa.int32(),
-    "Int64": pa.int64(),
-    "UInt8": pa.uint8(),
-    "UInt16": pa.uint16(),
-    "UInt32": pa.uint32(),
-    "UInt64": pa.uint64(),
-    "Float32": pa.float32(),
+    **NUMBERS,
     "BFloat16": pa.float32(),
-    "Float64": pa.float64(),
-    "Bool": pa.bool_(),
     "Date": pa.date32(),
     "Date32": pa.date32(),
 }

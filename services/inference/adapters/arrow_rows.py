@@ -14,26 +14,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from services.inference.domain.table import COLUMNS
+from services.inference.domain.table import COLUMNS, VERSION_COLUMN
 from services.inference.sink.rows import Row
 from services.inference.sink.tensors import Values
+from tessera_kit.arrow import NUMBERS, arrow_stream
 
-__all__ = ["INGESTED_AT", "VALUES_NOT_TYPED", "ArrowRows"]
+__all__ = ["VALUES_NOT_TYPED", "ArrowRows"]
 
-INGESTED_AT: Final = "ingested_at"
-"""The column that is told for all rows together."""
 VALUES_NOT_TYPED: Final = "VALUES_NOT_TYPED"
 """The values of the row's tensors do not fit the typed columns and are in the JSON ones alone."""
 
-_NUMBERS: Final = {
-    "Bool": pa.bool_(),
-    "Float32": pa.float32(),
-    "Float64": pa.float64(),
-    **{f"Int{bits}": getattr(pa, f"int{bits}")() for bits in (8, 16, 32, 64)},
-    **{f"UInt{bits}": getattr(pa, f"uint{bits}")() for bits in (8, 16, 32, 64)},
-}
 _SCALARS: Final = {
-    **_NUMBERS,
+    **NUMBERS,
     "String": pa.string(),
     "LowCardinality(String)": pa.string(),
     "Date": pa.date32(),
@@ -163,7 +155,7 @@ class ArrowRows:
     """
 
     def __init__(self, data_types: Mapping[str, str]) -> None:
-        self._common = [name for name in _COMMON if name in data_types and name != INGESTED_AT]
+        self._common = [name for name in _COMMON if name in data_types and name != VERSION_COLUMN]
         self._typed: dict[str, _TypedColumn | None] = {}
         for name, data_type in data_types.items():
             if name not in _COMMON:
@@ -190,12 +182,9 @@ class ArrowRows:
         columns: dict[str, pa.Array] = {
             name: pa.array([one[name] for one in values], _COMMON[name]) for name in self._common
         }
-        columns[INGESTED_AT] = pa.array([now_us] * len(rows), _COMMON[INGESTED_AT])
+        columns[VERSION_COLUMN] = pa.array([now_us] * len(rows), _COMMON[VERSION_COLUMN])
         batch = pa.RecordBatch.from_pydict({**columns, **typed})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        return batch.schema.names, memoryview(sink.getvalue())
+        return batch.schema.names, arrow_stream(batch)
 
     def _columns(self, values: Sequence[Mapping[str, Any]]) -> dict[str, pa.Array] | None:
         """The typed columns; None when a value does not fit its own."""

@@ -77,7 +77,7 @@ class ClickHousePayloads:
                 return
             except (QueryRejected, TableNotFound):
                 # The table may have changed since its columns were read.
-                del self._known[table]
+                self._known.pop(table, None)
         await self._send(table, await self._columns(table), rows, token)
 
     async def _columns(self, table: InferenceTable) -> ArrowRows:

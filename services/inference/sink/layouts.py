@@ -19,17 +19,9 @@ from services.inference.domain.datatypes import BYTES, DATATYPES
 __all__ = ["Decoded", "Layout", "TensorLayout", "UndecodableBody", "Values", "json_of"]
 
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-_TYPED_CONTENTS: Final = {
-    "bool_contents": "bool",
-    "int_contents": "int32",
-    "int64_contents": "int64",
-    "uint_contents": "uint32",
-    "uint64_contents": "uint64",
-    "fp32_contents": "float32",
-    "fp64_contents": "float64",
-}
+# The last of the types of a field is the largest.
+_TYPED_CONTENTS: Final = {one.contents: one.numpy for one in DATATYPES.values()}
 """The numpy type that holds what a field of typed contents may."""
-
 _MOST_DIMENSIONS: Final = 32
 """As many as numpy's arrays have."""
 
@@ -118,7 +110,7 @@ class TensorLayout:
             return self._decode_texts([_text(value) for value in values])
         self._check_count(values)
         # Not of its own type: the field takes numbers that are too large for it.
-        array = np.array(values, _TYPED_CONTENTS.get(self.field)).reshape(self._rows)
+        array = np.array(values, _TYPED_CONTENTS[self.field]).reshape(self._rows)
         return Decoded(json_of(values), json_of(_nested(values, self._rows)), array)
 
     def _decode_texts(self, values: list[str]) -> Decoded:

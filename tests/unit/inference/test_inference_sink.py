@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from tritonclient.grpc import service_pb2
 
 from services.inference.adapters.memory import InMemoryEndpoints, InMemoryPayloads
 from services.inference.domain.endpoint import InferenceTable
 from services.inference.errors import StoreUnavailable
 from services.inference.sink import writer, written
-from services.inference.sink.rows import Row, row_of
+from services.inference.sink.rows import InvalidPayload, Row, row_of
 from services.inference.sink.writer import PayloadSink
 from tessera.events.v1 import inference_events_pb2 as pb
 from tessera_kit.bus.continuity import Continuity
@@ -298,6 +299,17 @@ def test_a_refused_request_is_kept_though_it_cannot_be_read(make_payload: Make) 
     assert row.values["logging_error_codes"] == ["REQUEST_NOT_DECODED"]
     assert json.loads(row.values["request"]) == {"base64": "//8="}
     assert row.values["inputs"] == "{}"
+
+
+def test_a_head_of_more_dimensions_than_arrays_have_costs_no_other_row(make_payload: Make) -> None:
+    request = service_pb2.ModelInferRequest(model_name="flights")
+    request.inputs.add(name="x", datatype="FP32", shape=[1] * 33 + [2])
+    request.raw_input_contents.append(bytes(8))
+    body = request.SerializeToString()
+    row = row_of(consumed(make_payload(request=body, status_code=3)))
+    assert row.values["logging_error_codes"] == ["REQUEST_NOT_DECODED"]
+    with pytest.raises(InvalidPayload, match="request 'x' has 34 dimensions"):
+        row_of(consumed(make_payload(request=body)))
 
 
 async def test_a_recorded_request_has_its_insert_in_its_trace(

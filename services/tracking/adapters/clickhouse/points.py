@@ -16,6 +16,7 @@ from services.tracking.domain.buckets import Bucket, Steps, bucket_width
 from services.tracking.domain.metrics import Point
 from services.tracking.domain.points import Points
 from services.tracking.ports.store import POINT_SCHEMA
+from tessera_kit.arrow import arrow_stream
 from tessera_kit.store.clickhouse import ClickHouse
 from tessera_kit.store.clickhouse_errors import TableNotFound
 
@@ -175,7 +176,7 @@ class ClickHousePoints:
                 return
 
 
-def _arrow(points: Mapping[str, Points]) -> bytes:
+def _arrow(points: Mapping[str, Points]) -> memoryview:
     """Return points as an Arrow stream; names travel once."""
     runs = [run_id for run_id, added in points.items() if len(added)]
     blocks = [points[run_id] for run_id in runs]
@@ -190,7 +191,4 @@ def _arrow(points: Mapping[str, Points]) -> bytes:
             "value": block.values,
         }
     )
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return arrow_stream(table)
